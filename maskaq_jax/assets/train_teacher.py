@@ -1,0 +1,141 @@
+"""Trains the embedded teacher on Fashion-MNIST's training split.
+
+    python -m maskaq_jax.assets.train_teacher --data=DIR --output=vit_fashion.safetensors
+
+`DIR` holds Fashion-MNIST's `*-ubyte.gz` files. The state is saved every epoch beside the output,
+and the same command continues from it. Validation accuracy is printed every epoch; test accuracy
+once, at the end.
+"""
+
+import functools
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import flax.serialization
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from absl import app, flags
+from jax import Array
+from safetensors.numpy import save_file
+
+from maskaq_jax import torch_import
+from maskaq_jax.assets import fashion_mnist
+from maskaq_jax.models import create_model
+
+ARCHITECTURE = {"img_size": 28, "patch_size": 4, "embed_dim": 64, "depth": 4, "num_heads": 4}
+MEAN, STD = 0.286, 0.353  # of the training pixels, in [0, 1]
+
+_DATA = flags.DEFINE_string("data", None, "Folder of Fashion-MNIST's files.", required=True)
+_OUTPUT = flags.DEFINE_string("output", None, "Weights to write (.safetensors).", required=True)
+_EPOCHS = flags.DEFINE_integer("epochs", 30, "Passes over the training images.")
+_BATCH = flags.DEFINE_integer("batch", 128, "Images a step.")
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of the initial weights, the order and the views.")
+
+_EMA_DECAY = 0.999
+_LABEL_SMOOTHING = 0.1
+
+
+@flax.struct.dataclass
+class State:
+    """What an epoch updates: step count, weights, optimiser state and averaged weights."""
+
+    step: Array
+    params: Any
+    opt_state: Any
+    average: Any
+
+
+def normalise(images: Array) -> Array:
+    """[B, 28, 28] uint8 -> [B, 28, 28, 3] float32, the grey value on all three channels."""
+    images = (images.astype(jnp.float32) / 255 - MEAN) / STD
+    return jnp.broadcast_to(images[..., None], (*images.shape, 3))
+
+
+def random_view(key: Array, image: Array) -> Array:
+    """Flips, shifts by up to two pixels and, half the time, blanks a box of one [28, 28] image."""
+    flip_key, shift_key, erase_key, corner_key = jax.random.split(key, 4)
+    image = jnp.where(jax.random.bernoulli(flip_key), image[:, ::-1], image)
+    shift = jax.random.randint(shift_key, (2,), 0, 5)
+    image = jax.lax.dynamic_slice(jnp.pad(image, 2), shift, (28, 28))
+    rows, columns = jnp.mgrid[:28, :28]
+    top, left = jax.random.randint(corner_key, (2,), 0, 21)
+    box = (rows >= top) & (rows < top + 8) & (columns >= left) & (columns < left + 8)
+    return jnp.where(box & jax.random.bernoulli(erase_key), 0, image)
+
+
+def train_step(
+    model: Any, optimizer: optax.GradientTransformation, state: State, images: Array, labels: Array
+) -> State:
+    """One AdamW step on smoothed cross entropy."""
+
+    def loss(params):
+        logits, _ = model.apply({"params": params}, images)
+        targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), _LABEL_SMOOTHING)
+        return optax.softmax_cross_entropy(logits, targets).mean()
+
+    updates, opt_state = optimizer.update(jax.grad(loss)(state.params), state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    # A young average would remember the initial weights.
+    decay = jnp.minimum(_EMA_DECAY, (1 + state.step) / (10 + state.step))
+    average = optax.incremental_update(params, state.average, 1 - decay)
+    return State(state.step + 1, params, opt_state, average)
+
+
+def _accuracy(model: Any, params: Any, images: np.ndarray, labels: np.ndarray) -> float:
+    predict = jax.jit(lambda batch: model.apply({"params": params}, normalise(batch))[0].argmax(-1))
+    predicted = [predict(batch) for batch in np.array_split(images, 10)]
+    return float((np.concatenate(predicted) == labels).mean())
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    splits = fashion_mnist.read_splits(Path(_DATA.value))
+    images, labels = map(jnp.asarray, splits["training"])
+    steps = len(images) // _BATCH.value
+    model = create_model("vit", num_classes=10, **ARCHITECTURE)
+    schedule = optax.warmup_cosine_decay_schedule(
+        0.0, 2e-3, 2 * steps, _EPOCHS.value * steps, end_value=1e-5
+    )
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(1.0), optax.adamw(schedule, b2=0.98, weight_decay=0.05)
+    )
+    root = jax.random.key(_SEED.value)
+    params = model.init(jax.random.fold_in(root, 0), normalise(images[:1]))["params"]
+    average = jax.tree.map(jnp.copy, params)
+    state = State(jnp.zeros((), jnp.int32), params, optimizer.init(params), average)
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def train_epoch(state: State, key: Array) -> State:
+        order = jax.random.permutation(key, len(images))[: steps * _BATCH.value]
+
+        def body(state, batch):
+            keys = jax.vmap(jax.random.fold_in, (None, 0))(key, batch)
+            views = normalise(jax.vmap(random_view)(keys, images[batch]))
+            return train_step(model, optimizer, state, views, labels[batch]), None
+
+        return jax.lax.scan(body, state, order.reshape(steps, _BATCH.value))[0]
+
+    output = Path(_OUTPUT.value)
+    saved = output.with_suffix(".state")
+    if saved.exists():
+        state = flax.serialization.from_bytes(state, saved.read_bytes())
+    for epoch in range(int(state.step) // steps, _EPOCHS.value):
+        started = time.perf_counter()
+        state = jax.block_until_ready(
+            train_epoch(state, jax.random.fold_in(jax.random.fold_in(root, 1), epoch))
+        )
+        saved.write_bytes(flax.serialization.to_bytes(state))
+        save_file(torch_import.to_torch_state(state.average), output)
+        accuracy = _accuracy(model, state.average, *splits["validation"])
+        seconds = time.perf_counter() - started
+        print(json.dumps({"epoch": epoch + 1, "validation": accuracy, "seconds": seconds}), flush=True)
+    print(json.dumps({"test": _accuracy(model, state.average, *splits["test"])}), flush=True)
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,298 @@
+"""Every loss of synthesis and fine-tuning, each a function of arrays to a float32 scalar.
+
+Symbols: B images, L layers, H heads, N tokens, n of them patches, d channels a head. Attention
+logits A are [B, H, N, N] a layer, before softmax; attention outputs O are [B, H, N, d]. A loss over
+layers takes one array [L, ...] or a sequence with one array a layer, and is the mean of the layers'
+losses. With `axis_name`, a loss is that of the global batch over that mapped axis, the same on every
+device. Source: `method.md` sections 2 and 3.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from maskaq_jax import attention
+
+# SSIM's stabilisers for signals in [0, 1] (Wang et al. 2004).
+_C1 = 0.01**2
+_C2 = 0.03**2
+
+Layers = Array | Sequence[Array]
+Distance = Literal["ssim", "mse", "l1", "kl"]
+
+
+def class_loss(logits: Array, labels: Array, axis_name: str | None = None) -> Array:
+    """Cross entropy of P's logits with the labels the images are made for.
+
+    Args:
+      logits: [B, classes].
+      labels: [B] int.
+      axis_name: mapped axis of the global batch.
+    """
+    log_probabilities = jax.nn.log_softmax(logits.astype(jnp.float32))
+    picked = jnp.take_along_axis(log_probabilities, labels[:, None], axis=-1)
+    return -_mean(picked, axis_name)
+
+
+def inter_head_similarity_loss(
+    logits: Layers, num_prefix_tokens: int = 1, axis_name: str | None = None
+) -> Array:
+    """Pulls the heads' attention patterns together (MimiQ): mean of `1 - SSIM^2`.
+
+    Each query row is min-max normalised; SSIM compares two heads' rows over the keys, for every
+    query and every pair of heads, a head with itself included.
+
+    Args:
+      logits: A of each layer.
+      num_prefix_tokens: leading tokens left out.
+      axis_name: mapped axis of the global batch.
+    """
+
+    def layer_loss(layer: Array) -> Array:
+        rows = attention.patch_logits(layer, num_prefix_tokens).astype(jnp.float32)
+        rows = rows - rows.min(axis=-1, keepdims=True)
+        rows = rows / (rows.max(axis=-1, keepdims=True) + 1e-8)
+        mean = rows.mean(axis=-1)
+        centred = rows - mean[..., None]
+        # All pairs of heads at once: a Gram matrix per query.
+        covariance = jnp.einsum("bhqk,bgqk->bhgq", centred, centred) / rows.shape[-1]
+        variance = jnp.square(centred).mean(axis=-1)
+        mean_h, mean_g = mean[:, :, None], mean[:, None]
+        variance_h, variance_g = variance[:, :, None], variance[:, None]
+        luminance = (2 * mean_h * mean_g + _C1) / (mean_h**2 + mean_g**2 + _C1)
+        structure = (2 * covariance + _C2) / (variance_h + variance_g + _C2)
+        return _mean(1 - jnp.square(luminance * structure), axis_name)
+
+    return _mean_over_layers(map(layer_loss, logits))
+
+
+def patch_similarity_entropy_loss(
+    logits: Layers,
+    num_prefix_tokens: int = 1,
+    key: Array | None = None,
+    max_patches: int = 64,
+    axis_name: str | None = None,
+) -> Array:
+    """Decouples foreground from background: minus the entropy of the patches' similarities.
+
+    `h = 0.5 (log(2 pi e) + log(var(S) + 1e-8))`, with S the cosine similarities of all pairs of
+    head-averaged attention rows.
+
+    Args:
+      logits: A of each layer.
+      num_prefix_tokens: leading tokens left out.
+      key: draws the rows where there are more than `max_patches`; the same ones for all images.
+      max_patches: rows compared at most.
+      axis_name: mapped axis of the global batch.
+
+    Raises:
+      ValueError: rows must be drawn and there is no key.
+    """
+
+    def layer_loss(index: int, layer: Array) -> Array:
+        rows = attention.patch_logits(layer, num_prefix_tokens).mean(axis=1)
+        num_rows = rows.shape[1]
+        if num_rows > max_patches:
+            if key is None:
+                raise ValueError(
+                    f"{num_rows} patches are more than max_patches={max_patches}: a key is needed"
+                )
+            order = jax.random.permutation(jax.random.fold_in(key, index), num_rows)
+            rows = rows[:, order[:max_patches]]
+        norm = jnp.sqrt(jnp.sum(jnp.square(rows), axis=-1, keepdims=True))
+        rows = rows / (norm + 1e-6)
+        similarity = jnp.einsum("bik,bjk->bij", rows, rows)
+        variance = similarity.var(axis=(1, 2))
+        entropy = 0.5 * (math.log(2 * math.pi * math.e) + jnp.log(variance + 1e-8))
+        return -_mean(entropy, axis_name)
+
+    return _mean_over_layers(layer_loss(i, layer) for i, layer in enumerate(logits))
+
+
+def masked_attention_loss(
+    logits_p: Layers,
+    logits_q: Layers,
+    mask: Array,
+    num_prefix_tokens: int = 1,
+    axis_name: str | None = None,
+) -> Array:
+    """Couples P's and Q's attention on the informative regions.
+
+    `sum(mask |score_P - score_Q|) / (sum(mask) + 1e-8)` over the whole batch, mean over layers;
+    both models' logits carry gradient.
+
+    Args:
+      logits_p: A of P's layers.
+      logits_q: A of Q's layers.
+      mask: [B, n] of 0 and 1.
+      num_prefix_tokens: tokens before the patches; 0 compares the mean logit a patch receives.
+      axis_name: mapped axis of the global batch.
+    """
+    mask = jax.lax.stop_gradient(mask)
+    count = _sum(mask, axis_name) + 1e-8
+
+    def layer_loss(layer_p: Array, layer_q: Array) -> Array:
+        gap = attention.patch_scores(layer_p, num_prefix_tokens) - attention.patch_scores(
+            layer_q, num_prefix_tokens
+        )
+        return _sum(jnp.abs(gap) * mask, axis_name) / count
+
+    return _mean_over_layers(map(layer_loss, logits_p, logits_q))
+
+
+def total_variation_loss(images: Array, axis_name: str | None = None) -> Array:
+    """Roughness: Frobenius norms, over the whole batch, of neighbour differences.
+
+    Horizontal and vertical neighbours count once, both diagonals divided by sqrt(2).
+
+    Args:
+      images: [B, height, width, channels].
+      axis_name: mapped axis of the global batch.
+    """
+    images = images.astype(jnp.float32)
+    down = images[:, 1:] - images[:, :-1]
+    right = images[:, :, 1:] - images[:, :, :-1]
+    falling = images[:, 1:, 1:] - images[:, :-1, :-1]
+    rising = images[:, :-1, 1:] - images[:, 1:, :-1]
+    straight = sum(_norm(difference, axis_name) for difference in (down, right))
+    diagonal = sum(_norm(difference, axis_name) for difference in (falling, rising))
+    return straight + diagonal / math.sqrt(2)
+
+
+def distillation_loss(
+    student_logits: Array,
+    teacher_logits: Array,
+    temperature: float,
+    axis_name: str | None = None,
+) -> Array:
+    """`T^2 KL(softmax(teacher / T) || softmax(student / T))`, mean over images.
+
+    Args:
+      student_logits: [B, classes] of Q.
+      teacher_logits: [B, classes] of P; no gradient flows to them.
+      temperature: T.
+      axis_name: mapped axis of the global batch.
+    """
+    student = jax.nn.log_softmax(student_logits.astype(jnp.float32) / temperature)
+    teacher = jax.nn.log_softmax(
+        jax.lax.stop_gradient(teacher_logits).astype(jnp.float32) / temperature
+    )
+    divergence = jnp.sum(jnp.exp(teacher) * (teacher - student), axis=-1)
+    return temperature**2 * _mean(divergence, axis_name)
+
+
+def masked_attention_distillation_loss(
+    outputs_p: Layers,
+    outputs_q: Layers,
+    num_prefix_tokens: int = 1,
+    ratio: float = 0.1,
+    high: float = 2.0,
+    low: float = 1.0,
+    distance: Distance = "ssim",
+    axis_name: str | None = None,
+) -> Array:
+    """Aligns Q's attention outputs with P's, the patches important to P weighing more.
+
+    The top `max(1, round(ratio n))` patches by mean |O_P| weigh `high`, the others `low`. 'ssim' is
+    the mean over channels and heads of 1 - SSIM over the patches, without its luminance term, with
+    weighted moments.
+
+    Args:
+      outputs_p: O of P's layers, [B, H, N, d] each; no gradient flows to them.
+      outputs_q: O of Q's layers.
+      num_prefix_tokens: leading tokens left out.
+      ratio: share of important patches.
+      high: their weight.
+      low: the others' weight.
+      distance: 'ssim', or 'mse', 'l1' or 'kl'.
+      axis_name: mapped axis of the global batch.
+
+    Raises:
+      ValueError: unknown distance.
+    """
+    if distance not in _DISTANCES:
+        raise ValueError(f"distance must be one of {', '.join(_DISTANCES)}, got {distance!r}")
+
+    def layer_loss(layer_p: Array, layer_q: Array) -> Array:
+        target = jax.lax.stop_gradient(layer_p)[:, :, num_prefix_tokens:].astype(jnp.float32)
+        output = layer_q[:, :, num_prefix_tokens:].astype(jnp.float32)
+        weight = _importance_weight(target, ratio, high, low)
+
+        def expectation(x: Array) -> Array:
+            return jnp.sum(weight * x, axis=2, keepdims=True)
+
+        return _mean(_DISTANCES[distance](target, output, expectation), axis_name)
+
+    return _mean_over_layers(map(layer_loss, outputs_p, outputs_q))
+
+
+def _importance_weight(target: Array, ratio: float, high: float, low: float) -> Array:
+    """[B, H, n, d] -> [B, 1, n, 1], `high` to `low` for the top patches by mean |O_P|, sum 1."""
+    importance = jnp.abs(target).mean(axis=(1, 3))
+    count = max(1, round(ratio * importance.shape[-1]))
+    rows = jnp.arange(importance.shape[0])[:, None]
+    _, top = jax.lax.top_k(importance, count)
+    weight = jnp.full_like(importance, low).at[rows, top].set(high)
+    # The authors add 1e-6 before normalising: weights of 0 are allowed.
+    weight = weight + 1e-6
+    return (weight / weight.sum(axis=-1, keepdims=True))[:, None, :, None]
+
+
+# A distance maps P's and Q's outputs [B, H, n, d] and the weighted mean over patches to the
+# distance of every channel, [B, H, 1, d].
+_Expectation = Callable[[Array], Array]
+
+
+def _ssim_distance(target: Array, output: Array, expectation: _Expectation) -> Array:
+    target = target - expectation(target)
+    output = output - expectation(output)
+    covariance = expectation(target * output)
+    variances = expectation(target**2) + expectation(output**2)
+    return 1 - (2 * covariance + _C2) / (variances + _C2 + 1e-6)
+
+
+def _mse_distance(target: Array, output: Array, expectation: _Expectation) -> Array:
+    return expectation(jnp.square(target - output))
+
+
+def _l1_distance(target: Array, output: Array, expectation: _Expectation) -> Array:
+    return expectation(jnp.abs(target - output))
+
+
+def _kl_distance(target: Array, output: Array, expectation: _Expectation) -> Array:
+    """Of the distributions over patches that a softmax makes of each channel."""
+    target, output = jax.nn.log_softmax(target, axis=2), jax.nn.log_softmax(output, axis=2)
+    return expectation(jnp.exp(target) * (target - output))
+
+
+_DISTANCES: dict[str, Callable[[Array, Array, _Expectation], Array]] = {
+    "ssim": _ssim_distance,
+    "mse": _mse_distance,
+    "l1": _l1_distance,
+    "kl": _kl_distance,
+}
+
+
+def _mean_over_layers(layers: Iterable[Array]) -> Array:
+    return jnp.stack(list(layers)).mean()
+
+
+def _mean(x: Array, axis_name: str | None) -> Array:
+    local = x.mean()
+    return local if axis_name is None else jax.lax.pmean(local, axis_name)
+
+
+def _sum(x: Array, axis_name: str | None) -> Array:
+    local = x.sum()
+    return local if axis_name is None else jax.lax.psum(local, axis_name)
+
+
+def _norm(x: Array, axis_name: str | None) -> Array:
+    """Frobenius norm with gradient 0 at 0, where sqrt's is infinite."""
+    squares = _sum(jnp.square(x), axis_name)
+    positive = squares > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, squares, 1.0)), 0.0)

@@ -1,0 +1,178 @@
+"""Dense, convolution and matrix-product layers that quantize their operands, or don't.
+
+Each layer holds the same `params` in full precision and quantized. A quantized layer adds, in the
+`quant` collection, one `ActivationQuantizer` per activation it rounds; it is initialised from the
+first tensor seen when the collection is mutable and the quantizer is missing, so one forward pass
+calibrates a model with each layer fed by the quantized ones before it (`method.md` section 1).
+"""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import DTypeLike
+
+from maskaq_jax import quantizers
+
+_kernel_init = nn.initializers.truncated_normal(0.02)
+
+
+@dataclasses.dataclass(frozen=True)
+class Quantization:
+    """How a model is quantized.
+
+    Attributes:
+      weight_bits: 2 to 8, or 32 to leave weights alone.
+      activation_bits: 2 to 8, or 32 to leave activations alone.
+      lsq_grad_scale: factor in the gradient scale of the step sizes.
+    """
+
+    weight_bits: int
+    activation_bits: int
+    lsq_grad_scale: float = 1.0
+
+    def __post_init__(self):
+        for field in ("weight_bits", "activation_bits"):
+            bits = getattr(self, field)
+            if bits != quantizers.FULL_PRECISION_BITS and not (
+                quantizers.MIN_BITS <= bits <= quantizers.MAX_BITS
+            ):
+                raise ValueError(
+                    f"{field} must be {quantizers.MIN_BITS} to {quantizers.MAX_BITS}, or "
+                    f"{quantizers.FULL_PRECISION_BITS} for none, got {bits}"
+                )
+
+
+def quantize_kernel(kernel: Array, quantization: Quantization | None) -> Array:
+    """Fake-quantizes a kernel whose output channels are its last axis."""
+    if quantization is None or quantization.weight_bits == quantizers.FULL_PRECISION_BITS:
+        return kernel
+    return quantizers.quantize_weight(kernel, quantization.weight_bits, channel_axis=-1)
+
+
+def quantize_operand(
+    module: nn.Module, name: str, x: Array, quantization: Quantization | None
+) -> Array:
+    """Fake-quantizes an activation with `module`'s quantizer called `name`."""
+    if quantization is None or quantization.activation_bits == quantizers.FULL_PRECISION_BITS:
+        return x
+    bits = quantization.activation_bits
+    quantizer = module.variable(
+        "quant", name, quantizers.init_activation_quantizer, x, bits
+    ).value
+    grad_scale = quantizers.step_gradient_scale(quantizer, bits, quantization.lsq_grad_scale)
+    return quantizers.quantize_activation(x, quantizer, bits, grad_scale)
+
+
+class Dense(nn.Module):
+    """Affine layer on the last axis; its input and kernel are quantized."""
+
+    features: int
+    quantization: Quantization | None = None
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        kernel = self.param("kernel", _kernel_init, (x.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        x = quantize_operand(self, "input", x, self.quantization)
+        kernel = quantize_kernel(kernel, self.quantization)
+        # One flat matrix product: XLA's CPU backend transposes the weight gradient's operands when
+        # tokens keep an axis of their own.
+        rows = x.astype(self.dtype).reshape(-1, x.shape[-1])
+        rows = rows @ kernel.astype(self.dtype) + bias.astype(self.dtype)
+        return rows.reshape(*x.shape[:-1], self.features)
+
+
+class PatchProjection(nn.Module):
+    """Convolution over non-overlapping patches; the kernel is quantized, the image is not."""
+
+    features: int
+    patch_size: int
+    quantization: Quantization | None = None
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: Array) -> Array:
+        """[B, height, width, channels] -> [B, height/patch, width/patch, features]."""
+        patch = self.patch_size
+        batch, height, width, channels = images.shape
+        kernel = self.param("kernel", _kernel_init, (patch, patch, channels, self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        kernel = quantize_kernel(kernel, self.quantization).astype(self.dtype)
+        # Without overlap the convolution is one matrix product, faster than a general one.
+        patches = images.astype(self.dtype).reshape(
+            batch, height // patch, patch, width // patch, patch, channels
+        )
+        return jnp.einsum("bhpwqc,pqcf->bhwf", patches, kernel) + bias.astype(self.dtype)
+
+
+class PatchEmbed(nn.Module):
+    """Image to patch embeddings, nested as timm nests it."""
+
+    features: int
+    patch_size: int
+    quantization: Quantization | None = None
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: Array) -> Array:
+        """[B, height, width, channels] -> [B, height/patch, width/patch, features]."""
+        projection = PatchProjection(
+            self.features, self.patch_size, self.quantization, self.dtype, name="proj"
+        )
+        return projection(images)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention; both operands of both products are quantized.
+
+    Returns the tokens, the logits before softmax as `method.md` defines A (`q k^T` without the
+    `1/sqrt(d)` scale) and the outputs per head, O.
+    """
+
+    num_heads: int
+    quantization: Quantization | None = None
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> tuple[Array, Array, Array]:
+        """[B, N, C] -> tokens [B, N, C], logits [B, H, N, N] and outputs [B, H, N, d]."""
+        batch, tokens, channels = x.shape
+        head_dim = channels // self.num_heads
+        qkv = Dense(3 * channels, self.quantization, self.dtype, name="qkv")(x)
+        qkv = qkv.reshape(batch, tokens, 3, self.num_heads, head_dim)
+        query, key, value = jnp.moveaxis(qkv, (2, 3), (0, 2))
+        query = quantize_operand(self, "query", query, self.quantization)
+        key = quantize_operand(self, "key", key, self.quantization)
+        logits = jnp.einsum("bhqd,bhkd->bhqk", query, key).astype(jnp.float32)
+        probabilities = jax.nn.softmax(logits * head_dim**-0.5).astype(self.dtype)
+        probabilities = quantize_operand(
+            self, "probabilities", probabilities, self.quantization
+        )
+        value = quantize_operand(self, "value", value, self.quantization)
+        outputs = jnp.einsum("bhqk,bhkd->bhqd", probabilities, value)
+        x = jnp.moveaxis(outputs, 1, 2).reshape(batch, tokens, channels)
+        x = Dense(channels, self.quantization, self.dtype, name="proj")(x)
+        return x, logits, outputs.astype(jnp.float32)
+
+
+class Mlp(nn.Module):
+    """Two dense layers around the exact GELU."""
+
+    hidden_features: int
+    quantization: Quantization | None = None
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        hidden = Dense(self.hidden_features, self.quantization, self.dtype, name="fc1")(x)
+        hidden = jax.nn.gelu(hidden, approximate=False)
+        return Dense(x.shape[-1], self.quantization, self.dtype, name="fc2")(hidden)
+
+
+def layer_norm(epsilon: float, dtype: DTypeLike, name: str) -> nn.LayerNorm:
+    """LayerNorm with the two-pass variance, which PyTorch's statistics agree with."""
+    return nn.LayerNorm(epsilon=epsilon, dtype=dtype, use_fast_variance=False, name=name)

@@ -1,0 +1,59 @@
+"""Model names and what they stand for."""
+
+import difflib
+from typing import Any
+
+from maskaq_jax.models.layers import Quantization
+from maskaq_jax.models.vit import VisionTransformer
+
+_TINY = {"embed_dim": 192, "depth": 12, "num_heads": 3}
+_SMALL = {"embed_dim": 384, "depth": 12, "num_heads": 6}
+_BASE = {"embed_dim": 768, "depth": 12, "num_heads": 12}
+_DISTILLED = {"distilled": True}
+
+# Families take every argument; timm's names come with theirs.
+_MODELS: dict[str, dict[str, Any]] = {
+    "vit": {},
+    "deit_distilled": _DISTILLED,
+    "vit_tiny_patch16_224": _TINY,
+    "vit_small_patch16_224": _SMALL,
+    "vit_base_patch16_224": _BASE,
+    "deit_tiny_patch16_224": _TINY,
+    "deit_small_patch16_224": _SMALL,
+    "deit_base_patch16_224": _BASE,
+    "deit_tiny_distilled_patch16_224": _TINY | _DISTILLED,
+    "deit_small_distilled_patch16_224": _SMALL | _DISTILLED,
+    "deit_base_distilled_patch16_224": _BASE | _DISTILLED,
+}
+
+
+def model_names() -> list[str]:
+    """Every name `create_model` knows."""
+    return sorted(_MODELS)
+
+
+def create_model(
+    name: str, num_classes: int = 1000, quantization: Quantization | None = None, **overrides: Any
+) -> VisionTransformer:
+    """Builds a model: full precision without `quantization`, else low-bit on the same `params`.
+
+    Args:
+      name: a timm model name, or a family: 'vit', 'deit_distilled'.
+      num_classes: 0 for no classifier.
+      quantization: bit widths of the low-bit model.
+      **overrides: timm's arguments: img_size, patch_size, embed_dim, depth, num_heads,
+        init_values (LayerScale), in_chans, mlp_ratio; and dtype.
+
+    Raises:
+      ValueError: unknown name or argument, or sizes that don't divide.
+    """
+    if name not in _MODELS:
+        near = difflib.get_close_matches(name, _MODELS, n=1, cutoff=0)[0]
+        raise ValueError(f"unknown model {name!r}; did you mean {near!r}?")
+    known = VisionTransformer.__dataclass_fields__.keys() - {"parent", "name"}
+    for argument in overrides:
+        if argument not in known:
+            near = difflib.get_close_matches(argument, known, n=1, cutoff=0)[0]
+            raise ValueError(f"unknown argument {argument!r} of {name}; did you mean {near!r}?")
+    arguments = _MODELS[name] | overrides
+    return VisionTransformer(num_classes=num_classes, quantization=quantization, **arguments)

@@ -1,0 +1,73 @@
+"""Informative regions: the patches of a synthetic image that P attends to most.
+
+Source: `method.md` section 2, "informative regions".
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from maskaq_jax import attention
+
+
+def mask_ratio(
+    step: ArrayLike, num_steps: int, initial: float = 0.5, final: float = 0.1
+) -> Array:
+    """Share of patches kept at a step: linear from `initial` to `final`, never below `final`.
+
+    Args:
+      step: [] step number t in `[0, num_steps)`.
+      num_steps: T.
+      initial: ratio at t = 0.
+      final: ratio at t = T.
+
+    Returns:
+      [] float32.
+    """
+    progress = jnp.asarray(step, jnp.float32) / num_steps
+    return jnp.maximum(initial * (1 - progress) + final * progress, final)
+
+
+def informative_regions(
+    logits: Array | Sequence[Array], ratio: ArrayLike, num_prefix_tokens: int = 1
+) -> Array:
+    """Marks the top `max(1, int(n ratio))` of n patches by their score, mean over heads and layers.
+
+    Args:
+      logits: [L, B, H, N, N], or a sequence of [B, H, N, N], P's attention logits.
+      ratio: [] share of patches to keep.
+      num_prefix_tokens: tokens before the patches; 0 for a model without a class token.
+
+    Returns:
+      [B, n] float32 of 0 and 1, without gradient.
+    """
+    scores = [attention.patch_scores(layer, num_prefix_tokens) for layer in logits]
+    scores = jax.lax.stop_gradient(jnp.stack(scores).mean(axis=0))
+    keep = jnp.maximum(1, jnp.floor(jnp.asarray(ratio, jnp.float32) * scores.shape[-1]))
+    return _top(scores, keep)
+
+
+def drop_regions(key: Array, mask: Array, rate: float = 0.3) -> Array:
+    """Drops a share of the kept patches at random: of k, `max(1, round((1 - rate) k))` stay.
+
+    Args:
+      key: PRNG key.
+      mask: [..., n] of 0 and 1.
+      rate: share to drop, in [0, 1).
+
+    Returns:
+      [..., n] float32 of 0 and 1, at most `mask`.
+    """
+    kept = mask.sum(axis=-1, keepdims=True)
+    stay = jnp.minimum(kept, jnp.maximum(1, jnp.round((1 - rate) * kept)))
+    draw = jnp.where(mask > 0, jax.random.uniform(key, mask.shape), -1.0)
+    return _top(draw, stay)
+
+
+def _top(scores: Array, count: Array) -> Array:
+    """1.0 for the `count` largest of the last axis; equal scores in order of position."""
+    rank = jnp.argsort(jnp.argsort(-scores, axis=-1, stable=True), axis=-1)
+    return (rank < count).astype(jnp.float32)
