@@ -3,8 +3,8 @@
 Symbols: B images, L layers, H heads, N tokens, n of them patches, d channels a head. Attention
 logits A are [B, H, N, N] a layer, before softmax; attention outputs O are [B, H, N, d]. A loss over
 layers takes one array [L, ...] or a sequence with one array a layer, and is the mean of the layers'
-losses. With `axis_name`, a loss is that of the global batch over that mapped axis, the same on every
-device. Source: `method.md` sections 2 and 3.
+losses. With `axis_name`, a loss is that of the global batch over that mapped axis, the same on
+every device. Source: `method.md` sections 2 and 3.
 """
 
 import math
@@ -158,8 +158,8 @@ def total_variation_loss(images: Array, axis_name: str | None = None) -> Array:
     right = images[:, :, 1:] - images[:, :, :-1]
     falling = images[:, 1:, 1:] - images[:, :-1, :-1]
     rising = images[:, :-1, 1:] - images[:, 1:, :-1]
-    straight = sum(_norm(difference, axis_name) for difference in (down, right))
-    diagonal = sum(_norm(difference, axis_name) for difference in (falling, rising))
+    straight = _norm(down, axis_name) + _norm(right, axis_name)
+    diagonal = _norm(falling, axis_name) + _norm(rising, axis_name)
     return straight + diagonal / math.sqrt(2)
 
 

@@ -13,9 +13,7 @@ from jax.typing import ArrayLike
 from maskaq_jax import attention
 
 
-def mask_ratio(
-    step: ArrayLike, num_steps: int, initial: float = 0.5, final: float = 0.1
-) -> Array:
+def mask_ratio(step: ArrayLike, num_steps: int, initial: float = 0.5, final: float = 0.1) -> Array:
     """Share of patches kept at a step: linear from `initial` to `final`, never below `final`.
 
     Args:
@@ -44,8 +42,8 @@ def informative_regions(
     Returns:
       [B, n] float32 of 0 and 1, without gradient.
     """
-    scores = [attention.patch_scores(layer, num_prefix_tokens) for layer in logits]
-    scores = jax.lax.stop_gradient(jnp.stack(scores).mean(axis=0))
+    layers = [attention.patch_scores(layer, num_prefix_tokens) for layer in logits]
+    scores = jax.lax.stop_gradient(jnp.stack(layers).mean(axis=0))
     keep = jnp.maximum(1, jnp.floor(jnp.asarray(ratio, jnp.float32) * scores.shape[-1]))
     return _top(scores, keep)
 

@@ -5,7 +5,6 @@ is `blocks_0/attn/qkv/kernel`, (in, out). Weight files are untrusted: nothing is
 tensors.
 """
 
-import collections
 import os
 import re
 from pathlib import Path
@@ -116,13 +115,13 @@ def _parameter_shapes(model: nn.Module) -> dict[str, Any]:
     return jax.eval_shape(model.init, jax.random.key(0), image)["params"]
 
 
-_LEAF_NAMES = collections.defaultdict(lambda: None, kernel="weight", scale="weight")
+_LEAF_NAMES = {"kernel": "weight", "scale": "weight"}
 
 
 def _torch_name(path: tuple[str, ...]) -> str:
     *modules, leaf = path
     modules = [re.sub(r"_(\d+)$", r".\1", module) for module in modules]
-    return ".".join([*modules, _LEAF_NAMES[leaf] or leaf])
+    return ".".join([*modules, _LEAF_NAMES.get(leaf, leaf)])
 
 
 def _from_torch_layout(path: tuple[str, ...], value: np.ndarray) -> np.ndarray:

@@ -2,5 +2,6 @@
 
 from maskaq_jax.models.layers import Quantization
 from maskaq_jax.models.registry import create_model, model_names
+from maskaq_jax.models.vit import VisionTransformer
 
-__all__ = ["Quantization", "create_model", "model_names"]
+__all__ = ["Quantization", "VisionTransformer", "create_model", "model_names"]

@@ -16,7 +16,7 @@ from jax.typing import DTypeLike
 
 from maskaq_jax import quantizers
 
-_kernel_init = nn.initializers.truncated_normal(0.02)
+_kernel_init = nn.initializers.xavier_uniform()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Quantization:
     activation_bits: int
     lsq_grad_scale: float = 1.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for field in ("weight_bits", "activation_bits"):
             bits = getattr(self, field)
             if bits != quantizers.FULL_PRECISION_BITS and not (
@@ -59,9 +59,7 @@ def quantize_operand(
     if quantization is None or quantization.activation_bits == quantizers.FULL_PRECISION_BITS:
         return x
     bits = quantization.activation_bits
-    quantizer = module.variable(
-        "quant", name, quantizers.init_activation_quantizer, x, bits
-    ).value
+    quantizer = module.variable("quant", name, quantizers.init_activation_quantizer, x, bits).value
     grad_scale = quantizers.step_gradient_scale(quantizer, bits, quantization.lsq_grad_scale)
     return quantizers.quantize_activation(x, quantizer, bits, grad_scale)
 
@@ -99,7 +97,8 @@ class PatchProjection(nn.Module):
         """[B, height, width, channels] -> [B, height/patch, width/patch, features]."""
         patch = self.patch_size
         batch, height, width, channels = images.shape
-        kernel = self.param("kernel", _kernel_init, (patch, patch, channels, self.features))
+        init = nn.initializers.lecun_normal()
+        kernel = self.param("kernel", init, (patch, patch, channels, self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         kernel = quantize_kernel(kernel, self.quantization).astype(self.dtype)
         # Without overlap the convolution is one matrix product, faster than a general one.
@@ -149,9 +148,7 @@ class Attention(nn.Module):
         key = quantize_operand(self, "key", key, self.quantization)
         logits = jnp.einsum("bhqd,bhkd->bhqk", query, key).astype(jnp.float32)
         probabilities = jax.nn.softmax(logits * head_dim**-0.5).astype(self.dtype)
-        probabilities = quantize_operand(
-            self, "probabilities", probabilities, self.quantization
-        )
+        probabilities = quantize_operand(self, "probabilities", probabilities, self.quantization)
         value = quantize_operand(self, "value", value, self.quantization)
         outputs = jnp.einsum("bhqk,bhkd->bhqd", probabilities, value)
         x = jnp.moveaxis(outputs, 1, 2).reshape(batch, tokens, channels)

@@ -1,5 +1,6 @@
 """Vision Transformer and DeiT (Dosovitskiy et al. 2021, Touvron et al. 2021), one definition for
-full precision and quantized. Parameter names mirror timm's."""
+full precision and quantized. Parameter names mirror timm's.
+"""
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -75,7 +76,7 @@ class VisionTransformer(nn.Module):
     distilled: bool = False
     dtype: DTypeLike = jnp.float32
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.img_size % self.patch_size:
             raise ValueError(
                 f"img_size must be a multiple of patch_size, got img_size={self.img_size} and "

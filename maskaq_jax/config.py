@@ -1,0 +1,282 @@
+"""What an experiment is: its fields and defaults, and their validation.
+
+The defaults are the paper's settings at 4 bits. A config file starts from `default()`, a
+ConfigDict, and says what differs; `validated` turns it into frozen dataclasses, and an unknown
+field, a wrong type or an impossible value into an error that names it.
+"""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+from ml_collections import ConfigDict
+
+from maskaq_jax import data, models
+from maskaq_jax.augment import Pixels
+from maskaq_jax.finetune import Settings as FinetuningSettings
+from maskaq_jax.models import Quantization
+from maskaq_jax.synthesis import Settings as SynthesisSettings
+
+# 'maskaq' and 'mimiq' make their samples; 'noise' and 'real' are the floor and the ceiling.
+SYNTHESIS_METHODS = ("maskaq", "mimiq")
+METHODS = (*SYNTHESIS_METHODS, "noise", "real")
+
+
+class ConfigError(ValueError):
+    """A config that can't be run; the message names the field and what was expected."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """P.
+
+    Attributes:
+      name: of `models.create_model`.
+      num_classes: 0 for no classifier.
+      arguments: of `models.create_model`.
+      weights: a file of timm-named weights, or 'embedded:NAME' for one that ships with the package.
+    """
+
+    name: str = "deit_tiny_patch16_224"
+    num_classes: int = 1000
+    arguments: dict[str, Any] = dataclasses.field(default_factory=dict)
+    weights: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Samples:
+    """The images Q is trained on.
+
+    Attributes:
+      num_samples: how many.
+      batch_size: images synthesised together.
+      refresh_every: epochs between syntheses; 0 makes them once.
+      calibration: 'synthetic' initialises Q's quantizers on the samples, 'noise' on Gaussian
+        images, as the authors do.
+      calibration_size: images the quantizers are initialised on.
+    """
+
+    num_samples: int = 10_000
+    batch_size: int = 32
+    refresh_every: int = 30
+    calibration: Literal["synthetic", "noise"] = "synthetic"
+    calibration_size: int = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """The labelled images accuracies are measured on.
+
+    Attributes:
+      dataset: 'fashion_mnist', the embedded one.
+      split: 'test', or 'validation' to choose settings on.
+      batch_size: images a step.
+    """
+
+    dataset: str = data.EMBEDDED
+    split: str = "test"
+    batch_size: int = 250
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """An experiment.
+
+    Attributes:
+      seed: of every random draw.
+      method: where the samples come from: 'maskaq', 'mimiq', 'noise' or 'real'.
+      checkpoint_seconds: least time between two checkpoints within fine-tuning.
+    """
+
+    seed: int = 0
+    method: str = "maskaq"
+    model: Model = Model()
+    pixels: Pixels = Pixels()
+    quantization: Quantization = Quantization(weight_bits=4, activation_bits=4)
+    samples: Samples = Samples()
+    synthesis: SynthesisSettings = SynthesisSettings()
+    finetuning: FinetuningSettings = FinetuningSettings()
+    evaluation: Evaluation = Evaluation()
+    checkpoint_seconds: float = 60.0
+
+
+def default() -> ConfigDict:
+    """The paper's settings, to be changed by a config file."""
+    return ConfigDict(dataclasses.asdict(Config()))
+
+
+def parse_arguments(argument: str | None, **defaults: Any) -> ConfigDict:
+    """Reads a config file's argument, as in `--config=configs/vit_fashion.py:w=3,method=noise`.
+
+    Args:
+      argument: comma-separated `name=value`; None or empty for the defaults.
+      **defaults: the names allowed, with default values, whose types the values take.
+
+    Raises:
+      ConfigError: unknown name, or a value of another type.
+    """
+    values = dict(defaults)
+    for item in filter(None, (argument or "").split(",")):
+        name, _, text = item.partition("=")
+        _check_known(f"config argument {name!r}", name, defaults)
+        kind = type(defaults[name])
+        try:
+            values[name] = kind(text)
+        except ValueError:
+            raise ConfigError(
+                f"config argument {name} must be {_article(kind)}, got {text!r}"
+            ) from None
+    return ConfigDict(values)
+
+
+def choose(config_argument: str, value: str, options: Iterable[str]) -> str:
+    """Returns `value` if it is one of the options, else raises `ConfigError`."""
+    _check_known(f"{config_argument} {value!r}", value, options)
+    return value
+
+
+def validated(config: ConfigDict) -> Config:
+    """Checks a config and freezes it.
+
+    Raises:
+      ConfigError: names the field, what it holds and what was expected.
+    """
+    result = from_dict(config.to_dict())
+    _check_values(result)
+    return result
+
+
+def from_dict(values: Mapping[str, Any]) -> Config:
+    """Freezes nested plain values, such as a run's `config.json`; checks names and types."""
+    return _build(Config, values, "config")
+
+
+def as_dict(config: Config) -> dict[str, Any]:
+    """JSON values of a config."""
+    return dataclasses.asdict(config)
+
+
+def _check_values(config: Config) -> None:
+    choose("config.method", config.method, METHODS)
+    settings, samples = config.synthesis, config.samples
+    weights = settings.weights
+    if config.method == "mimiq" and (weights.coupling or weights.entropy):
+        raise ConfigError(
+            "config.method is 'mimiq', whose loss has no coupling and no entropy term, but their "
+            "weights are not 0: choose the method by argument, --config=FILE:method=mimiq"
+        )
+    if not any(dataclasses.astuple(weights)):
+        raise ConfigError("config.synthesis.weights are all 0: nothing to optimise")
+    positive = {
+        "config.samples.num_samples": samples.num_samples,
+        "config.samples.batch_size": samples.batch_size,
+        "config.samples.calibration_size": samples.calibration_size,
+        "config.synthesis.num_steps": settings.num_steps,
+        "config.synthesis.learning_rate": settings.learning_rate,
+        "config.finetuning.batch_size": config.finetuning.batch_size,
+        "config.finetuning.learning_rate": config.finetuning.learning_rate,
+        "config.finetuning.temperature": config.finetuning.temperature,
+        "config.finetuning.view.min_area": config.finetuning.view.min_area,
+        "config.evaluation.batch_size": config.evaluation.batch_size,
+    }
+    for name, value in positive.items():
+        if value <= 0:
+            raise ConfigError(f"{name} must be positive, got {value}")
+    shares = {
+        "config.synthesis.initial_ratio": settings.initial_ratio,
+        "config.synthesis.final_ratio": settings.final_ratio,
+        "config.synthesis.drop_rate": settings.drop_rate,
+        "config.finetuning.important_ratio": config.finetuning.important_ratio,
+        "config.finetuning.view.min_area": config.finetuning.view.min_area,
+    }
+    for name, value in shares.items():
+        if not 0 <= value <= 1:
+            raise ConfigError(f"{name} must be between 0 and 1, got {value}")
+    counts = {
+        "config.seed": config.seed,
+        "config.samples.refresh_every": samples.refresh_every,
+        "config.finetuning.epochs": config.finetuning.epochs,
+    }
+    for name, value in counts.items():
+        if value < 0:
+            raise ConfigError(f"{name} must not be negative, got {value}")
+    _check_model(config)
+    _check_data(config)
+
+
+def _check_model(config: Config) -> None:
+    model = config.model
+    choose("config.model.name", model.name, models.model_names())
+    try:
+        network = models.create_model(
+            model.name, model.num_classes, config.quantization, **model.arguments
+        )
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"config.model: {error}") from error
+    channels = network.input_shape[-1]
+    for name in ("mean", "std"):
+        if len(getattr(config.pixels, name)) != channels:
+            raise ConfigError(
+                f"config.pixels.{name} must have a value for each of the model's {channels} "
+                f"channels, got {len(getattr(config.pixels, name))}"
+            )
+    if not model.weights:
+        raise ConfigError("config.model.weights is missing: name a file of trained weights")
+    path = data.weights_path(model.weights)
+    if not path.is_file():
+        raise ConfigError(f"config.model.weights: no file {path}")
+
+
+def _check_data(config: Config) -> None:
+    choose("config.evaluation.dataset", config.evaluation.dataset, [data.EMBEDDED])
+    choose("config.evaluation.split", config.evaluation.split, data.EMBEDDED_SPLITS)
+
+
+def _build(kind: Any, value: Any, path: str) -> Any:
+    """Checks `value` against a type and converts ConfigDict's plain values to it."""
+    if dataclasses.is_dataclass(kind):
+        return _build_dataclass(typing.cast(type, kind), value, path)
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        return choose(path, value, arguments)
+    if origin is tuple:
+        if not isinstance(value, (tuple, list)):
+            raise ConfigError(f"{path} must be a list, got {value!r}")
+        return tuple(_build(arguments[0], item, f"{path}[{i}]") for i, item in enumerate(value))
+    if origin in (dict, types.UnionType):
+        return value
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise ConfigError(f"{path} must be {_article(kind)}, got {value!r}")
+    return value
+
+
+def _build_dataclass(kind: type, value: Any, path: str) -> Any:
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{path} must be a group of fields, got {value!r}")
+    hints = typing.get_type_hints(kind)
+    for name in value:
+        _check_known(f"field {path}.{name}", name, hints)
+    fields = {name: _build(hints[name], item, f"{path}.{name}") for name, item in value.items()}
+    try:
+        return kind(**fields)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def _check_known(what: str, name: Any, known: Iterable[str]) -> None:
+    options = list(known)
+    if name not in options:
+        near = difflib.get_close_matches(str(name), options, n=1, cutoff=0)[0]
+        listed = f"; expected one of {', '.join(map(str, options))}" if len(options) < 10 else ""
+        raise ConfigError(f"unknown {what}; did you mean {near!r}?{listed}")
+
+
+def _article(kind: type) -> str:
+    return {int: "an integer", float: "a number", str: "a string", bool: "True or False"}.get(
+        kind, f"a {kind.__name__}"
+    )

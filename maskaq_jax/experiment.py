@@ -1,0 +1,151 @@
+"""What a run reads and writes: checked before any work starts, found again when it is done."""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from maskaq_jax import checkpoint, config, data, parallel, report, torch_import
+from maskaq_jax.config import Config, ConfigError
+from maskaq_jax.models import VisionTransformer, create_model
+from maskaq_jax.phases import SampleSet
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """All a run reads.
+
+    Attributes:
+      config: validated.
+      workdir: the run's directory.
+      mesh: the devices.
+      model: Q; P is its full-precision clone.
+      params: P's weights.
+      evaluation: labelled images.
+      real: training images, opened for the method 'real' alone.
+    """
+
+    config: Config
+    workdir: Path
+    mesh: Mesh
+    model: VisionTransformer
+    params: Any
+    evaluation: data.Dataset
+    real: SampleSet | None
+
+
+def prepare(settings: Config, workdir: Path) -> Experiment:
+    """Reads everything a run needs and claims its directory.
+
+    Raises:
+      ConfigError: a field doesn't fit the machine, or the directory holds something else.
+      ValueError, OSError: a file can't be read or doesn't fit.
+    """
+    _check_workdir(settings, workdir)
+    mesh = parallel.make_mesh()
+    _check_batch_sizes(settings, mesh.size)
+    model = _create_model(settings)
+    params = torch_import.load_torch_weights(data.weights_path(settings.model.weights), model)
+    channels = model.input_shape[-1]
+    evaluation = data.load_embedded(settings.evaluation.split, channels)
+    real = _read_real_samples(settings, channels) if settings.method == "real" else None
+    workdir.mkdir(parents=True, exist_ok=True)
+    report.write_json(workdir / "config.json", config.as_dict(settings))
+    return Experiment(settings, workdir, mesh, model, params, evaluation, real)
+
+
+def load(workdir: str | os.PathLike[str]) -> tuple[VisionTransformer, Any]:
+    """The quantized model of a finished run, for `model.apply(variables, images)`.
+
+    Args:
+      workdir: of the run.
+
+    Returns:
+      Q and its variables, `params` and `quant`.
+
+    Raises:
+      FileNotFoundError: there is no finished run.
+    """
+    workdir = Path(workdir)
+    if not (workdir / "results.json").is_file():
+        raise FileNotFoundError(
+            f"no finished run in {workdir}: there is no results.json (a stopped run continues when "
+            "it is started again with the same config and workdir)"
+        )
+    saved = json.loads((workdir / "config.json").read_text(encoding="utf-8"))
+    model = _create_model(config.from_dict(saved))
+    image = jax.ShapeDtypeStruct((1, *model.input_shape), np.float32)
+    template = {"quant": {}} | jax.eval_shape(model.init, jax.random.key(0), image)
+    with checkpoint.open_manager(workdir / "checkpoints") as checkpoints:
+        restored = checkpoint.restore(checkpoints, {"variables": template})
+    if restored is None:
+        raise FileNotFoundError(f"no checkpoint in {workdir / 'checkpoints'}")
+    return model, restored[1]["variables"]
+
+
+def _create_model(settings: Config) -> VisionTransformer:
+    model = settings.model
+    return create_model(model.name, model.num_classes, settings.quantization, **model.arguments)
+
+
+def _check_workdir(settings: Config, workdir: Path) -> None:
+    if not workdir.exists():
+        return
+    if not workdir.is_dir():
+        raise ConfigError(f"workdir {workdir} is not a directory")
+    saved = workdir / "config.json"
+    if not saved.is_file():
+        if any(workdir.iterdir()):
+            raise ConfigError(
+                f"workdir {workdir} holds files that are no run of ours: name another --workdir"
+            )
+        return
+    try:
+        before = json.loads(saved.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{saved} is not readable: {error}") from error
+    # Through JSON, so that tuples compare equal to the lists they are stored as.
+    now = json.loads(json.dumps(config.as_dict(settings)))
+    differences = _differences(before, now, "config")
+    if differences:
+        raise ConfigError(
+            f"workdir {workdir} holds another run, which differs in {', '.join(differences[:3])}"
+            f"{', ...' if len(differences) > 3 else ''}: name another --workdir"
+        )
+
+
+def _differences(before: Any, now: Any, path: str) -> list[str]:
+    """Dotted names of the fields that differ, with both values."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        return [
+            difference
+            for name in sorted(before.keys() | now.keys())
+            for difference in _differences(before.get(name), now.get(name), f"{path}.{name}")
+        ]
+    return [] if before == now else [f"{path} ({before!r} there, {now!r} here)"]
+
+
+def _check_batch_sizes(settings: Config, num_devices: int) -> None:
+    for name in ("samples", "finetuning", "evaluation"):
+        batch_size = getattr(settings, name).batch_size
+        if batch_size % num_devices:
+            raise ConfigError(
+                f"config.{name}.batch_size must be a multiple of the {num_devices} devices, got "
+                f"{batch_size}"
+            )
+
+
+def _read_real_samples(settings: Config, num_channels: int) -> SampleSet:
+    real = data.load_embedded("real", num_channels)
+    count = settings.samples.num_samples
+    if count > len(real.labels):
+        raise ConfigError(
+            f"config.samples.num_samples is {count}, but only {len(real.labels)} real images ship "
+            "with the package"
+        )
+    return SampleSet(data.normalise(real.images[:count], settings.pixels), real.labels[:count])

@@ -1,0 +1,220 @@
+"""Fine-tuning: trains Q on synthetic images to imitate P's outputs and attention.
+
+Source: `method.md` section 3. Functions are written for one device of a mapped axis.
+"""
+
+import dataclasses
+from typing import Any, Literal
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from maskaq_jax import augment, losses, randomness
+from maskaq_jax.models import VisionTransformer
+from maskaq_jax.quantizers import ActivationQuantizer
+
+Terms = dict[str, Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The paper's settings of fine-tuning.
+
+    Attributes:
+      epochs: passes over the samples.
+      batch_size: global.
+      optimizer: 'sgd' (Nesterov momentum 0.9) or 'adam'.
+      learning_rate: of the weights, at the start of the cosine.
+      quantizer_learning_rate: of step sizes and zero points.
+      final_learning_rate_ratio: share of the learning rate left at the end.
+      temperature: of the distillation of outputs.
+      attention_weight: factor c of the attention distillation; 0 leaves it out.
+      attention_distance: 'ssim', 'mse', 'l1' or 'kl'.
+      important_ratio: share of patches that weigh more in it.
+      important_weight: how much they weigh; the others weigh 1, so 1 makes it unmasked.
+      view: augmentation.
+    """
+
+    epochs: int = 200
+    batch_size: int = 16
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    learning_rate: float = 1e-3
+    quantizer_learning_rate: float = 1e-3
+    final_learning_rate_ratio: float = 0.01
+    temperature: float = 5.0
+    attention_weight: float = 10.0
+    attention_distance: losses.Distance = "ssim"
+    important_ratio: float = 0.1
+    important_weight: float = 2.0
+    view: augment.FinetuningView = augment.FinetuningView()
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    """All that is static in a step: the settings and what pixels are."""
+
+    settings: Settings
+    pixels: augment.Pixels
+
+
+@flax.struct.dataclass
+class State:
+    """What a step updates.
+
+    Attributes:
+      step: [] int32 steps taken.
+      variables: Q's `params` and `quant`.
+      opt_state: the optimiser's.
+    """
+
+    step: Array
+    variables: Any
+    opt_state: Any
+
+
+@flax.struct.dataclass
+class Batch:
+    """What a step reads.
+
+    Attributes:
+      indices: [B] int32 global numbers of the images.
+      images: [B, height, width, channels] float32, normalised.
+      params: P's weights.
+    """
+
+    indices: Array
+    images: Array
+    params: Any
+
+
+def create_optimizer(settings: Settings, num_steps: int) -> optax.GradientTransformation:
+    """One cosine over `num_steps` for the weights and one for the quantizers."""
+
+    def group(learning_rate: float) -> optax.GradientTransformation:
+        schedule = optax.cosine_decay_schedule(
+            learning_rate, num_steps, alpha=settings.final_learning_rate_ratio
+        )
+        if settings.optimizer == "adam":
+            return optax.adam(schedule)
+        return optax.sgd(schedule, momentum=0.9, nesterov=True)
+
+    return optax.partition(
+        {
+            "params": group(settings.learning_rate),
+            "quant": group(settings.quantizer_learning_rate),
+        },
+        {"params": "params", "quant": "quant"},
+    )
+
+
+def init_state(optimizer: optax.GradientTransformation, variables: Any) -> State:
+    """The state before the first step."""
+    return State(jnp.zeros((), jnp.int32), variables, optimizer.init(trainable(variables)))
+
+
+def trainable(variables: Any) -> Any:
+    """What is trained: all of `params`; step and zero point of every quantizer."""
+    quant = jax.tree.map(
+        lambda quantizer: {"step": quantizer.step, "zero_point": quantizer.zero_point},
+        variables.get("quant", {}),
+        is_leaf=_is_quantizer,
+    )
+    return {"params": variables["params"], "quant": quant}
+
+
+def with_trainable(variables: Any, trained: Any) -> Any:
+    """Puts back what `trainable` took out."""
+    quant = jax.tree.map(
+        lambda quantizer, leaves: quantizer.replace(**leaves),
+        variables.get("quant", {}),
+        trained["quant"],
+        is_leaf=_is_quantizer,
+    )
+    return {"params": trained["params"], "quant": quant}
+
+
+def loss_terms(
+    model: VisionTransformer,
+    settings: Settings,
+    params: Any,
+    variables: Any,
+    views: Array,
+    axis_name: str | None = None,
+) -> Terms:
+    """The weighted terms of the loss; it is their sum.
+
+    Args:
+      model: Q; P is its full-precision clone.
+      settings: temperature and weights.
+      params: P's weights.
+      variables: Q's variables.
+      views: [B, height, width, channels] augmented images.
+      axis_name: mapped axis of the global batch.
+    """
+    logits_p, out_p = model.clone(quantization=None).apply({"params": params}, views)
+    logits_q, out_q = model.apply(variables, views)
+    terms = {
+        "distillation": losses.distillation_loss(
+            logits_q, logits_p, settings.temperature, axis_name
+        )
+    }
+    if settings.attention_weight:
+        attention = losses.masked_attention_distillation_loss(
+            out_p["attention_outputs"],
+            out_q["attention_outputs"],
+            model.num_prefix_tokens,
+            ratio=settings.important_ratio,
+            high=settings.important_weight,
+            distance=settings.attention_distance,
+            axis_name=axis_name,
+        )
+        terms["attention"] = settings.attention_weight * attention
+    return terms
+
+
+def step(
+    model: VisionTransformer,
+    optimizer: optax.GradientTransformation,
+    spec: Spec,
+    state: State,
+    batch: Batch,
+    key: Array,
+    axis_name: str | None = None,
+) -> tuple[State, Terms]:
+    """One training step of Q.
+
+    Args:
+      model: Q.
+      optimizer: of `create_optimizer`.
+      spec: settings and pixels.
+      state: Q's variables, the same on every device.
+      batch: the device's share of the images; P's weights.
+      key: of fine-tuning; draws are folded with image and step.
+      axis_name: mapped axis of the global batch.
+
+    Returns:
+      The new state and the weighted loss terms before it, of the global batch.
+    """
+    settings = spec.settings
+    keys = randomness.image_keys(randomness.named_key(key, "view"), batch.indices, state.step)
+    views = augment.finetuning_view(keys, batch.images, spec.pixels, settings.view)
+
+    def loss(trained: Any) -> tuple[Array, Terms]:
+        variables = with_trainable(state.variables, trained)
+        terms = loss_terms(model, settings, batch.params, variables, views, axis_name)
+        return jnp.sum(jnp.stack(list(terms.values()))), terms
+
+    trained = trainable(state.variables)
+    gradient, terms = jax.grad(loss, has_aux=True)(trained)
+    if axis_name is not None:
+        gradient = jax.lax.pmean(gradient, axis_name)
+    updates, opt_state = optimizer.update(gradient, state.opt_state, trained)
+    variables = with_trainable(state.variables, optax.apply_updates(trained, updates))
+    return State(state.step + 1, variables, opt_state), terms
+
+
+def _is_quantizer(node: Any) -> bool:
+    return isinstance(node, ActivationQuantizer)

@@ -1,0 +1,97 @@
+"""Command line: `python -m maskaq_jax.main --config=FILE[:args] [--config.field=value ...]`."""
+
+import datetime
+import os
+import re
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Config file, with its arguments after a colon: configs/vit_fashion.py:w=3,a=3."
+)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Directory of the run; a fresh one under runs/ if left out."
+)
+_CACHE = flags.DEFINE_string(
+    "compilation_cache",
+    os.path.join("~", ".cache", "maskaq_jax"),
+    "Directory where compiled programs are kept between runs; empty for none.",
+)
+
+_USAGE_ERROR = 2
+
+
+def main(argv: list[str]) -> None:
+    """Checks everything, then runs."""
+    logging.set_verbosity(logging.WARNING)  # Orbax tells every step of a save.
+    if len(argv) > 1:
+        _refuse(f"unexpected argument {argv[1]!r}; flags start with --")
+    if _CONFIG.value is None:
+        _refuse("--config is missing; try --config=configs/vit_fashion.py")
+
+    # JAX loads after the flags are known to be good: a typo is answered at once.
+    import jax
+
+    from maskaq_jax import config, experiment, run
+
+    if _CACHE.value:
+        jax.config.update("jax_compilation_cache_dir", str(Path(_CACHE.value).expanduser()))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    try:
+        settings = config.validated(_CONFIG.value)
+        workdir = Path(_WORKDIR.value) if _WORKDIR.value else _fresh_workdir()
+        prepared = experiment.prepare(settings, workdir)
+    except (ValueError, OSError) as error:
+        _refuse(str(error))
+    print(f"run directory: {workdir}", flush=True)
+    run.run(prepared)
+    print(f"done: {workdir / 'results.json'}")
+
+
+def _fresh_workdir() -> Path:
+    """runs/CONFIG-TIME, with a number behind it where that exists."""
+    name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
+    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    workdir = Path("runs") / f"{name}-{stamp}"
+    number = 2
+    while workdir.exists():
+        workdir = Path("runs") / f"{name}-{stamp}-{number}"
+        number += 1
+    return workdir
+
+
+def _parse_flags(argv: list[str]) -> list[str]:
+    """Parses flags; a config file may fail in any way, and so may an override."""
+    for argument in argv:
+        flag, _, value = argument.partition("=")
+        path = value.partition(":")[0]
+        if flag.lstrip("-") == "config" and path and not Path(path).is_file():
+            _refuse(f"no config file {path}")
+    try:
+        return flags.FLAGS(argv)
+    except Exception as error:  # whatever the config file raises
+        _refuse(_explain(error))
+
+
+def _explain(error: Exception) -> str:
+    """What a user needs of an error that config_flags has wrapped."""
+    if isinstance(error, KeyError):  # an unknown field
+        return f"unknown config field {str(error.args[0]).strip()}"
+    text = str(error).strip()
+    if "Traceback" in text:  # a config file's own error, with its name before the colon
+        return re.sub(r"^[\w.]+: ", "", text.splitlines()[-1])
+    return text
+
+
+def _refuse(message: str) -> NoReturn:
+    """One line, and the exit status of wrong usage."""
+    print("error: " + re.sub(r"\s+", " ", message).strip(), file=sys.stderr)
+    sys.exit(_USAGE_ERROR)
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=_parse_flags)

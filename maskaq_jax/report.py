@@ -1,0 +1,201 @@
+"""What a run shows and leaves behind: progress, metrics, pictures and results."""
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from tensorboardX import SummaryWriter
+
+from maskaq_jax.augment import Pixels
+
+# Where output is not a terminal, a line of progress at most this often.
+_SECONDS_BETWEEN_LINES = 15.0
+
+
+class Reporter:
+    """Shows progress of a run of known work, times its phases, and writes metrics as they come.
+
+    Work is counted in units that take about the same time whatever the phase, so that one bar can
+    tell when all of it will be done.
+
+    Attributes:
+      console: where messages go.
+      seconds: time spent in each phase, in earlier starts of the run too.
+    """
+
+    def __init__(self, workdir: Path, work_per_unit: dict[str, float], total_work: float):
+        self.console = Console(stderr=True)
+        self.seconds = dict.fromkeys(work_per_unit, 0.0)
+        self._work_per_unit = work_per_unit
+        self._metrics = (workdir / "metrics.jsonl").open("a", encoding="utf-8")
+        self._events = SummaryWriter(str(workdir))
+        self._total = total_work
+        self._done_before = self._done = 0.0
+        self._started = self._last_line = time.monotonic()
+        self._bar = Progress(
+            TextColumn("{task.description:<11}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        self._task = self._bar.add_task("starting", total=total_work)
+
+    def __enter__(self) -> "Reporter":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.stop()
+        self._metrics.close()
+        self._events.close()
+
+    def resume(self, seconds: dict[str, float], work_done: float) -> None:
+        """Counts what earlier starts of this run have done."""
+        self.seconds.update(seconds)
+        self._done_before = work_done
+        self._add(work_done)
+
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[Callable[[int], None]]:
+        """Times a phase; yields the function to tell of units done."""
+        self._bar.update(self._task, description=name)
+        started = time.monotonic()
+
+        def advance(units: int) -> None:
+            self._add(units * self._work_per_unit[name])
+            self._print_line(name)
+
+        try:
+            yield advance
+        finally:
+            self.seconds[name] += time.monotonic() - started
+
+    def message(self, text: str) -> None:
+        """Prints a line above the bar."""
+        self.console.print(text, highlight=False, soft_wrap=True)
+
+    def metrics(self, phase: str, step: int, values: dict[str, float]) -> None:
+        """Appends values to metrics.jsonl and to the TensorBoard events."""
+        record = {"phase": phase, "step": step, **values}
+        self._metrics.write(json.dumps(record) + "\n")
+        self._metrics.flush()
+        for name, value in values.items():
+            self._events.add_scalar(f"{phase}/{name}", value, step)
+
+    def _add(self, work: float) -> None:
+        self._done = min(self._done + work, self._total)
+        self._bar.update(self._task, completed=self._done)
+
+    def _print_line(self, name: str) -> None:
+        now = time.monotonic()
+        if self.console.is_terminal or now - self._last_line < _SECONDS_BETWEEN_LINES:
+            return
+        self._last_line = now
+        seconds_per_work = (now - self._started) / max(self._done - self._done_before, 1e-9)
+        left = (self._total - self._done) * seconds_per_work
+        share = 100 * self._done / self._total
+        self.message(f"{name}: {share:.0f}% of the run done, about {_duration(left)} left")
+
+
+def print_results(console: Console, results: dict[str, Any]) -> None:
+    """The table at the end: accuracies, and the time each phase took."""
+    bits = f"W{results['weight_bits']}A{results['activation_bits']}"
+    images = "real images" if results["method"] == "real" else "no data"
+    table = Table(
+        title=f"{results['method']} at {bits}, seed {results['seed']}", title_justify="left"
+    )
+    table.add_column("model")
+    table.add_column("top-1 %", justify="right")
+    table.add_row("full precision", f"{results['fp_top1']:.2f}")
+    table.add_row(f"{bits}, calibrated only", f"{results['calibrated_top1']:.2f}")
+    table.add_row(f"{bits}, fine-tuned with {images}", f"{results['quantized_top1']:.2f}")
+    table.add_section()
+    for phase, seconds in results["seconds"].items():
+        table.add_row(f"time of {phase}", _duration(seconds))
+    console.print(table)
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Writes JSON that appears whole or not at all."""
+    unfinished = path.with_name(path.name + ".unfinished")
+    unfinished.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    unfinished.replace(path)
+
+
+def draw_samples(
+    path: Path, images: np.ndarray, masks: np.ndarray, grid: tuple[int, int], pixels: Pixels
+) -> None:
+    """Draws images, each beside itself with its informative regions lit and outlined.
+
+    Args:
+      path: of the PNG.
+      images: [B, height, width, channels] float32, normalised; 1 or 3 channels.
+      masks: [B, rows * columns] of 0 and 1.
+      grid: rows and columns of patches.
+      pixels: the normalisation.
+    """
+    height, width, channels = images.shape[1:]
+    zoom = max(1, round(112 / height))
+    gap = 8
+    pairs_per_row = min(4, len(images))
+    cell_width, cell_height = 2 * width * zoom + gap // 2, height * zoom
+    num_rows = -(-len(images) // pairs_per_row)
+    sheet = Image.new(
+        "RGB",
+        (pairs_per_row * (cell_width + 2 * gap) + gap, num_rows * (cell_height + gap) + gap),
+        "white",
+    )
+    values = np.clip(images * np.asarray(pixels.std) + np.asarray(pixels.mean), 0, 1)
+    values = np.broadcast_to(values, (*values.shape[:-1], 3)) if channels == 1 else values
+    for i, (value, mask) in enumerate(zip(values, masks, strict=True)):
+        picture = Image.fromarray((255 * value).astype(np.uint8)).resize(
+            (width * zoom, cell_height), Image.Resampling.NEAREST
+        )
+        row, column = divmod(i, pairs_per_row)
+        left = gap + column * (cell_width + 2 * gap)
+        top = gap + row * (cell_height + gap)
+        sheet.paste(picture, (left, top))
+        lit = _light_regions(picture, mask.reshape(grid).astype(bool))
+        sheet.paste(lit, (left + width * zoom + gap // 2, top))
+    sheet.save(path)
+
+
+def _light_regions(picture: Image.Image, mask: np.ndarray) -> Image.Image:
+    """Darkens what lies outside the marked patches and outlines them."""
+    rows, columns = mask.shape
+    size = picture.width // columns, picture.height // rows
+    shade = np.kron(np.where(mask, 1.0, 0.3), np.ones((size[1], size[0])))
+    lit = np.asarray(picture) * shade[..., None]
+    result = Image.fromarray(lit.astype(np.uint8))
+    draw = ImageDraw.Draw(result)
+    padded = np.pad(mask, 1)
+    for row, column in zip(*np.nonzero(mask), strict=True):
+        left, top = column * size[0], row * size[1]
+        right, bottom = left + size[0] - 1, top + size[1] - 1
+        edges = (
+            (padded[row, column + 1], (left, top, right, top)),
+            (padded[row + 2, column + 1], (left, bottom, right, bottom)),
+            (padded[row + 1, column], (left, top, left, bottom)),
+            (padded[row + 1, column + 2], (right, top, right, bottom)),
+        )
+        for neighbour_marked, line in edges:
+            if not neighbour_marked:
+                draw.line(line, fill=(255, 80, 0), width=2)
+    return result
+
+
+def _duration(seconds: float) -> str:
+    seconds = round(seconds)
+    return f"{seconds} s" if seconds < 90 else f"{seconds // 60} min {seconds % 60:02d} s"

@@ -1,0 +1,249 @@
+"""The whole algorithm on one page.
+
+calibrate -> [ synthesize -> fine-tune ... ] every refresh -> evaluate -> save
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from maskaq_jax import (
+    calibration,
+    checkpoint,
+    data,
+    finetune,
+    phases,
+    randomness,
+    regions,
+    report,
+    samples,
+    synthesis,
+)
+from maskaq_jax.config import SYNTHESIS_METHODS, Config
+from maskaq_jax.experiment import Experiment
+from maskaq_jax.phases import SampleSet
+
+# Images in samples.png.
+_SAMPLES_DRAWN = 24
+
+# Rough cost of a unit of each phase (an image, or a step of an image) in forward passes of one
+# image; the time estimate needs no more.
+_WORK = {"evaluation": 1.0, "synthesis": 8.0, "finetuning": 8.0}
+
+
+def run(experiment: Experiment) -> dict[str, Any]:
+    """Quantizes P without data and writes `results.json`, which it returns.
+
+    A run that was stopped continues from its newest checkpoint.
+    """
+    config, model, mesh = experiment.config, experiment.model, experiment.mesh
+    params, epochs = experiment.params, config.finetuning.epochs
+    key = jax.random.key(config.seed)
+    accuracy_of_p = phases.make_accuracy(model.clone(quantization=None), mesh)
+    accuracy_of_q = phases.make_accuracy(model, mesh)
+    init_state, train_epoch = phases.make_finetuning(
+        model, finetune.Spec(config.finetuning, config.pixels), config.samples.num_samples, mesh
+    )
+    with (
+        report.Reporter(experiment.workdir, _WORK, _work_until(experiment, epochs)) as reporter,
+        checkpoint.open_manager(experiment.workdir / "checkpoints") as checkpoints,
+    ):
+        make_samples = _sample_maker(experiment, key, reporter)
+
+        def measure(accuracy: Any, variables: Any) -> float:
+            evaluation = config.evaluation
+            batches = data.batches(experiment.evaluation, config.pixels, evaluation.batch_size)
+            with reporter.phase("evaluation") as advance:
+                return accuracy(variables, batches, advance)
+
+        def save(epoch: int) -> None:
+            progress = {"top1": top1, "seconds": reporter.seconds}
+            checkpoint.save(checkpoints, epoch, _to_trees(state), progress)
+
+        # Synthesis couples P with Q, so Q needs quantizers before there is an image: noise gives
+        # the first ones.
+        variables = _calibrated(experiment, _noise(experiment, key))
+        state = init_state(variables)
+        restored = checkpoint.restore(checkpoints, _to_trees(state))
+        if restored is None:
+            top1 = {"fp": measure(accuracy_of_p, {"params": params})}
+            sample_set = make_samples(0, variables)
+            if config.samples.calibration == "synthetic":
+                variables = _calibrated(experiment, sample_set.images)
+            top1["calibrated"] = measure(accuracy_of_q, variables)
+            first_epoch, state = 0, init_state(variables)
+            save(0)
+        else:
+            first_epoch, trees, progress = restored
+            state, top1, sample_set = _from_trees(trees), progress["top1"], None
+            reporter.resume(progress["seconds"], _work_until(experiment, first_epoch))
+            reporter.message(f"continuing after epoch {first_epoch} of {epochs}")
+
+        saved_at = time.monotonic()
+        for epoch in range(first_epoch, epochs):
+            if sample_set is None or (epoch > 0 and _is_refresh(config, epoch)):
+                sample_set = make_samples(_refresh_number(config, epoch), state.variables)
+            with reporter.phase("finetuning") as advance:
+                state, terms = train_epoch(
+                    state, epoch, sample_set, params, randomness.named_key(key, "finetune"), advance
+                )
+            reporter.metrics("finetuning", epoch, terms)
+            is_due = time.monotonic() - saved_at >= config.checkpoint_seconds
+            if is_due or epoch + 1 == epochs:
+                save(epoch + 1)
+                saved_at = time.monotonic()
+
+        top1["quantized"] = measure(accuracy_of_q, state.variables)
+        results = _results(experiment, top1, reporter.seconds)
+        report.write_json(experiment.workdir / "results.json", results)
+        report.print_results(reporter.console, results)
+    return results
+
+
+def _sample_maker(
+    experiment: Experiment, key: Array, reporter: report.Reporter
+) -> Callable[[int, Any], SampleSet]:
+    """Returns `make_samples(refresh, variables)`, which gives the images of a refresh.
+
+    Batches that the store holds already are read; the others are made against Q's `variables`.
+    """
+    config, model, params = experiment.config, experiment.model, experiment.params
+    real = experiment.real
+    if real is not None:
+        return lambda refresh, variables: real
+    if config.method == "noise":
+        noise = _noise(experiment, key, config.samples.num_samples)
+        return lambda refresh, variables: SampleSet(noise, np.zeros(len(noise), np.int32))
+
+    size, num_samples = config.samples.batch_size, config.samples.num_samples
+    synthesize_batch = phases.make_synthesis(
+        model, synthesis.Spec(config.synthesis, config.pixels), experiment.mesh
+    )
+
+    def make_samples(refresh: int, variables: Any) -> SampleSet:
+        refresh_key = jax.random.fold_in(randomness.named_key(key, "synthesize"), refresh)
+        batches = []
+        for number in range(_num_batches(config)):
+            path = samples.shard_path(experiment.workdir / "samples", refresh, number)
+            with reporter.phase("synthesis") as advance:
+                if path.exists():
+                    batch = SampleSet(*samples.read_shard(path))
+                    advance(size * config.synthesis.num_steps)
+                else:
+                    indices = np.arange(number * size, (number + 1) * size)
+                    batch, terms = synthesize_batch(
+                        refresh_key, indices, params, variables, advance
+                    )
+                    samples.write_shard(path, *batch)
+                    reporter.metrics("synthesis", refresh * _num_batches(config) + number, terms)
+            batches.append(batch)
+        images, labels = (
+            np.concatenate(arrays)[:num_samples] for arrays in zip(*batches, strict=True)
+        )
+        _draw_samples(experiment, images[:_SAMPLES_DRAWN])
+        return SampleSet(images, labels)
+
+    return make_samples
+
+
+def _draw_samples(experiment: Experiment, images: np.ndarray) -> None:
+    """Writes samples.png: images and the regions P finds most informative in them."""
+    config, model = experiment.config, experiment.model
+
+    @jax.jit
+    def find_regions(params: Any, images: Array) -> Array:
+        _, out = model.clone(quantization=None).apply({"params": params}, images)
+        return regions.informative_regions(
+            out["attention_logits"], config.synthesis.initial_ratio, model.num_prefix_tokens
+        )
+
+    masks = np.asarray(find_regions(experiment.params, images))
+    path = experiment.workdir / "samples.png"
+    report.draw_samples(path, images, masks, model.patch_grid, config.pixels)
+
+
+def _noise(experiment: Experiment, key: Array, count: int | None = None) -> np.ndarray:
+    """Gaussian images within the range of real pixels."""
+    config = experiment.config
+    indices = jnp.arange(count or config.samples.calibration_size)
+    shape = experiment.model.input_shape
+    noise = synthesis.draw_noise(
+        randomness.named_key(key, "noise samples"), indices, shape, config.pixels
+    )
+    return np.asarray(noise)
+
+
+def _calibrated(experiment: Experiment, images: np.ndarray) -> dict[str, Any]:
+    """Q's variables with P's weights and quantizers initialised on images."""
+    params = experiment.params
+    images = images[: experiment.config.samples.calibration_size]
+    quant = calibration.calibrate(experiment.model, params, jnp.asarray(images))
+    return {"params": params, "quant": quant}
+
+
+def _to_trees(state: finetune.State) -> dict[str, Any]:
+    """What a checkpoint holds; Q's variables can be restored without the rest."""
+    return {
+        "variables": state.variables,
+        "training": {"step": state.step, "opt_state": state.opt_state},
+    }
+
+
+def _from_trees(trees: dict[str, Any]) -> finetune.State:
+    return finetune.State(variables=trees["variables"], **trees["training"])
+
+
+def _is_refresh(config: Config, epoch: int) -> bool:
+    every = config.samples.refresh_every
+    return every > 0 and epoch % every == 0
+
+
+def _refresh_number(config: Config, epoch: int) -> int:
+    every = config.samples.refresh_every
+    return epoch // every if every else 0
+
+
+def _num_batches(config: Config) -> int:
+    return -(-config.samples.num_samples // config.samples.batch_size)
+
+
+def _work_until(experiment: Experiment, epoch: int) -> float:
+    """Work done when that many epochs are; all of the run's for the last one."""
+    config = experiment.config
+    evaluations = 3 if epoch == config.finetuning.epochs else 2
+    syntheses = 1 + _refresh_number(config, max(0, epoch - 1))
+    if config.method not in SYNTHESIS_METHODS:
+        syntheses = 0
+    images = _num_batches(config) * config.samples.batch_size
+    steps_per_epoch = -(-config.samples.num_samples // config.finetuning.batch_size)
+    return (
+        _WORK["evaluation"] * evaluations * len(experiment.evaluation.labels)
+        + _WORK["synthesis"] * syntheses * images * config.synthesis.num_steps
+        + _WORK["finetuning"] * epoch * steps_per_epoch * config.finetuning.batch_size
+    )
+
+
+def _results(
+    experiment: Experiment, top1: dict[str, float], seconds: dict[str, float]
+) -> dict[str, Any]:
+    config = experiment.config
+    return {
+        **{f"{name}_top1": round(value, 4) for name, value in top1.items()},
+        "weight_bits": config.quantization.weight_bits,
+        "activation_bits": config.quantization.activation_bits,
+        "method": config.method,
+        "seed": config.seed,
+        "num_samples": config.samples.num_samples,
+        "synthesis_steps": config.synthesis.num_steps,
+        "epochs": config.finetuning.epochs,
+        "evaluation": f"{config.evaluation.dataset} {config.evaluation.split}",
+        "num_evaluated": len(experiment.evaluation.labels),
+        "seconds": {name: round(value, 2) for name, value in seconds.items()},
+        "device": f"{experiment.mesh.size} x {experiment.mesh.devices.flat[0].device_kind}",
+        "jax": jax.__version__,
+    }

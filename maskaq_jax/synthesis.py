@@ -1,0 +1,263 @@
+"""Synthesis: optimises images until P finds them class-like and P and Q attend to them alike.
+
+Source: `method.md` section 2. Functions are written for one device of a mapped axis; losses are
+those of the global batch.
+"""
+
+import dataclasses
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from maskaq_jax import augment, losses, randomness, regions
+from maskaq_jax.models import VisionTransformer
+
+Terms = dict[str, Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class LossWeights:
+    """Factors of the loss terms; a term with factor 0 is not computed."""
+
+    similarity: float = 1.0
+    classes: float = 1.0
+    total_variation: float = 2.5e-5
+    coupling: float = 0.1
+    entropy: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The paper's settings of synthesis.
+
+    Attributes:
+      num_steps: optimisation steps of each image.
+      learning_rate: AdamW's at the start of the cosine.
+      final_learning_rate: at its end.
+      weight_decay: AdamW's.
+      weights: factors of the loss terms.
+      view: how each step jitters the images.
+      initial_ratio: share of patches in the informative regions at the start.
+      final_ratio: share at the end.
+      drop_rate: share of the informative patches dropped at random.
+      balanced_labels: image i is made for class i modulo classes, instead of a random class.
+    """
+
+    num_steps: int = 2000
+    learning_rate: float = 0.1
+    final_learning_rate: float = 0.001
+    weight_decay: float = 1e-6
+    weights: LossWeights = LossWeights()
+    view: augment.SynthesisView = augment.SynthesisView()
+    initial_ratio: float = 0.5
+    final_ratio: float = 0.1
+    drop_rate: float = 0.3
+    balanced_labels: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    """All that is static in a step: the settings and what pixels are."""
+
+    settings: Settings
+    pixels: augment.Pixels
+
+
+@flax.struct.dataclass
+class State:
+    """What a step updates.
+
+    Attributes:
+      step: [] int32 steps taken.
+      images: [B, height, width, channels] float32, normalised.
+      opt_state: the optimiser's.
+    """
+
+    step: Array
+    images: Array
+    opt_state: Any
+
+
+@flax.struct.dataclass
+class Batch:
+    """What a step reads.
+
+    Attributes:
+      indices: [B] int32 global numbers of the images.
+      labels: [B] int32 classes the images are made for.
+      params: P's weights.
+      variables: Q's variables.
+    """
+
+    indices: Array
+    labels: Array
+    params: Any
+    variables: Any
+
+
+def create_optimizer(settings: Settings) -> optax.GradientTransformation:
+    """AdamW on a cosine from `learning_rate` to `final_learning_rate`."""
+    schedule = optax.cosine_decay_schedule(
+        settings.learning_rate,
+        settings.num_steps,
+        alpha=settings.final_learning_rate / settings.learning_rate,
+    )
+    return optax.adamw(schedule, b1=0.9, b2=0.999, weight_decay=settings.weight_decay)
+
+
+def draw_labels(key: Array, indices: Array, num_classes: int, settings: Settings) -> Array:
+    """[B] int32 classes the images are to be made for."""
+    if settings.balanced_labels:
+        return indices % num_classes
+    keys = randomness.image_keys(randomness.named_key(key, "label"), indices)
+    return jax.vmap(lambda k: jax.random.randint(k, (), 0, num_classes))(keys)
+
+
+def draw_noise(key: Array, indices: Array, shape: tuple[int, ...], pixels: augment.Pixels) -> Array:
+    """[B, *shape] Gaussian images in normalised pixel space; equal channels if `pixels.grey`."""
+    keys = randomness.image_keys(randomness.named_key(key, "noise"), indices)
+    if not pixels.grey:
+        return jax.vmap(lambda k: jax.random.normal(k, shape))(keys)
+    noise = jax.vmap(lambda k: jax.random.normal(k, (*shape[:-1], 1)))(keys)
+    return jnp.broadcast_to(noise, (len(indices), *shape))
+
+
+def init_state(optimizer: optax.GradientTransformation, images: Array) -> State:
+    """The state before the first step."""
+    return State(jnp.zeros((), jnp.int32), images, optimizer.init(images))
+
+
+def loss_terms(
+    model: VisionTransformer,
+    settings: Settings,
+    batch: Batch,
+    images: Array,
+    views: Array,
+    ratio: Array | float,
+    key: Array,
+    axis_name: str | None = None,
+) -> Terms:
+    """The weighted terms of the loss.
+
+    Args:
+      model: Q; P is its full-precision clone.
+      settings: weights and the drop rate.
+      batch: labels, weights and variables.
+      images: [B, height, width, channels], whose smoothness counts.
+      views: their augmented views, which the models see.
+      ratio: [] share of patches in the informative regions.
+      key: of this step.
+      axis_name: mapped axis of the global batch.
+
+    Returns:
+      Term name -> [] float32, weight applied; the loss is their sum.
+    """
+    weights = settings.weights
+    prefix = model.num_prefix_tokens
+    logits, out = model.clone(quantization=None).apply({"params": batch.params}, views)
+    attention_p = out["attention_logits"]
+    terms = {}
+    if weights.similarity:
+        terms["similarity"] = weights.similarity * losses.inter_head_similarity_loss(
+            attention_p, prefix, axis_name=axis_name
+        )
+    if weights.classes:
+        terms["classes"] = weights.classes * losses.class_loss(logits, batch.labels, axis_name)
+    if weights.total_variation:
+        terms["total_variation"] = weights.total_variation * losses.total_variation_loss(
+            images, axis_name
+        )
+    if weights.coupling:
+        _, out_q = model.apply(batch.variables, views)
+        mask = regions.informative_regions(attention_p, ratio, prefix)
+        if settings.drop_rate:
+            keys = randomness.image_keys(randomness.named_key(key, "drop"), batch.indices)
+            mask = jax.vmap(regions.drop_regions, (0, 0, None))(keys, mask, settings.drop_rate)
+        terms["coupling"] = weights.coupling * losses.masked_attention_loss(
+            attention_p, out_q["attention_logits"], mask, prefix, axis_name
+        )
+    if weights.entropy:
+        terms["entropy"] = weights.entropy * losses.patch_similarity_entropy_loss(
+            attention_p, prefix, randomness.named_key(key, "rows"), axis_name=axis_name
+        )
+    return terms
+
+
+def step(
+    model: VisionTransformer,
+    optimizer: optax.GradientTransformation,
+    spec: Spec,
+    state: State,
+    batch: Batch,
+    key: Array,
+    axis_name: str | None = None,
+) -> tuple[State, Terms]:
+    """One optimisation step of a batch of images.
+
+    Args:
+      model: Q.
+      optimizer: of `create_optimizer`.
+      spec: settings and pixels.
+      state: the device's share of the images.
+      batch: the device's share of the labels; both models' weights.
+      key: of this synthesis; draws are folded with image and step.
+      axis_name: mapped axis of the global batch.
+
+    Returns:
+      The new state and the weighted loss terms before it, of the global batch.
+    """
+    settings, pixels = spec.settings, spec.pixels
+    key = jax.random.fold_in(key, state.step)
+    keys = randomness.image_keys(randomness.named_key(key, "view"), batch.indices)
+    ratio = regions.mask_ratio(
+        state.step, settings.num_steps, settings.initial_ratio, settings.final_ratio
+    )
+
+    def loss(images: Array) -> tuple[Array, Terms]:
+        views = augment.synthesis_view(keys, images, state.step, settings.num_steps, settings.view)
+        terms = loss_terms(model, settings, batch, images, views, ratio, key, axis_name)
+        return jnp.sum(jnp.stack(list(terms.values()))), terms
+
+    gradient, terms = jax.grad(loss, has_aux=True)(state.images)
+    if axis_name is not None:
+        # Every device differentiates the global loss, so its images' gradient arrives once from
+        # each of them.
+        gradient = gradient / jax.lax.axis_size(axis_name)
+    if pixels.grey:
+        gradient = jnp.broadcast_to(gradient.mean(axis=-1, keepdims=True), gradient.shape)
+    updates, opt_state = optimizer.update(gradient, state.opt_state, state.images)
+    images = jnp.clip(optax.apply_updates(state.images, updates), *_image_bounds(pixels))
+    return State(state.step + 1, images, opt_state), terms
+
+
+def synthesize(
+    model: VisionTransformer,
+    optimizer: optax.GradientTransformation,
+    spec: Spec,
+    state: State,
+    batch: Batch,
+    key: Array,
+    num_steps: Array | int,
+    axis_name: str | None = None,
+) -> tuple[State, Terms]:
+    """`num_steps` (at least 1) of `step` in one compiled loop; terms are those of the last step."""
+
+    def take_step(state: State) -> tuple[State, Terms]:
+        return step(model, optimizer, spec, state, batch, key, axis_name)
+
+    shapes = jax.eval_shape(take_step, state)[1]
+    terms = jax.tree.map(lambda term: jnp.zeros(term.shape, term.dtype), shapes)
+    return jax.lax.fori_loop(0, num_steps, lambda _, carry: take_step(carry[0]), (state, terms))
+
+
+def _image_bounds(pixels: augment.Pixels) -> tuple[Array, Array]:
+    """The range of real pixels, [1, 1, 1, channels] each."""
+    low, high = pixels.bounds()
+    if pixels.grey:
+        # Channels may be normalised differently; what all of them can show stays.
+        low, high = jnp.full_like(low, low.max()), jnp.full_like(high, high.min())
+    return low[None, None, None], high[None, None, None]
