@@ -154,6 +154,18 @@ def from_dict(values: Mapping[str, Any]) -> Config:
     return _build(Config, values, "config")
 
 
+def check_field(path: str) -> None:
+    """Raises `ConfigError` if there is no such field as `config.samples.num_samples`."""
+    kind: Any = Config
+    known = "config"
+    for name in path.split(".")[1:]:
+        if not dataclasses.is_dataclass(kind):
+            return  # a field's own keys are for whoever reads it
+        hints = typing.get_type_hints(kind)
+        _check_known(f"field {known}.{name}", name, hints)
+        kind, known = hints[name], f"{known}.{name}"
+
+
 def as_dict(config: Config) -> dict[str, Any]:
     """JSON values of a config."""
     return dataclasses.asdict(config)
@@ -272,8 +284,8 @@ def _check_known(what: str, name: Any, known: Iterable[str]) -> None:
     options = list(known)
     if name not in options:
         near = difflib.get_close_matches(str(name), options, n=1, cutoff=0)[0]
-        listed = f"; expected one of {', '.join(map(str, options))}" if len(options) < 10 else ""
-        raise ConfigError(f"unknown {what}; did you mean {near!r}?{listed}")
+        listed = f" Expected one of {', '.join(map(str, options))}" if len(options) < 10 else ""
+        raise ConfigError(f"unknown {what}: did you mean {near!r}?{listed}")
 
 
 def _article(kind: type) -> str:

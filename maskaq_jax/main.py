@@ -74,13 +74,25 @@ def _parse_flags(argv: list[str]) -> list[str]:
     try:
         return flags.FLAGS(argv)
     except Exception as error:  # whatever the config file raises
-        _refuse(_explain(error))
+        _refuse(_misspelt_field(argv) or _explain(error))
+
+
+def _misspelt_field(argv: list[str]) -> str | None:
+    """Says which `--config.field` there is none of; config_flags gives its last word alone."""
+    from maskaq_jax import config
+
+    for argument in argv:
+        path = argument.lstrip("-").partition("=")[0]
+        if argument.startswith("--config."):
+            try:
+                config.check_field(path)
+            except config.ConfigError as error:
+                return str(error)
+    return None
 
 
 def _explain(error: Exception) -> str:
     """What a user needs of an error that config_flags has wrapped."""
-    if isinstance(error, KeyError):  # an unknown field
-        return f"unknown config field {str(error.args[0]).strip()}"
     text = str(error).strip()
     if "Traceback" in text:  # a config file's own error, with its name before the colon
         return re.sub(r"^[\w.]+: ", "", text.splitlines()[-1])

@@ -44,6 +44,8 @@ class Settings:
       initial_ratio: share of patches in the informative regions at the start.
       final_ratio: share at the end.
       drop_rate: share of the informative patches dropped at random.
+      smoothness: standard deviation of the Gaussian that the first noise and the updates are
+        blurred with, as a share of the image side; it falls linearly to 0 over the run.
       balanced_labels: image i is made for class i modulo classes, instead of a random class.
     """
 
@@ -56,6 +58,7 @@ class Settings:
     initial_ratio: float = 0.5
     final_ratio: float = 0.1
     drop_rate: float = 0.3
+    smoothness: float = 0.0
     balanced_labels: bool = False
 
 
@@ -124,6 +127,23 @@ def draw_noise(key: Array, indices: Array, shape: tuple[int, ...], pixels: augme
         return jax.vmap(lambda k: jax.random.normal(k, shape))(keys)
     noise = jax.vmap(lambda k: jax.random.normal(k, (*shape[:-1], 1)))(keys)
     return jnp.broadcast_to(noise, (len(indices), *shape))
+
+
+def blur(images: Array, smoothness: Array | float) -> Array:
+    """Blurs images with a Gaussian, renormalised at the border.
+
+    Args:
+      images: [B, height, width, channels].
+      smoothness: [] standard deviation, as a share of the image side.
+    """
+
+    def kernel(size: int) -> Array:
+        position = jnp.arange(size, dtype=jnp.float32)
+        distance = (position[:, None] - position[None]) / jnp.maximum(smoothness * size, 1e-3)
+        weight = jnp.exp(-0.5 * jnp.square(distance))
+        return weight / weight.sum(axis=1, keepdims=True)
+
+    return jnp.einsum("ih,jw,bhwc->bijc", kernel(images.shape[1]), kernel(images.shape[2]), images)
 
 
 def init_state(optimizer: optax.GradientTransformation, images: Array) -> State:
@@ -230,6 +250,9 @@ def step(
     if pixels.grey:
         gradient = jnp.broadcast_to(gradient.mean(axis=-1, keepdims=True), gradient.shape)
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.images)
+    if settings.smoothness:
+        remaining = 1 - state.step / settings.num_steps
+        updates = blur(updates, remaining * settings.smoothness)
     images = jnp.clip(optax.apply_updates(state.images, updates), *_image_bounds(pixels))
     return State(state.step + 1, images, opt_state), terms
 
