@@ -130,7 +130,7 @@ def finetuning_view(keys: Array, images: Array, pixels: Pixels, spec: Finetuning
     Returns:
       Views, shape and dtype of `images`.
     """
-    mean, std = jnp.asarray(pixels.mean), jnp.asarray(pixels.std)
+    mean, std = jnp.asarray(pixels.mean)[None, None], jnp.asarray(pixels.std)[None, None]
     chances = {"jitter": spec.jitter, "grey": spec.grey, "blur": spec.blur}
 
     def view(key: Array, image: Array) -> Array:
@@ -194,7 +194,7 @@ def _jitter(key: Array, pixels: Array) -> Array:
 
 
 def _grey(pixels: Array) -> Array:
-    level = (pixels * jnp.asarray(_GREY_WEIGHTS)).sum(axis=-1, keepdims=True)
+    level = (pixels * jnp.asarray(_GREY_WEIGHTS)[None, None]).sum(axis=-1, keepdims=True)
     return jnp.broadcast_to(level, pixels.shape)
 
 

@@ -57,8 +57,9 @@ def quantize_weight(w: Array, bits: int, channel_axis: int = -1) -> Array:
     _check_bits(bits)
     reduced = tuple(axis for axis in range(w.ndim) if axis != channel_axis % w.ndim)
     span = jnp.maximum(2 * jnp.max(jnp.abs(w), axis=reduced, keepdims=True), 1e-8)
-    # The channel's largest weight is a rounding tie; reciprocal first gives the authors' codes.
-    scale = (1 / span) * (2**bits - 1)
+    # The channel's largest weight is a rounding tie. Reciprocal first gives the authors' codes; the
+    # barrier keeps XLA from turning it into one division, or a division into a product, below.
+    scale = jax.lax.optimization_barrier(1 / span) * (2**bits - 1)
     codes = jnp.clip(jnp.round(scale * w), -(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
     return _straight_through(codes / scale, w)
 

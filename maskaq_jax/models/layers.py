@@ -59,7 +59,8 @@ def quantize_operand(
     if quantization is None or quantization.activation_bits == quantizers.FULL_PRECISION_BITS:
         return x
     bits = quantization.activation_bits
-    quantizer = module.variable("quant", name, quantizers.init_activation_quantizer, x, bits).value
+    initialize = quantizers.init_activation_quantizer
+    quantizer = module.variable("quant", name, initialize, x, bits).value
     grad_scale = quantizers.step_gradient_scale(quantizer, bits, quantization.lsq_grad_scale)
     return quantizers.quantize_activation(x, quantizer, bits, grad_scale)
 
@@ -80,7 +81,7 @@ class Dense(nn.Module):
         # One flat matrix product: XLA's CPU backend transposes the weight gradient's operands when
         # tokens keep an axis of their own.
         rows = x.astype(self.dtype).reshape(-1, x.shape[-1])
-        rows = rows @ kernel.astype(self.dtype) + bias.astype(self.dtype)
+        rows = rows @ kernel.astype(self.dtype) + bias.astype(self.dtype)[None]
         return rows.reshape(*x.shape[:-1], self.features)
 
 
@@ -105,7 +106,7 @@ class PatchProjection(nn.Module):
         patches = images.astype(self.dtype).reshape(
             batch, height // patch, patch, width // patch, patch, channels
         )
-        return jnp.einsum("bhpwqc,pqcf->bhwf", patches, kernel) + bias.astype(self.dtype)
+        return jnp.einsum("bhpwqc,pqcf->bhwf", patches, kernel) + bias.astype(self.dtype)[None, None, None]
 
 
 class PatchEmbed(nn.Module):

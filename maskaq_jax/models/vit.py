@@ -21,7 +21,7 @@ class LayerScale(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         gamma = self.param("gamma", nn.initializers.constant(self.init_value), (x.shape[-1],))
-        return x * gamma.astype(x.dtype)
+        return x * gamma.astype(x.dtype)[None, None]
 
 
 class Block(nn.Module):

@@ -1,0 +1,55 @@
+"""Four virtual CPU devices, strict shapes, and the golden numbers."""
+
+import os
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+)
+
+import json
+from pathlib import Path
+
+import hypothesis
+import jax
+import numpy as np
+import pytest
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+hypothesis.settings.register_profile("default", deadline=None, max_examples=30)
+hypothesis.settings.load_profile("default")
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+class Golden:
+    """One model's golden numbers, weights file and architecture."""
+
+    def __init__(self, name):
+        self.arrays = np.load(GOLDEN / f"{name}.npz")
+        self.weights = GOLDEN / f"{name}.safetensors"
+        description = GOLDEN / f"{name}.json"
+        self.arguments = json.loads(description.read_text()) if description.exists() else {}
+
+    def __getitem__(self, name):
+        return self.arrays[name]
+
+
+@pytest.fixture(scope="session")
+def golden():
+    return Golden
+
+
+def assert_close(actual, expected, tolerance=1e-4):
+    """Largest error at most `tolerance` of the largest expected value."""
+    actual, expected = np.asarray(actual), np.asarray(expected)
+    assert actual.size == expected.size
+    error = np.abs(actual.reshape(expected.shape) - expected).max()
+    # A gradient that is exactly 0 there may be off by the order of a sum here.
+    scale = np.abs(expected).max() or 1.0
+    assert error <= tolerance * scale, f"error {error} at scale {scale}"
+
+
+@pytest.fixture(scope="session")
+def close():
+    return assert_close

@@ -1,0 +1,173 @@
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from maskaq_jax import calibration, torch_import
+from maskaq_jax.models import Quantization, create_model, model_names
+
+TINY = {"img_size": 8, "patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2}
+
+# Published counts; the families stand for base-sized models.
+PARAMETERS = {
+    "vit": 86_567_656,
+    "vit_tiny_patch16_224": 5_717_416,
+    "vit_small_patch16_224": 22_050_664,
+    "vit_base_patch16_224": 86_567_656,
+    "deit_tiny_patch16_224": 5_717_416,
+    "deit_small_patch16_224": 22_050_664,
+    "deit_base_patch16_224": 86_567_656,
+    "deit_distilled": 87_338_192,
+    "deit_tiny_distilled_patch16_224": 5_910_800,
+    "deit_small_distilled_patch16_224": 22_436_432,
+    "deit_base_distilled_patch16_224": 87_338_192,
+}
+
+
+def _load(golden, quantization=None):
+    arguments = dict(golden.arguments)
+    family = arguments.pop("arch")
+    if family == "vit_layerscale":
+        family, arguments["init_values"] = "vit", 1.0
+    model = create_model(family, quantization=quantization, **arguments)
+    return model, torch_import.load_torch_weights(golden.weights, model)
+
+
+def test_the_parameter_table_is_complete():
+    assert sorted(PARAMETERS) == model_names()
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_parameter_counts_are_the_published_ones(name):
+    model = create_model(name)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 224, 224, 3)))
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == PARAMETERS[name]
+
+
+@pytest.mark.parametrize("name", ["vit", "deit_distilled", "vit_layerscale"])
+def test_full_precision_agrees_with_the_reference(golden, close, name):
+    arrays = golden(name)
+    model, params = _load(arrays)
+    logits, out = jax.jit(model.apply)({"params": params}, arrays["images"])
+    close(logits, arrays["logits_fp"])
+    close(out["tokens"], arrays["features_fp"])
+
+
+@pytest.mark.parametrize("bits", [3, 4])
+def test_quantized_agrees_with_the_reference(golden, close, bits):
+    arrays = golden("vit")
+    model, params = _load(arrays, Quantization(bits, bits))
+    (logits, _), updates = model.apply({"params": params}, arrays["images"], mutable=["quant"])
+    close(logits, arrays[f"logits_q{bits}_calibrating"])
+
+    variables = {"params": params, **updates}
+    logits, out = jax.jit(model.apply)(variables, arrays["images2"])
+    close(logits, arrays[f"logits_q{bits}"])
+    for layer, attention in enumerate(out["attention_logits"]):
+        close(attention, arrays[f"attn_logits_q{bits}_{layer}"])
+
+    teacher = model.clone(quantization=None)
+    logits, out = teacher.apply({"params": params}, arrays["images2"])
+    close(logits, arrays["logits_fp2"])
+    for layer, attention in enumerate(out["attention_logits"]):
+        close(attention, arrays[f"attn_logits_p_{layer}"])
+
+
+OPERANDS = {
+    "qkv.quant_act": ("qkv", "input"),
+    "proj.quant_act": ("proj", "input"),
+    "matmul1.quant_act1": ("query",),
+    "matmul1.quant_act2": ("key",),
+    "matmul2.quant_act1": ("probabilities",),
+    "matmul2.quant_act2": ("value",),
+    "fc1.quant_act": ("fc1", "input"),
+    "fc2.quant_act": ("fc2", "input"),
+}
+
+
+def quantizer_path(name):
+    """Where the quantizer that the reference calls `name` stands in our tree."""
+    if name == "head.quant_act":
+        return ("head", "input")
+    _, block, part, operand = name.split(".", 3)
+    return (f"blocks_{block}", part, *OPERANDS[operand])
+
+
+@pytest.mark.parametrize("bits", [3, 4])
+def test_calibrated_quantizers_agree_with_the_reference(golden, close, bits):
+    arrays = golden("vit")
+    model, params = _load(arrays, Quantization(bits, bits))
+    quant = calibration.calibrate(model, params, arrays["images"])
+    expected = json.loads(str(arrays[f"qparams{bits}"]))
+    for name, (step, zero_point, signed) in expected.items():
+        quantizer = quant
+        for key in quantizer_path(name):
+            quantizer = quantizer[key]
+        close([quantizer.step, quantizer.zero_point], [step, zero_point])
+        assert quantizer.signed == signed
+    assert len(expected) == len(jax.tree.leaves(quant)) / 4
+
+
+def test_32_bits_are_full_precision():
+    images = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
+    model = create_model("vit", 5, Quantization(32, 32), **TINY)
+    params = model.init(jax.random.key(1), images)["params"]
+    assert calibration.calibrate(model, params, images) == {}
+    np.testing.assert_array_equal(
+        model.apply({"params": params}, images)[0],
+        model.clone(quantization=None).apply({"params": params}, images)[0],
+    )
+
+
+def test_weights_alone_may_be_quantized():
+    images = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
+    model = create_model("vit", 5, Quantization(3, 32), **TINY)
+    variables = model.init(jax.random.key(1), images)
+    assert "quant" not in variables
+    logits = model.apply(variables, images)[0]
+    assert not np.allclose(logits, model.clone(quantization=None).apply(variables, images)[0])
+
+
+def test_without_a_classifier_the_features_come_out():
+    model = create_model("vit", 0, **TINY)
+    images = jnp.ones((2, 8, 8, 3))
+    logits, out = model.apply(model.init(jax.random.key(0), images), images)
+    assert logits.shape == (2, 16)
+    np.testing.assert_array_equal(logits, out["features"])
+
+
+def test_half_precision_computes_float32_logits_close_to_full_ones():
+    images = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
+    model = create_model("vit", 5, **TINY)
+    variables = model.init(jax.random.key(1), images)
+    logits, out = model.clone(dtype=jnp.bfloat16).apply(variables, images)
+    assert logits.dtype == out["attention_logits"][0].dtype == jnp.float32
+    np.testing.assert_allclose(logits, model.apply(variables, images)[0], atol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("vit_tny_patch16_224", {}, "did you mean 'vit_tiny_patch16_224'"),
+        ("vit", {"embed_dims": 3}, "did you mean 'embed_dim'"),
+        ("vit", {"img_size": 30}, "multiple of patch_size, got img_size=30"),
+        ("vit", {"num_heads": 7}, "multiple of num_heads"),
+    ],
+)
+def test_impossible_models_are_named(name, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        create_model(name, **arguments)
+
+
+def test_images_of_another_size_are_refused():
+    model = create_model("vit", 5, **TINY)
+    with pytest.raises(ValueError, match="expected images of"):
+        model.init(jax.random.key(0), jnp.zeros((1, 12, 12, 3)))
+
+
+@pytest.mark.parametrize("bits", [(1, 3), (3, 9), (16, 8)])
+def test_bit_widths_out_of_range_are_refused(bits):
+    with pytest.raises(ValueError, match="must be 2 to 8, or 32 for none"):
+        Quantization(*bits)

@@ -1,0 +1,79 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from maskaq_jax import evaluate, parallel, phases
+from maskaq_jax.models import Quantization, create_model
+
+TINY = {"img_size": 8, "patch_size": 4, "embed_dim": 16, "depth": 1, "num_heads": 2}
+BATCH = 8
+
+
+class GivenLogits:
+    """A model whose images are their own logits, in one pixel."""
+
+    def apply(self, variables, images):
+        return images[:, 0, 0], {}
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _count(model, variables, images, labels, valid):
+    return evaluate.count_correct(model, variables, images, labels, valid)
+
+
+def _one_hot(classes):
+    return jax.nn.one_hot(jnp.asarray(classes), 4)[:, None, None]
+
+
+def test_the_largest_logit_is_the_answer():
+    images, labels = _one_hot([0, 1, 2, 3, 3]), jnp.array([0, 1, 2, 3, 0])
+    correct, total = _count(GivenLogits(), {}, images, labels, jnp.ones(5, bool))
+    assert (int(correct), int(total)) == (4, 5)
+
+
+@pytest.mark.parametrize("hit", [True, False])
+def test_padding_counts_neither_as_right_nor_as_wrong(hit):
+    images, labels = _one_hot([1, 1, 1, 1]), jnp.full(4, 1 if hit else 2)
+    valid = jnp.array([True, False, True, False])
+    correct, total = _count(GivenLogits(), {}, images, labels, valid)
+    assert (int(correct), int(total)) == (2 * hit, 2)
+
+
+def test_counts_are_integers():
+    counts = _count(GivenLogits(), {}, _one_hot([1]), jnp.array([1]), jnp.array([True]))
+    assert [count.dtype for count in counts] == [jnp.int32, jnp.int32]
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    """A quantized model, 19 images, and labels that it gets right about half of the time."""
+    model = create_model("vit", 3, Quantization(4, 4), **TINY)
+    images = jax.random.normal(jax.random.key(0), (19, 8, 8, 3))
+    variables = model.init(jax.random.key(1), images)
+    answers = np.asarray(model.apply(variables, images)[0].argmax(axis=-1))
+    labels = np.where(np.arange(19) % 2, answers, 0).astype(np.int32)
+    return model, variables, np.asarray(images), labels, answers
+
+
+def _batches(images, labels):
+    for start in range(0, len(labels), BATCH):
+        image, label = images[start : start + BATCH], labels[start : start + BATCH]
+        padding = BATCH - len(label)
+        yield (
+            np.pad(image, [(0, padding), (0, 0), (0, 0), (0, 0)]),
+            np.pad(label, (0, padding)),
+            np.arange(BATCH) < len(label),
+        )
+
+
+def test_accuracy_over_batches_is_a_plain_share(dataset):
+    model, variables, images, labels, answers = dataset
+    accuracy = phases.make_accuracy(model, parallel.make_mesh(jax.devices()[:1]))
+    done = []
+    percent = accuracy(variables, _batches(images, labels), done.append)
+    assert percent == pytest.approx(100 * np.mean(answers == labels))
+    assert 0 < percent < 100
+    assert done == [8, 8, 3]

@@ -1,0 +1,162 @@
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from maskaq_jax import calibration, finetune, torch_import
+from maskaq_jax.augment import FinetuningView, Pixels
+from maskaq_jax.finetune import Batch, Settings, Spec
+from maskaq_jax.models import Quantization, create_model
+from tests.models.test_vit import quantizer_path
+
+TINY = {"img_size": 8, "patch_size": 2, "embed_dim": 16, "depth": 2, "num_heads": 2}
+STILL = FinetuningView(min_area=1.0, flip=0.0, jitter=0.0, grey=0.0, blur=0.0)
+
+
+@pytest.mark.parametrize("bits", [3, 4])
+def test_terms_gradients_and_first_step_agree_with_the_reference(golden, close, bits):
+    arrays = golden("vit")
+    arguments = {name: value for name, value in arrays.arguments.items() if name != "arch"}
+    model = create_model("vit", quantization=Quantization(bits, bits), **arguments)
+    params = torch_import.load_torch_weights(arrays.weights, model)
+    quant = calibration.calibrate(model, params, arrays["images"])
+    variables = {"params": params, "quant": quant}
+    images = jnp.asarray(arrays["images2"])
+
+    def loss(trained):
+        variables_q = finetune.with_trainable(variables, trained)
+        terms = finetune.loss_terms(model, Settings(), params, variables_q, images)
+        return sum(terms.values()), terms
+
+    trained = finetune.trainable(variables)
+    gradient, terms = jax.jit(jax.grad(loss, has_aux=True))(trained)
+    distillation, attention, total = arrays[f"qat_terms_q{bits}"]
+    close(terms["distillation"], distillation)
+    close(terms["attention"] / 10, attention)
+    close(sum(terms.values()), total)
+
+    # The reference scales the gradient of the classifier's step by 0.01 more than all others'.
+    gradient["quant"]["head"]["input"]["step"] *= 0.01
+    norms = json.loads(str(arrays[f"qat_gradnorm_q{bits}"]))
+    largest = max(norms.values())
+    weights = torch_import.to_torch_state(gradient["params"])
+    compared = 0
+    for name, expected in norms.items():
+        if name in weights:
+            actual = np.linalg.norm(weights[name])
+        elif name.startswith("patch_embed") or name.split(".")[-1] not in ("alpha", "zero_point"):
+            continue  # the patch embedding's input is not quantized
+        else:
+            node = gradient["quant"]
+            quantizer, leaf = name.rsplit(".", 1)
+            for key in quantizer_path(quantizer):
+                node = node[key]
+            actual = abs(node["step" if leaf == "alpha" else leaf])
+        assert abs(actual - expected) <= 1e-3 * max(expected, 1e-3 * largest), name
+        compared += 1
+    assert compared == len(weights) + len(jax.tree.leaves(trained["quant"]))
+
+    optimizer = optax.sgd(1e-3, momentum=0.9, nesterov=True)
+    updates, _ = optimizer.update(gradient, optimizer.init(trained))
+    trained = optax.apply_updates(trained, updates)
+    expected = arrays[f"logits_q{bits}_after_step"]
+
+    def error(trained):
+        logits = model.apply(finetune.with_trainable(variables, trained), images)[0]
+        return np.abs(logits - expected).max() / np.abs(expected).max()
+
+    if bits == 3:
+        assert error(trained) <= 1e-3
+        return
+    # A step moves each channel's largest weight, whose code is a rounding tie: at 4 bits the last
+    # bit of the gradients' sums decides some of them. One bit more or less in the weights moves the
+    # logits as far as the reference's are from ours.
+    key = jax.random.key(0)
+    nudged = jax.tree.map(lambda x: x * (1 + 1e-7 * jax.random.rademacher(key, x.shape)), trained)
+    assert error(trained) <= 2 * error(nudged)
+
+
+@pytest.fixture(scope="module")
+def problem():
+    model = create_model("vit", 4, Quantization(3, 3), **TINY)
+    images = jax.random.normal(jax.random.key(0), (8, 8, 8, 3))
+    params = model.clone(quantization=None).init(jax.random.key(1), images)["params"]
+    variables = {"params": params, "quant": calibration.calibrate(model, params, images)}
+    return model, variables, Batch(jnp.arange(8), images, params)
+
+
+def _train(problem, settings, num_steps):
+    model, variables, batch = problem
+    optimizer = finetune.create_optimizer(settings, num_steps)
+    spec = Spec(settings, Pixels())
+    step = jax.jit(finetune.step, static_argnums=(0, 1, 2))
+    state = finetune.init_state(optimizer, variables)
+    history = []
+    for _ in range(num_steps):
+        state, terms = step(model, optimizer, spec, state, batch, jax.random.key(2))
+        history.append(sum(float(term) for term in terms.values()))
+    return state, history
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_training_brings_q_closer_to_p(problem, optimizer):
+    settings = Settings(optimizer=optimizer, learning_rate=3e-3, view=STILL)
+    _, history = _train(problem, settings, 20)
+    assert np.mean(history[-3:]) < 0.9 * history[0]
+
+
+def test_everything_is_trained_but_sign_and_size(problem):
+    _, variables, _ = problem
+    settings = Settings(optimizer="adam", view=STILL)
+    state, _ = _train(problem, settings, 2)
+    before = jax.tree_util.tree_leaves_with_path(variables)
+    after = jax.tree.leaves(state.variables)
+    for (path, old), new in zip(before, after, strict=True):
+        name = jax.tree_util.keystr(path)
+        fixed = name.endswith((".signed", ".size"))
+        # A softmax lies so far inside its range that its zero point has no gradient.
+        if not name.endswith("['probabilities'].zero_point"):
+            assert np.array_equal(old, new) == fixed, name
+
+
+def test_trained_parts_go_back_where_they_came_from(problem):
+    _, variables, _ = problem
+    back = finetune.with_trainable(variables, finetune.trainable(variables))
+    jax.tree.map(np.testing.assert_array_equal, variables, back)
+
+
+def test_full_precision_variables_can_be_trained_too():
+    variables = {"params": {"w": jnp.ones(3)}}
+    assert finetune.trainable(variables) == {"params": variables["params"], "quant": {}}
+
+
+def test_the_mask_changes_the_attention_term_alone(problem):
+    model, variables, batch = problem
+
+    def terms(**changes):
+        settings = dataclasses.replace(Settings(), **changes)
+        return finetune.loss_terms(model, settings, batch.params, variables, batch.images)
+
+    masked, unmasked = terms(), terms(important_weight=1.0)
+    assert masked["distillation"] == unmasked["distillation"]
+    assert masked["attention"] != unmasked["attention"]
+    assert set(terms(attention_weight=0.0)) == {"distillation"}
+
+
+def test_learning_rates_fall_along_a_cosine_to_their_ratio():
+    settings = Settings(learning_rate=1.0, quantizer_learning_rate=0.5)
+    optimizer = finetune.create_optimizer(settings, num_steps=10)
+    trained = {"params": jnp.zeros(()), "quant": jnp.zeros(())}
+    state = optimizer.init(trained)
+    gradient = {"params": jnp.ones(()), "quant": jnp.ones(())}
+    zero = jax.tree.map(jnp.zeros_like, gradient)
+    first, state = optimizer.update(gradient, state)
+    np.testing.assert_allclose([first["params"], first["quant"]], [-1.9, -0.95], rtol=1e-6)
+    for _ in range(10):
+        last, state = optimizer.update(zero, state)
+    # Momentum alone is left: 0.9^11 of the first gradient, at 1% of the rate.
+    np.testing.assert_allclose(last["params"], -(0.9**11) * 0.01, rtol=1e-4)

@@ -1,0 +1,280 @@
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+from jax.test_util import check_grads
+
+from maskaq_jax import losses, parallel
+
+KEYS = jax.random.split(jax.random.key(0), 8)
+LOGITS_P = jax.random.normal(KEYS[0], (2, 8, 3, 10, 10))
+LOGITS_Q = LOGITS_P + 0.3 * jax.random.normal(KEYS[1], LOGITS_P.shape)
+OUTPUTS_P = jax.random.normal(KEYS[2], (2, 8, 3, 10, 4))
+OUTPUTS_Q = OUTPUTS_P + 0.3 * jax.random.normal(KEYS[3], OUTPUTS_P.shape)
+IMAGES = jax.random.normal(KEYS[4], (8, 6, 5, 3))
+CLASSES = jax.random.normal(KEYS[5], (8, 7))
+LABELS = jnp.arange(8) % 7
+MASK = (jax.random.uniform(KEYS[6], (8, 9)) < 0.4).astype(jnp.float32)
+
+# name: (function of (x, axis_name, *constants), x, constants with a batch axis, that axis)
+LAYERS = PartitionSpec(None, "data")
+BATCH = PartitionSpec("data")
+
+
+def _distillation(distance):
+    def loss(x, target, axis_name=None):
+        return losses.masked_attention_distillation_loss(
+            target, x, distance=distance, axis_name=axis_name
+        )
+
+    return loss, OUTPUTS_Q, (OUTPUTS_P,), (LAYERS, LAYERS)
+
+
+CONTRACT = {
+    "class": (
+        lambda x, labels, axis_name=None: losses.class_loss(x, labels, axis_name),
+        CLASSES,
+        (LABELS,),
+        (BATCH, BATCH),
+    ),
+    "inter_head_similarity": (
+        lambda x, axis_name=None: losses.inter_head_similarity_loss(x, axis_name=axis_name),
+        LOGITS_P,
+        (),
+        (LAYERS,),
+    ),
+    "patch_similarity_entropy": (
+        lambda x, axis_name=None: losses.patch_similarity_entropy_loss(x, axis_name=axis_name),
+        LOGITS_P,
+        (),
+        (LAYERS,),
+    ),
+    "sampled_entropy": (
+        lambda x, axis_name=None: losses.patch_similarity_entropy_loss(
+            x, key=KEYS[7], max_patches=5, axis_name=axis_name
+        ),
+        LOGITS_P,
+        (),
+        (LAYERS,),
+    ),
+    "masked_attention": (
+        lambda x, p, mask, axis_name=None: losses.masked_attention_loss(
+            p, x, mask, axis_name=axis_name
+        ),
+        LOGITS_Q,
+        (LOGITS_P, MASK),
+        (LAYERS, LAYERS, BATCH),
+    ),
+    "total_variation": (
+        lambda x, axis_name=None: losses.total_variation_loss(x, axis_name),
+        IMAGES,
+        (),
+        (BATCH,),
+    ),
+    "distillation": (
+        lambda x, teacher, axis_name=None: losses.distillation_loss(x, teacher, 5.0, axis_name),
+        CLASSES,
+        (CLASSES[::-1],),
+        (BATCH, BATCH),
+    ),
+} | {f"attention_distillation_{name}": _distillation(name) for name in ("ssim", "mse", "l1", "kl")}
+
+
+@pytest.mark.parametrize("name", CONTRACT)
+def test_every_loss_keeps_the_contract(name):
+    loss, x, constants, specs = CONTRACT[name]
+    value, gradient = jax.value_and_grad(loss)(x, *constants)
+    assert value.shape == ()
+    assert value.dtype == jnp.float32
+    assert np.isfinite(gradient).all()
+    assert gradient.any()
+
+    jitted, jitted_gradient = jax.jit(jax.value_and_grad(loss))(x, *constants)
+    np.testing.assert_allclose(jitted, value, rtol=1e-5)
+    np.testing.assert_allclose(jitted_gradient, gradient, atol=1e-5)
+
+    mesh = parallel.make_mesh()
+    assert mesh.size == 4
+
+    def on_device(x, *constants):
+        value, gradient = jax.value_and_grad(lambda x: loss(x, *constants, axis_name="data"))(x)
+        return value, gradient / jax.lax.axis_size("data")
+
+    mapped = parallel.map_over_devices(on_device, mesh, specs, (PartitionSpec(), specs[0]))
+    four, four_gradient = mapped(x, *constants)
+    # Sums in another order: float32's rounding, amplified where a term is divided by its norm.
+    np.testing.assert_allclose(four, value, rtol=2e-5)
+    np.testing.assert_allclose(four_gradient, gradient, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["inter_head_similarity", "total_variation", "class"])
+def test_smooth_losses_have_the_gradient_of_finite_differences(name):
+    loss, x, constants, _ = CONTRACT[name]
+    small = x[:1, :2] if x.ndim == 5 else x[:2]
+    constants = tuple(constant[:2] for constant in constants)
+    with jax.enable_x64(True):
+        small = small.astype(jnp.float64)
+        check_grads(
+            lambda x: loss(x, *constants), (small,), order=1, modes=["rev"], atol=2e-2, rtol=2e-2
+        )
+
+
+@pytest.mark.parametrize("distance", ["mse", "l1", "kl", "ssim"])
+def test_equal_outputs_have_no_distance(distance):
+    loss, _, _, _ = _distillation(distance)
+    # SSIM's denominator alone has an extra 1e-6.
+    np.testing.assert_allclose(loss(OUTPUTS_P, OUTPUTS_P), 0, atol=1e-5)
+
+
+def test_equal_attention_has_no_coupling():
+    assert losses.masked_attention_loss(LOGITS_P, LOGITS_P, MASK) == 0
+
+
+def test_equal_logits_have_no_divergence():
+    np.testing.assert_allclose(losses.distillation_loss(CLASSES, CLASSES, 5.0), 0, atol=1e-6)
+
+
+def test_coupling_ignores_patches_outside_the_mask():
+    outside = jnp.concatenate([jnp.zeros((8, 1)), 1 - MASK], axis=1)[None, :, None, None, :]
+    moved = LOGITS_Q + 5 * outside
+    np.testing.assert_allclose(
+        losses.masked_attention_loss(LOGITS_P, moved, MASK),
+        losses.masked_attention_loss(LOGITS_P, LOGITS_Q, MASK),
+        rtol=1e-5,
+    )
+
+
+def test_coupling_of_an_empty_mask_is_zero():
+    assert losses.masked_attention_loss(LOGITS_P, LOGITS_Q, jnp.zeros_like(MASK)) == 0
+
+
+def test_inter_head_similarity_is_that_of_every_pair_of_heads():
+    def ssim(x, y):
+        covariance = ((x - x.mean()) * (y - y.mean())).mean()
+        luminance = (2 * x.mean() * y.mean() + 1e-4) / (x.mean() ** 2 + y.mean() ** 2 + 1e-4)
+        return luminance * (2 * covariance + 9e-4) / (x.var() + y.var() + 9e-4)
+
+    layers = np.asarray(LOGITS_P, np.float64)[:, :, :, 1:, 1:]
+    total = []
+    for layer, image, query in itertools.product(range(2), range(8), range(9)):
+        rows = layers[layer, image, :, query]
+        rows = rows - rows.min(axis=1, keepdims=True)
+        rows = rows / rows.max(axis=1, keepdims=True)
+        total += [1 - ssim(x, y) ** 2 for x, y in itertools.product(rows, rows)]
+    np.testing.assert_allclose(
+        losses.inter_head_similarity_loss(LOGITS_P), np.mean(total), rtol=1e-4
+    )
+
+
+def test_entropy_is_that_of_the_cosine_similarities():
+    rows = np.asarray(LOGITS_P, np.float64)[:, :, :, 1:, 1:].mean(axis=2)
+    rows /= np.linalg.norm(rows, axis=-1, keepdims=True)
+    similarity = rows @ rows.swapaxes(-1, -2)
+    entropy = 0.5 * (np.log(2 * np.pi * np.e) + np.log(similarity.var(axis=(2, 3))))
+    np.testing.assert_allclose(
+        losses.patch_similarity_entropy_loss(LOGITS_P), -entropy.mean(), rtol=1e-4
+    )
+
+
+def test_more_patches_than_the_limit_need_a_key():
+    with pytest.raises(ValueError, match="a key is needed"):
+        losses.patch_similarity_entropy_loss(LOGITS_P, max_patches=5)
+
+
+def test_total_variation_of_a_constant_image_is_zero_with_zero_gradient():
+    value, gradient = jax.value_and_grad(losses.total_variation_loss)(jnp.ones((2, 4, 4, 3)))
+    assert value == 0
+    assert not gradient.any()
+
+
+def test_unknown_distance_is_named():
+    with pytest.raises(ValueError, match="ssim, mse, l1, kl, got 'cosine'"):
+        losses.masked_attention_distillation_loss(OUTPUTS_P, OUTPUTS_Q, distance="cosine")
+
+
+@pytest.fixture(scope="module")
+def vit(golden):
+    arrays = golden("losses_vit").arrays
+    return {name: jnp.asarray(arrays[name]) for name in arrays.files}
+
+
+@pytest.mark.parametrize(
+    ("loss", "expected", "gradient"),
+    [
+        (losses.inter_head_similarity_loss, "inter_head_ssim_loss", "inter_head_ssim_grad"),
+        (losses.patch_similarity_entropy_loss, "entropy_loss", "entropy_grad"),
+    ],
+)
+def test_losses_of_attention_agree_with_the_reference(vit, close, loss, expected, gradient):
+    value, slope = jax.value_and_grad(loss)(vit["logits_p"])
+    close(value, vit[expected])
+    close(slope, vit[gradient], 1e-3)
+
+
+@pytest.mark.parametrize("ratio", ["0.5", "0.3", "0.1"])
+def test_coupling_agrees_with_the_reference(vit, close, ratio):
+    value, (slope_p, slope_q) = jax.value_and_grad(losses.masked_attention_loss, (0, 1))(
+        vit["logits_p"], vit["logits_q"], vit[f"mask_{ratio}"]
+    )
+    close(value, vit[f"coupling_loss_{ratio}"])
+    close(slope_p, vit[f"coupling_grad_p_{ratio}"], 1e-3)
+    close(slope_q, vit[f"coupling_grad_q_{ratio}"], 1e-3)
+
+
+def test_total_variation_agrees_with_the_reference(vit, close):
+    value, slope = jax.value_and_grad(losses.total_variation_loss)(vit["images"])
+    close(value, vit["tv_loss"])
+    close(slope, vit["tv_grad"], 1e-3)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 5.0])
+def test_distillation_agrees_with_the_reference(vit, close, temperature):
+    value, slope = jax.value_and_grad(losses.distillation_loss)(
+        vit["kd_student"], vit["kd_teacher"], temperature
+    )
+    close(value, vit[f"kd_loss_T{temperature}"])
+    close(slope, vit[f"kd_grad_T{temperature}"], 1e-3)
+
+
+def test_attention_distillation_agrees_with_the_reference(vit, close):
+    loss = losses.masked_attention_distillation_loss
+    value, slope = jax.value_and_grad(loss, 1)(vit["attn_out_p"], vit["attn_out_q"])
+    close(value, vit["distill_ssim_loss"])
+    close(slope, vit["distill_ssim_grad_q"], 1e-3)
+    for distance in ("mse", "l1", "kl"):
+        close(
+            loss(vit["attn_out_p"], vit["attn_out_q"], distance=distance),
+            vit[f"distill_{distance}_loss"],
+        )
+
+
+def test_important_patches_agree_with_the_reference(vit):
+    # With weight on the important patches alone, the others' outputs don't matter.
+    important = vit["distill_mask"][:, :, None, :, None]
+    loss = losses.masked_attention_distillation_loss
+    target = vit["attn_out_p"]
+    noise = jnp.pad(1 - important, [(0, 0)] * 3 + [(1, 0), (0, 0)])
+    assert loss(target, target + noise, high=1.0, low=0.0, distance="l1") < 1e-5
+    assert loss(target, target + 1 - noise, high=1.0, low=0.0, distance="l1") > 0.5
+
+
+def test_losses_of_windows_agree_with_the_reference(golden, close):
+    arrays = golden("losses_swin")
+
+    def layers(name):
+        return [jnp.asarray(arrays[f"{name}_{i}"]) for i in range(2)]
+
+    value, slopes = jax.value_and_grad(losses.inter_head_similarity_loss)(layers("logits_p"), 0)
+    close(value, arrays["inter_head_ssim_loss"])
+    for slope, expected in zip(slopes, layers("inter_head_ssim_grad"), strict=True):
+        close(slope, expected, 1e-3)
+
+    value, slopes = jax.value_and_grad(losses.masked_attention_distillation_loss, 1)(
+        layers("attn_out_p"), layers("attn_out_q"), 0
+    )
+    close(value, arrays["distill_ssim_loss"])
+    for slope, expected in zip(slopes, layers("distill_ssim_grad_q"), strict=True):
+        close(slope, expected, 1e-3)

@@ -1,0 +1,183 @@
+import hypothesis.extra.numpy as hnp
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+
+from maskaq_jax import quantizers
+from maskaq_jax.quantizers import ActivationQuantizer
+
+BITS = [3, 4, 8]
+bits = st.integers(2, 8)
+values = st.floats(-8, 8, width=32)
+matrices = hnp.arrays(np.float32, (6, 4), elements=values)
+
+
+@pytest.mark.parametrize("k", BITS)
+@pytest.mark.parametrize("name", ["weight_dense", "weight_conv"])
+@pytest.mark.parametrize("compile_", [lambda f: f, jax.jit], ids=["eager", "jit"])
+def test_weights_agree_with_the_reference(golden, close, name, k, compile_):
+    arrays = golden("quantizers")
+    quantize = compile_(lambda w: quantizers.quantize_weight(w, k))
+    close(quantize(jnp.asarray(arrays[name])), arrays[f"{name}_q{k}"])
+
+
+@pytest.mark.parametrize("k", BITS)
+@pytest.mark.parametrize("name", ["act", "act_positive"])
+@pytest.mark.parametrize("compile_", [lambda f: f, jax.jit], ids=["eager", "jit"])
+def test_activations_agree_with_the_reference(golden, close, name, k, compile_):
+    arrays = golden("quantizers")
+
+    def compute(x, cotangent):
+        quantizer = quantizers.init_activation_quantizer(x, k)
+        grad_scale = quantizers.step_gradient_scale(quantizer, k, lsq_grad_scale=0.01)
+
+        def weighted_sum(x, step, zero_point):
+            grid = quantizer.replace(step=step, zero_point=zero_point)
+            return (quantizers.quantize_activation(x, grid, k, grad_scale) * cotangent).sum()
+
+        gradients = jax.grad(weighted_sum, (0, 1, 2))(x, quantizer.step, quantizer.zero_point)
+        return {
+            "step": quantizer.step,
+            "zero_point": quantizer.zero_point,
+            "signed": quantizer.signed,
+            "grad_scale": grad_scale,
+            "out": quantizers.quantize_activation(x, quantizer, k, grad_scale),
+            "out2": quantizers.quantize_activation(1.3 * x - 0.2, quantizer, k, grad_scale),
+            **dict(zip(("dx", "dstep", "dzero_point"), gradients, strict=True)),
+        }
+
+    results = compile_(compute)(jnp.asarray(arrays[name]), jnp.asarray(arrays["act_cotangent"]))
+    for what, value in results.items():
+        close(value, arrays[f"{name}_q{k}_{what}"])
+
+
+@given(matrices, bits)
+def test_a_channel_has_at_most_two_to_the_k_weights(w, k):
+    quantized = np.asarray(quantizers.quantize_weight(jnp.asarray(w), k))
+    assert all(len(np.unique(channel)) <= 2**k for channel in quantized.T)
+
+
+@given(matrices, bits)
+def test_unclipped_weights_move_at_most_half_a_step(w, k):
+    quantized = np.asarray(quantizers.quantize_weight(jnp.asarray(w), k))
+    step = np.maximum(2 * np.abs(w).max(axis=0), 1e-8) / (2**k - 1)
+    clipped = w > step * (2 ** (k - 1) - 0.5)
+    error = np.where(clipped, 0, np.abs(quantized - w))
+    assert (error <= step * 0.5 + 1e-5).all()
+
+
+@given(matrices, bits, st.sampled_from([0.25, 0.5, 2.0, 8.0]))
+def test_weight_quantization_commutes_with_scaling_by_powers_of_two(w, k, factor):
+    w = np.where(np.abs(w).max(axis=0) < 1e-3, 1.0, w).astype(np.float32)
+    scaled = quantizers.quantize_weight(jnp.asarray(factor * w), k)
+    np.testing.assert_array_equal(scaled, factor * quantizers.quantize_weight(jnp.asarray(w), k))
+
+
+@given(matrices, matrices, bits)
+def test_weight_gradient_passes_straight_through(w, cotangent, k):
+    _, pull_back = jax.vjp(lambda w: quantizers.quantize_weight(w, k), jnp.asarray(w))
+    np.testing.assert_array_equal(pull_back(jnp.asarray(cotangent))[0], cotangent)
+
+
+def test_channel_axis_selects_the_scales():
+    w = jax.random.normal(jax.random.key(0), (3, 5))
+    rows = quantizers.quantize_weight(w, 3, channel_axis=0)
+    np.testing.assert_array_equal(rows, quantizers.quantize_weight(w.T, 3).T)
+
+
+@given(matrices, bits)
+def test_activation_quantization_is_idempotent(x, k):
+    quantizer = _quantizer(x, k)
+    once = quantizers.quantize_activation(jnp.asarray(x), quantizer, k)
+    twice = quantizers.quantize_activation(once, quantizer, k)
+    np.testing.assert_allclose(once, twice, atol=1e-6)
+    assert len(np.unique(once)) <= 2**k
+
+
+@given(matrices, bits)
+def test_activations_within_the_range_move_at_most_half_a_step(x, k):
+    quantizer = _quantizer(x, k)
+    quantized = quantizers.quantize_activation(jnp.asarray(x), quantizer, k)
+    inside = _is_inside(x, quantizer, k)
+    error = np.where(inside, np.abs(quantized - x), 0)
+    assert (error <= float(quantizer.step) * 0.501 + 1e-6).all()
+
+
+@given(matrices, bits)
+def test_activation_gradient_is_one_inside_and_zero_outside(x, k):
+    quantizer = _quantizer(x, k)
+    gradient = jax.grad(lambda x: quantizers.quantize_activation(x, quantizer, k).sum())(
+        jnp.asarray(x)
+    )
+    np.testing.assert_allclose(gradient, _is_inside(x, quantizer, k), atol=1e-5)
+
+
+def test_gradient_is_one_on_the_bounds_too():
+    quantizer = ActivationQuantizer(jnp.float32(0.5), jnp.float32(0), jnp.bool_(True))
+    bounds = jnp.array([-2.0, 1.5])
+    gradient = jax.grad(lambda x: quantizers.quantize_activation(x, quantizer, 3).sum())(bounds)
+    np.testing.assert_array_equal(gradient, [1, 1])
+
+
+def test_gradient_scale_reaches_the_step_alone():
+    x = jax.random.normal(jax.random.key(0), (20,))
+    quantizer = quantizers.init_activation_quantizer(x, 3)
+
+    def gradients(scale):
+        def total(step, zero_point):
+            grid = quantizer.replace(step=step, zero_point=zero_point)
+            return jnp.sum(quantizers.quantize_activation(x, grid, 3, scale) ** 2)
+
+        return jax.grad(total, (0, 1))(quantizer.step, quantizer.zero_point)
+
+    (step, zero_point), (step_scaled, zero_point_scaled) = gradients(1.0), gradients(0.1)
+    np.testing.assert_allclose(step_scaled, 0.1 * step, rtol=1e-6)
+    np.testing.assert_array_equal(zero_point, zero_point_scaled)
+
+
+def test_step_gradient_of_clipped_values_is_the_finite_difference():
+    x = jnp.array([50.0, 60.0, -70.0])  # all clipped: the output is smooth in the step
+    quantizer = ActivationQuantizer(jnp.float32(0.5), jnp.float32(0.0), jnp.bool_(True))
+
+    def total(step):
+        return quantizers.quantize_activation(x, quantizer.replace(step=step), 3).sum()
+
+    difference = (total(0.51) - total(0.49)) / 0.02
+    np.testing.assert_allclose(jax.grad(total)(0.5), difference, rtol=1e-4)
+
+
+def test_only_tensors_above_zero_are_unsigned():
+    assert quantizers.init_activation_quantizer(jnp.array([-1.0, 2.0]), 3).signed
+    assert quantizers.init_activation_quantizer(jnp.array([0.0, 2.0]), 3).signed
+    assert not quantizers.init_activation_quantizer(jnp.array([0.1, 2.0]), 3).signed
+
+
+def test_constant_zero_stays_finite():
+    zeros = jnp.zeros((3, 2))
+    assert not quantizers.quantize_weight(zeros, 3).any()
+    quantizer = quantizers.init_activation_quantizer(zeros, 3)
+    assert np.isfinite(quantizers.quantize_activation(zeros, quantizer, 3)).all()
+
+
+@pytest.mark.parametrize("k", [1, 9, 32])
+def test_bits_out_of_range_are_refused(k):
+    x = jnp.ones((2, 2))
+    with pytest.raises(ValueError, match="bits must be 2 to 8"):
+        quantizers.quantize_weight(x, k)
+    with pytest.raises(ValueError, match="bits must be 2 to 8"):
+        quantizers.init_activation_quantizer(x, k)
+
+
+def _quantizer(x, k):
+    quantizer = quantizers.init_activation_quantizer(jnp.asarray(x), k)
+    # The laws are about grids a network can have, not about underflow.
+    return quantizer.replace(step=jnp.maximum(quantizer.step, 1e-3))
+
+
+def _is_inside(x, quantizer, k):
+    code = x / np.float32(quantizer.step) + np.round(np.float32(quantizer.zero_point))
+    lo, hi = (-(2 ** (k - 1)), 2 ** (k - 1) - 1) if quantizer.signed else (0, 2**k - 1)
+    return (code >= lo) & (code <= hi)

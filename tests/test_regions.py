@@ -1,0 +1,68 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from maskaq_jax import regions
+
+
+@pytest.fixture(scope="module")
+def logits():
+    return jax.random.normal(jax.random.key(0), (2, 3, 2, 10, 10))
+
+
+@pytest.mark.parametrize("ratio", ["0.5", "0.3", "0.1"])
+def test_masks_agree_with_the_reference(golden, ratio):
+    arrays = golden("losses_vit")
+    mask = regions.informative_regions(jnp.asarray(arrays["logits_p"]), float(ratio))
+    np.testing.assert_array_equal(mask, arrays[f"mask_{ratio}"])
+
+
+def test_ratio_agrees_with_the_reference(golden, close):
+    arrays = golden("losses_vit")
+    ratios = [regions.mask_ratio(step, 2000) for step in arrays["mask_ratio_iters"]]
+    close(ratios, arrays["mask_ratio_values"])
+
+
+@pytest.mark.parametrize(("ratio", "kept"), [(0.0, 1), (0.1, 1), (0.5, 4), (0.99, 8), (1.0, 9)])
+def test_the_top_ratio_is_kept_and_at_least_one_patch(logits, ratio, kept):
+    assert (regions.informative_regions(logits, ratio).sum(axis=1) == kept).all()
+
+
+def test_the_highest_scores_are_kept(logits):
+    mask = np.asarray(regions.informative_regions(logits, 0.5))
+    scores = np.asarray(logits)[:, :, :, 0, 1:].mean(axis=(0, 2))
+    assert (scores[mask == 1].reshape(3, 4).min(1) > scores[mask == 0].reshape(3, 5).max(1)).all()
+
+
+@pytest.mark.parametrize(("num_prefix_tokens", "patches"), [(0, 10), (1, 9), (2, 8)])
+def test_prefix_tokens_are_no_patches(logits, num_prefix_tokens, patches):
+    mask = regions.informative_regions(logits, 0.5, num_prefix_tokens)
+    assert mask.shape == (3, patches)
+
+
+def test_layers_may_come_stacked_or_listed(logits):
+    np.testing.assert_array_equal(
+        regions.informative_regions(logits, 0.5), regions.informative_regions(list(logits), 0.5)
+    )
+
+
+def test_masks_carry_no_gradient(logits):
+    gradient = jax.grad(lambda x: regions.informative_regions(x, 0.5).sum())(logits)
+    assert not gradient.any()
+
+
+@pytest.mark.parametrize(("kept", "stay"), [(1, 1), (2, 1), (4, 3), (10, 7)])
+def test_dropping_keeps_seven_tenths_of_the_mask(kept, stay):
+    mask = (jnp.arange(12) < kept).astype(jnp.float32)
+    keys = jax.random.split(jax.random.key(0), 20)
+    dropped = np.asarray(jax.vmap(regions.drop_regions, (0, None))(keys, mask))
+    assert (dropped.sum(axis=1) == stay).all()
+    assert (dropped <= np.asarray(mask)).all()
+    assert kept == 1 or len(np.unique(dropped, axis=0)) > 1
+
+
+def test_dropping_treats_every_image_alone():
+    mask = jnp.array([[1.0, 1, 1, 1, 0, 0], [0, 0, 0, 0, 0, 1]])
+    dropped = regions.drop_regions(jax.random.key(1), mask)
+    np.testing.assert_array_equal(dropped.sum(axis=1), [3, 1])

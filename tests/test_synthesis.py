@@ -1,0 +1,165 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from maskaq_jax import augment, calibration, synthesis, torch_import
+from maskaq_jax.augment import Pixels, SynthesisView
+from maskaq_jax.models import Quantization, create_model
+from maskaq_jax.synthesis import Batch, LossWeights, Settings, Spec
+
+TINY = {"img_size": 8, "patch_size": 2, "embed_dim": 16, "depth": 2, "num_heads": 2}
+SETTINGS = Settings(num_steps=6, balanced_labels=True)
+PIXELS = Pixels(mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
+
+
+@pytest.mark.parametrize("bits", [3, 4])
+def test_terms_and_image_gradient_agree_with_the_reference(golden, close, bits):
+    arrays = golden("vit")
+    arguments = {name: value for name, value in arrays.arguments.items() if name != "arch"}
+    model = create_model("vit", quantization=Quantization(bits, bits), **arguments)
+    params = torch_import.load_torch_weights(arrays.weights, model)
+    variables = {
+        "params": params,
+        "quant": calibration.calibrate(model, params, arrays["images"]),
+    }
+    labels = jnp.asarray(arrays["labels"], jnp.int32)
+    batch = Batch(jnp.arange(len(labels)), labels, params, variables)
+    settings = Settings(drop_rate=0.0)
+
+    def loss(images):
+        terms = synthesis.loss_terms(model, settings, batch, images, images, 0.3, jax.random.key(0))
+        return sum(terms.values()), terms
+
+    (total, terms), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(
+        jnp.asarray(arrays["images2"])
+    )
+    weights = settings.weights
+    unweighted = [
+        terms["similarity"] / weights.similarity,
+        terms["classes"] / weights.classes,
+        terms["total_variation"] / weights.total_variation,
+        terms["coupling"] / weights.coupling,
+        terms["entropy"] / weights.entropy,
+        total,
+    ]
+    for value, expected in zip(unweighted, arrays[f"synthesis_terms_q{bits}"], strict=True):
+        close(value, expected)
+    close(gradient, arrays[f"synthesis_grad_q{bits}"], 1e-3)
+
+
+@pytest.fixture(scope="module")
+def problem():
+    model = create_model("vit", 4, Quantization(3, 3), **TINY)
+    indices = jnp.arange(4, dtype=jnp.int32)
+    noise = synthesis.draw_noise(jax.random.key(0), indices, (8, 8, 3), PIXELS)
+    params = model.clone(quantization=None).init(jax.random.key(1), noise)["params"]
+    variables = {"params": params, "quant": calibration.calibrate(model, params, noise)}
+    return model, Batch(indices, indices % 4, params, variables), noise
+
+
+def _take_steps(problem, settings, pixels=PIXELS, num_steps=1):
+    model, batch, noise = problem
+    optimizer = synthesis.create_optimizer(settings)
+    state = synthesis.init_state(optimizer, noise)
+    return jax.jit(synthesis.synthesize, static_argnums=(0, 1, 2))(
+        model, optimizer, Spec(settings, pixels), state, batch, jax.random.key(2), num_steps
+    )
+
+
+def test_the_loop_takes_the_steps_one_by_one(problem):
+    model, batch, noise = problem
+    optimizer, spec = synthesis.create_optimizer(SETTINGS), Spec(SETTINGS, PIXELS)
+    step = jax.jit(synthesis.step, static_argnums=(0, 1, 2))
+    state = synthesis.init_state(optimizer, noise)
+    for _ in range(3):
+        state, terms = step(model, optimizer, spec, state, batch, jax.random.key(2))
+    looped, looped_terms = _take_steps(problem, SETTINGS, num_steps=3)
+    assert looped.step == 3
+    # Adam's first steps divide by almost nothing: they amplify the order of a sum.
+    np.testing.assert_allclose(looped.images, state.images, atol=1e-3)
+    np.testing.assert_allclose(looped_terms["classes"], terms["classes"], rtol=1e-3)
+
+
+def test_images_become_what_their_labels_say(problem):
+    settings = Settings(
+        num_steps=60,
+        view=SynthesisView(0.0, 0.0, 0.0),
+        weights=LossWeights(similarity=0, entropy=0, coupling=0, total_variation=0),
+    )
+    _, before = _take_steps(problem, settings)
+    _, after = _take_steps(problem, settings, num_steps=60)
+    assert after["classes"] < 0.5 * before["classes"]
+
+
+def test_images_stay_within_real_pixels(problem):
+    state, _ = _take_steps(problem, SETTINGS, num_steps=6)
+    pixels = np.asarray(state.images) * np.asarray(PIXELS.std) + np.asarray(PIXELS.mean)
+    assert pixels.min() > -1e-6
+    assert pixels.max() < 1 + 1e-6
+
+
+def test_grey_images_stay_grey(problem):
+    model, batch, noise = problem
+    grey = noise.mean(axis=-1, keepdims=True) * jnp.ones((1, 1, 1, 3))
+    state, _ = _take_steps((model, batch, grey), SETTINGS, Pixels(grey=True), num_steps=6)
+    np.testing.assert_allclose(state.images[..., 0], state.images[..., 2], atol=1e-6)
+
+
+@pytest.mark.parametrize("left_out", LossWeights.__dataclass_fields__)
+def test_a_term_without_weight_is_not_computed(problem, left_out):
+    model, batch, noise = problem
+    settings = Settings(weights=LossWeights(**{left_out: 0.0}))
+    terms = jax.eval_shape(
+        lambda images: synthesis.loss_terms(
+            model, settings, batch, images, images, 0.3, jax.random.key(0)
+        ),
+        noise,
+    )
+    assert set(terms) == set(LossWeights.__dataclass_fields__) - {left_out}
+
+
+def test_draws_of_an_image_depend_on_its_number_alone():
+    few, many = jnp.array([5, 2]), jnp.arange(8)
+    key, shape = jax.random.key(0), (4, 4, 3)
+    for draw in (
+        lambda indices: synthesis.draw_noise(key, indices, shape, PIXELS),
+        lambda indices: synthesis.draw_labels(key, indices, 10, Settings()),
+    ):
+        np.testing.assert_array_equal(draw(few), np.asarray(draw(many))[few])
+
+
+def test_balanced_labels_take_turns():
+    settings = Settings(balanced_labels=True)
+    labels = synthesis.draw_labels(jax.random.key(0), jnp.arange(7), 3, settings)
+    np.testing.assert_array_equal(labels, [0, 1, 2, 0, 1, 2, 0])
+
+
+def test_blur_keeps_a_constant_and_smooths_noise():
+    images = jax.random.normal(jax.random.key(0), (1, 8, 8, 3))
+    np.testing.assert_allclose(synthesis.blur(jnp.ones_like(images), 0.2), 1, rtol=1e-6)
+    assert synthesis.blur(images, 0.2).std() < 0.5 * images.std()
+    np.testing.assert_allclose(synthesis.blur(images, 0.0), images, atol=1e-6)
+
+
+def test_smooth_synthesis_makes_smoother_images(problem):
+    def roughness(smoothness):
+        settings = Settings(num_steps=6, smoothness=smoothness)
+        images = _take_steps(problem, settings, num_steps=6)[0].images - problem[2]
+        return float(jnp.abs(jnp.diff(images, axis=1)).mean())
+
+    assert roughness(0.2) < 0.5 * roughness(0.0)
+
+
+def test_views_are_not_what_the_smoothness_term_sees(problem):
+    model, batch, noise = problem
+    settings = Settings(weights=LossWeights(0, 0, 1.0, 0, 0))
+    terms = synthesis.loss_terms(
+        model, settings, batch, noise, jnp.zeros_like(noise), 0.3, jax.random.key(0)
+    )
+    assert terms["total_variation"] > 1
+
+
+def test_pixel_bounds_are_those_of_the_normalisation():
+    low, high = augment.Pixels(mean=(0.5,), std=(0.25,)).bounds()
+    np.testing.assert_allclose([low[0], high[0]], [-2, 2])
