@@ -78,7 +78,7 @@ class Evaluation:
 
     dataset: str = data.EMBEDDED
     split: str = "test"
-    batch_size: int = 250
+    batch_size: int = 256
 
 
 @dataclasses.dataclass(frozen=True)

@@ -106,7 +106,10 @@ class PatchProjection(nn.Module):
         patches = images.astype(self.dtype).reshape(
             batch, height // patch, patch, width // patch, patch, channels
         )
-        return jnp.einsum("bhpwqc,pqcf->bhwf", patches, kernel) + bias.astype(self.dtype)[None, None, None]
+        return (
+            jnp.einsum("bhpwqc,pqcf->bhwf", patches, kernel)
+            + bias.astype(self.dtype)[None, None, None]
+        )
 
 
 class PatchEmbed(nn.Module):

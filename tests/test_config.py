@@ -1,0 +1,107 @@
+import json
+
+import pytest
+
+from maskaq_jax import config as config_lib
+from maskaq_jax.config import ConfigError
+
+
+@pytest.fixture
+def settings():
+    settings = config_lib.default()
+    settings.model.weights = "embedded:vit_fashion"
+    return settings
+
+
+def test_the_paper_s_settings_are_valid_once_weights_are_named(settings):
+    config = config_lib.validated(settings)
+    assert config.synthesis.num_steps == 2000
+    assert config.finetuning.epochs == 200
+
+
+def test_a_config_survives_json(settings):
+    config = config_lib.validated(settings)
+    assert config_lib.from_dict(json.loads(json.dumps(config_lib.as_dict(config)))) == config
+
+
+def test_weights_must_be_named():
+    with pytest.raises(ConfigError, match=r"config\.model\.weights is missing"):
+        config_lib.validated(config_lib.default())
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("method", "maskq", "did you mean 'maskaq'"),
+        ("model.name", "deit_tiny", "did you mean 'deit_"),
+        ("model.weights", "gone.safetensors", "no file gone.safetensors"),
+        ("model.weights", "embedded:gone", "no file"),
+        ("model.arguments", {"image_size": 3}, "did you mean 'img_size'"),
+        ("model.arguments", {"img_size": 225}, "img_size must be a multiple of patch_size"),
+        ("pixels.mean", (0.5,), "config.pixels.mean must have a value for each of the model's 3"),
+        ("quantization.weight_bits", 9, "weight_bits must be 2 to 8, or 32"),
+        ("quantization.activation_bits", 1, "activation_bits must be 2 to 8, or 32"),
+        ("samples.num_samples", 0, "config.samples.num_samples must be positive, got 0"),
+        ("samples.calibration", "real", "unknown config.samples.calibration 'real'"),
+        ("samples.refresh_every", -1, "config.samples.refresh_every must not be negative"),
+        ("synthesis.initial_ratio", 1.5, "must be between 0 and 1, got 1.5"),
+        ("synthesis.num_steps", 0, "config.synthesis.num_steps must be positive"),
+        ("finetuning.optimizer", "lamb", "unknown config.finetuning.optimizer 'lamb'"),
+        ("finetuning.attention_distance", "l2", "did you mean 'l1'"),
+        ("evaluation.dataset", "imagnet", "unknown config.evaluation.dataset"),
+        ("evaluation.split", "tset", "did you mean 'test'"),
+        ("seed", -1, "config.seed must not be negative"),
+    ],
+)
+def test_impossible_values_are_named(settings, field, value, message):
+    settings.unlock()
+    settings.update_from_flattened_dict({field: value})
+    with pytest.raises(ConfigError) as error:
+        config_lib.validated(settings)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sede": 1}, "unknown field config.sede: did you mean 'seed'?"),
+        ({"samples": {"num": 1}}, "unknown field config.samples.num: did you mean 'num_samples'?"),
+        ({"synthesis": {"view": {"rol": 1.0}}}, "config.synthesis.view.rol: did you mean 'roll'?"),
+        ({"seed": "one"}, "config.seed must be an integer, got 'one'"),
+        ({"seed": True}, "config.seed must be an integer, got True"),
+        ({"samples": 3}, "config.samples must be a group of fields, got 3"),
+        ({"pixels": {"mean": 0.5}}, "config.pixels.mean must be a list, got 0.5"),
+        ({"pixels": {"mean": ["a"]}}, "config.pixels.mean[0] must be a number, got 'a'"),
+    ],
+)
+def test_unknown_fields_and_wrong_types_are_named(change, message):
+    with pytest.raises(ConfigError) as error:
+        config_lib.from_dict(change)
+    assert message in str(error.value)
+
+
+def test_mimiq_s_loss_is_chosen_by_argument(settings):
+    settings.method = "mimiq"
+    with pytest.raises(ConfigError, match="method=mimiq"):
+        config_lib.validated(settings)
+
+
+def test_arguments_take_the_types_of_their_defaults():
+    arguments = config_lib.parse_arguments("w=4,method=noise", w=3, a=3, method="maskaq")
+    assert arguments.to_dict() == {"w": 4, "a": 3, "method": "noise"}
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [("bits=4", "unknown config argument 'bits'"), ("w=four", "w must be an integer, got 'four'")],
+)
+def test_wrong_arguments_are_named(argument, message):
+    with pytest.raises(ConfigError, match=message):
+        config_lib.parse_arguments(argument, w=3)
+
+
+def test_a_field_is_found_by_its_path():
+    config_lib.check_field("config.synthesis.view.roll")
+    config_lib.check_field("config.model.arguments.img_size")
+    with pytest.raises(ConfigError, match="did you mean 'roll'"):
+        config_lib.check_field("config.synthesis.view.rolls")

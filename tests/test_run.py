@@ -1,0 +1,270 @@
+"""Whole runs of a tiny model: what they leave behind, and that nothing is lost when they stop."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import save_file
+
+import maskaq_jax
+from maskaq_jax import config as config_lib
+from maskaq_jax import data, experiment, finetune, parallel, phases, run, torch_import
+from maskaq_jax.models import create_model
+
+ARGUMENTS = {"img_size": 28, "patch_size": 7, "embed_dim": 16, "depth": 2, "num_heads": 2}
+
+# Orbax leaves an event loop to the garbage collector.
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestWarning")
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    model = create_model("vit", 10, **ARGUMENTS)
+    params = model.init(jax.random.key(0), jnp.zeros((1, 28, 28, 3)))["params"]
+    save_file(torch_import.to_torch_state(params), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def settings(weights):
+    settings = config_lib.default()
+    settings.model.name, settings.model.num_classes = "vit", 10
+    settings.model.arguments = ARGUMENTS
+    settings.model.weights = str(weights)
+    settings.samples.num_samples = 12
+    settings.samples.batch_size = 8
+    settings.samples.refresh_every = 2
+    settings.samples.calibration_size = 8
+    settings.synthesis.num_steps = 3
+    settings.finetuning.epochs = 3
+    settings.finetuning.batch_size = 4
+    settings.checkpoint_seconds = 0.0
+    return config_lib.validated(settings)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_evaluated():
+    load = data.load_embedded
+    with pytest.MonkeyPatch.context() as patch:
+
+        def load_few(split, num_channels):
+            dataset = load(split, num_channels)
+            return data.Dataset(dataset.images[:60], dataset.labels[:60])
+
+        patch.setattr(data, "load_embedded", load_few)
+        patch.setattr(
+            experiment.data, "load_embedded", load_few
+        )  # the same module, whoever names it
+        yield
+
+
+def _prepare(settings, workdir, num_devices=1):
+    prepared = experiment.prepare(settings, workdir)
+    mesh = parallel.make_mesh(jax.devices()[:num_devices])
+    return dataclasses.replace(prepared, mesh=mesh)
+
+
+@pytest.fixture(scope="module")
+def finished(settings, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("finished") / "run"
+    return workdir, run.run(_prepare(settings, workdir))
+
+
+def _accuracies(results):
+    return {name: value for name, value in results.items() if name.endswith("top1")}
+
+
+def _assert_same_run(workdir, results, finished):
+    expected_workdir, expected = finished
+    assert _accuracies(results) == _accuracies(expected)
+    _, variables = maskaq_jax.load(workdir)
+    _, expected_variables = maskaq_jax.load(expected_workdir)
+    jax.tree.map(np.testing.assert_array_equal, variables, expected_variables)
+
+
+def test_a_run_leaves_everything_behind(finished):
+    workdir, results = finished
+    names = {path.name for path in workdir.iterdir()}
+    assert {"config.json", "checkpoints", "samples", "metrics.jsonl", "samples.png"} <= names
+    assert any(name.startswith("events.out.tfevents") for name in names)
+    assert json.loads((workdir / "results.json").read_text()) == results
+    assert set(results["seconds"]) == {"evaluation", "synthesis", "finetuning"}
+    assert {
+        "fp_top1",
+        "calibrated_top1",
+        "quantized_top1",
+        "weight_bits",
+        "activation_bits",
+        "method",
+        "seed",
+        "num_samples",
+        "synthesis_steps",
+        "epochs",
+        "device",
+    } <= set(results)
+    with Image.open(workdir / "samples.png") as picture:
+        assert picture.width > picture.height > 0
+    # Two batches, made at the start and again after two epochs.
+    assert len(list((workdir / "samples").rglob("*.safetensors"))) == 4
+    phases_recorded = [
+        json.loads(line)["phase"] for line in (workdir / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert phases_recorded == ["synthesis"] * 2 + ["finetuning"] * 2 + ["synthesis"] * 2 + [
+        "finetuning"
+    ]
+
+
+def test_the_loaded_model_has_the_accuracy_of_the_results(finished, settings):
+    workdir, results = finished
+    model, variables = maskaq_jax.load(workdir)
+    dataset = data.load_embedded("test", 3)
+    logits, _ = model.apply(variables, data.normalise(dataset.images, settings.pixels))
+    correct = np.asarray(logits).argmax(axis=-1) == dataset.labels
+    assert results["quantized_top1"] == round(100 * correct.mean(), 4)
+
+
+def test_the_same_config_gives_the_same_results(finished, settings, tmp_path):
+    results = run.run(_prepare(settings, tmp_path / "again"))
+    _assert_same_run(tmp_path / "again", results, finished)
+
+
+def test_a_finished_run_is_not_run_again(finished, settings, monkeypatch):
+    workdir, results = finished
+    monkeypatch.setattr(
+        phases,
+        "make_synthesis",
+        lambda *_: pytest.fail,  # returns what fails when called
+    )
+    assert _accuracies(run.run(_prepare(settings, workdir))) == _accuracies(results)
+
+
+class _StopError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("calls", [2, 4, 7, 10])
+def test_a_stopped_run_continues_to_the_same_bits(finished, settings, tmp_path, monkeypatch, calls):
+    """Stops at the n-th progress of synthesis or fine-tuning, then starts again."""
+    workdir = tmp_path / "stopped"
+    original = run.report.Reporter.phase
+    seen = []
+
+    def stopping_phase(self, name):
+        context = original(self, name)
+        if name == "evaluation":
+            return context
+
+        class Phase:
+            def __enter__(self):
+                advance = context.__enter__()
+
+                def counting(units):
+                    seen.append(units)
+                    if len(seen) == calls:
+                        raise _StopError
+                    advance(units)
+
+                return counting
+
+            def __exit__(self, *exception):
+                return context.__exit__(*exception)
+
+        return Phase()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run.report.Reporter, "phase", stopping_phase)
+        if calls <= 13:
+            with pytest.raises(_StopError):
+                run.run(_prepare(settings, workdir))
+        else:
+            run.run(_prepare(settings, workdir))
+    results = run.run(_prepare(settings, workdir))
+    _assert_same_run(workdir, results, finished)
+
+
+def test_four_devices_give_the_images_of_one(finished, settings, tmp_path):
+    """Later images depend on Q, where a rounding tie can go either way: the first ones don't."""
+    workdir, _ = finished
+    run.run(_prepare(settings, tmp_path / "four", num_devices=4))
+    for batch in range(2):
+        images, labels = (
+            run.samples.read_shard(run.samples.shard_path(directory / "samples", 0, batch))
+            for directory in (workdir, tmp_path / "four")
+        )
+        np.testing.assert_array_equal(images[1], labels[1])
+        assert np.abs(images[0] - labels[0]).mean() < 0.02
+
+
+@pytest.mark.parametrize("method", ["noise", "real"])
+def test_other_samples_are_trained_on_the_same_way(settings, tmp_path, method):
+    settings = dataclasses.replace(settings, method=method)
+    results = run.run(_prepare(settings, tmp_path / method))
+    assert results["method"] == method
+    assert results["seconds"]["synthesis"] == 0
+    assert not (tmp_path / method / "samples").exists()
+
+
+def test_more_real_images_than_there_are_is_refused(settings, tmp_path):
+    samples = dataclasses.replace(settings.samples, num_samples=5000)
+    settings = dataclasses.replace(settings, method="real", samples=samples)
+    with pytest.raises(config_lib.ConfigError, match="real images ship"):
+        _prepare(settings, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_config_is_refused_with_the_field_that_differs(finished, settings):
+    workdir, _ = finished
+    with pytest.raises(config_lib.ConfigError, match=r"config\.seed \(0 there, 5 here\)"):
+        _prepare(dataclasses.replace(settings, seed=5), workdir)
+
+
+def test_an_unfinished_run_cannot_be_loaded(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no finished run"):
+        maskaq_jax.load(tmp_path)
+
+
+def test_images_that_stay_infinite_end_the_run(settings, tmp_path, monkeypatch):
+    original = phases.synthesis.draw_noise
+    monkeypatch.setattr(
+        phases.synthesis, "draw_noise", lambda *arguments: original(*arguments) * jnp.nan
+    )
+    prepared = _prepare(settings, tmp_path / "run")
+    synthesize = phases.make_synthesis(
+        prepared.model, phases.synthesis.Spec(settings.synthesis, settings.pixels), prepared.mesh
+    )
+    variables = run._calibrated(prepared, np.ones((4, 28, 28, 3), np.float32))
+    with pytest.raises(FloatingPointError, match="images 0 to 7 came out with NaN"):
+        synthesize(jax.random.key(0), np.arange(8), prepared.params, variables, lambda units: None)
+
+
+@pytest.mark.parametrize(("method", "opened"), [("maskaq", False), ("real", True)])
+def test_real_images_are_opened_by_their_own_method_alone(settings, tmp_path, method, opened):
+    saved = tmp_path / "config.json"
+    settings = dataclasses.replace(
+        settings, method=method, finetuning=finetune.Settings(epochs=1, batch_size=4)
+    )
+    saved.write_text(json.dumps(config_lib.as_dict(settings)))
+    code = f"""
+import json, pathlib, sys
+paths = []
+sys.addaudithook(lambda event, args: paths.append(str(args[0])) if event == "open" else None)
+from maskaq_jax import config, experiment, run
+settings = config.from_dict(json.loads(pathlib.Path({str(saved)!r}).read_text()))
+run.run(experiment.prepare(settings, pathlib.Path({str(tmp_path / "run")!r})))
+print("opened", any("fashion_real" in path for path in paths))
+print("modules", sorted({{"torch", "tensorflow"}} & set(sys.modules)))
+"""
+    environment = {"JAX_PLATFORMS": "cpu", "PYTHONPATH": ":".join(sys.path), "HOME": str(tmp_path)}
+    output = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False
+    )
+    assert output.returncode == 0, output.stderr
+    assert f"opened {opened}" in output.stdout
+    assert "modules []" in output.stdout
