@@ -2,10 +2,15 @@
 
     python -m maskaq_jax.main --config=configs/vit_fashion.py
 
-Arguments, as in `--config=configs/vit_fashion.py:w=4,a=8,method=noise`: `w` and `a`, bits of weights
-and activations; `method` (or `source`), where the samples come from: maskaq, mimiq, noise or real;
-`preset`, best or paper; `seed`; `split`, test or validation. What `best` changes of the paper's
-settings, and why, stands in the README, with the accuracy to expect.
+Arguments, as in `--config=configs/vit_fashion.py:w=4,a=8,method=noise`:
+
+    w, a           bits of weights and activations: 2 to 8, or 32 for none
+    method         where the samples come from: maskaq, mimiq, noise or real; also called source
+    preset         best or paper
+    seed           of every random draw
+    split          images to evaluate on: test, or validation to choose settings
+
+What `best` changes of the paper's settings, and the accuracy to expect, stand in the README.
 """
 
 from ml_collections import ConfigDict

@@ -18,6 +18,8 @@ from maskaq_jax.augment import Pixels
 
 # Where output is not a terminal, a line of progress at most this often.
 _SECONDS_BETWEEN_LINES = 15.0
+# At first, compilation takes most of the time and says nothing of what is left.
+_SHARE_BEFORE_ESTIMATE = 0.05
 
 
 class Reporter:
@@ -103,10 +105,13 @@ class Reporter:
         if self.console.is_terminal or now - self._last_line < _SECONDS_BETWEEN_LINES:
             return
         self._last_line = now
-        seconds_per_work = (now - self._started) / max(self._done - self._done_before, 1e-9)
-        left = (self._total - self._done) * seconds_per_work
-        share = 100 * self._done / self._total
-        self.message(f"{name}: {share:.0f}% of the run done, about {_duration(left)} left")
+        share = self._done / self._total
+        line = f"{name}: {100 * share:.0f}% of the run done"
+        done_now = self._done - self._done_before
+        if done_now > _SHARE_BEFORE_ESTIMATE * self._total:
+            left = (self._total - self._done) * (now - self._started) / done_now
+            line += f", about {_duration(left)} left"
+        self.message(line)
 
 
 def print_results(console: Console, results: dict[str, Any]) -> None:

@@ -52,8 +52,8 @@ def dataset():
     """A quantized model, 19 images, and labels that it gets right about half of the time."""
     model = create_model("vit", 3, Quantization(4, 4), **TINY)
     images = jax.random.normal(jax.random.key(0), (19, 8, 8, 3))
-    variables = model.init(jax.random.key(1), images)
-    answers = np.asarray(model.apply(variables, images)[0].argmax(axis=-1))
+    variables = jax.jit(model.init)(jax.random.key(1), images)
+    answers = np.asarray(jax.jit(model.apply)(variables, images)[0].argmax(axis=-1))
     labels = np.where(np.arange(19) % 2, answers, 0).astype(np.int32)
     return model, variables, np.asarray(images), labels, answers
 
