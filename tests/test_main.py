@@ -52,6 +52,8 @@ def test_a_directory_with_other_files_is_left_alone(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+# ml_collections loads config files by a method that Python calls outdated.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
