@@ -202,4 +202,6 @@ def _blur(key: Array, pixels: Array) -> Array:
     """Gaussian blur with an odd kernel of about a tenth of the image."""
     sigma = jax.random.uniform(key, minval=0.1, maxval=2.0)
     kernel_size = int(0.1 * pixels.shape[0]) // 2 * 2 + 1
-    return dm_pix.gaussian_blur(pixels, sigma, kernel_size)
+    radius = kernel_size // 2
+    padded = jnp.pad(pixels, ((radius, radius), (radius, radius), (0, 0)), mode="reflect")
+    return dm_pix.gaussian_blur(padded, sigma, kernel_size, padding="VALID")

@@ -2,11 +2,12 @@
 
 from typing import Any
 
-import flax.linen as nn
 from jax import Array
 
+from maskaq_jax.models import VisionTransformer
 
-def calibrate(model: nn.Module, params: Any, images: Array) -> Any:
+
+def calibrate(model: VisionTransformer, params: Any, images: Array) -> Any:
     """Initialises every activation quantizer in one forward pass.
 
     Each quantizer sees the output of the already quantized layers before it (`method.md` section

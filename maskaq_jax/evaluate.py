@@ -2,14 +2,15 @@
 
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from maskaq_jax.models import VisionTransformer
+
 
 def count_correct(
-    model: nn.Module,
+    model: VisionTransformer,
     variables: Any,
     images: Array,
     labels: Array,

@@ -5,7 +5,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 AXIS = "data"
@@ -50,10 +49,3 @@ def leading_axis_specs(tree: Any) -> Any:
 def put(tree: Any, mesh: Mesh, spec: PartitionSpec) -> Any:
     """Places host arrays, the same on every host, on the mesh."""
     return jax.device_put(tree, NamedSharding(mesh, spec))
-
-
-def pad_to_devices(array: np.ndarray | Array, size: int) -> np.ndarray:
-    """Repeats the last example until the leading axis has `size`."""
-    return np.pad(
-        np.asarray(array), [(0, size - len(array))] + [(0, 0)] * (np.ndim(array) - 1), mode="edge"
-    )

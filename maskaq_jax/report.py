@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +13,6 @@ from PIL import Image, ImageDraw
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
-from tensorboardX import SummaryWriter
 
 from maskaq_jax.augment import Pixels
 
@@ -38,7 +38,7 @@ class Reporter:
         self.seconds = dict.fromkeys(work_per_unit, 0.0)
         self._work_per_unit = work_per_unit
         self._metrics = (workdir / "metrics.jsonl").open("a", encoding="utf-8")
-        self._events = SummaryWriter(str(workdir))
+        self._events = _summary_writer(workdir)
         self._total = total_work
         self._done_before = self._done = 0.0
         self._started = self._last_line = time.monotonic()
@@ -112,6 +112,23 @@ class Reporter:
             left = (self._total - self._done) * (now - self._started) / done_now
             line += f", about {_duration(left)} left"
         self.message(line)
+
+
+def _summary_writer(workdir: Path) -> Any:
+    """A TensorBoard writer, imported without torch.
+
+    Where torch is installed, tensorboardX loads it in order to accept its tensors; a run has none.
+    """
+    torch = sys.modules.get("torch")
+    sys.modules["torch"] = None  # type: ignore[assignment]  # importing it fails
+    try:
+        from tensorboardX import SummaryWriter
+    finally:
+        if torch is None:
+            del sys.modules["torch"]
+        else:
+            sys.modules["torch"] = torch
+    return SummaryWriter(str(workdir))
 
 
 def print_results(console: Console, results: dict[str, Any]) -> None:

@@ -13,13 +13,13 @@ ROOT = Path(__file__).parents[1]
 SMOKE = f"--config={ROOT}/configs/smoke.py"
 
 
-def _run(directory, *arguments):
+def _run(directory, *arguments, python_path=""):
     return subprocess.run(
         [sys.executable, "-m", "maskaq_jax.main", *arguments],
         capture_output=True,
         text=True,
         cwd=directory,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{python_path}"},
         check=False,
     )
 
@@ -84,8 +84,17 @@ def test_the_config_must_be_named(tmp_path):
     _assert_refused(tmp_path, _run(tmp_path), "--config is missing")
 
 
-def test_smoke_runs_every_phase(tmp_path):
-    result = _run(tmp_path, SMOKE, "--config.evaluation.batch_size=1000")
+@pytest.fixture
+def traps(tmp_path_factory):
+    """A directory of packages that end the program that imports them."""
+    directory = tmp_path_factory.mktemp("traps")
+    for name in ("torch", "tensorflow"):
+        (directory / f"{name}.py").write_text(f"raise SystemExit('{name} was imported')")
+    return directory
+
+
+def test_smoke_runs_every_phase_without_torch_or_tensorflow(tmp_path, traps):
+    result = _run(tmp_path, SMOKE, "--config.evaluation.batch_size=1000", python_path=traps)
     assert result.returncode == 0, result.stderr
     (workdir,) = (tmp_path / "runs").iterdir()
     assert f"run directory: {Path('runs') / workdir.name}" in result.stdout
