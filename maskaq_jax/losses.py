@@ -94,7 +94,7 @@ def patch_similarity_entropy_loss(
     """
 
     def layer_loss(index: int, layer: Array) -> Array:
-        rows = attention.patch_logits(layer, num_prefix_tokens).mean(axis=1)
+        rows = attention.patch_logits(layer, num_prefix_tokens).astype(jnp.float32).mean(axis=1)
         num_rows = rows.shape[1]
         if num_rows > max_patches:
             if key is None:
@@ -103,7 +103,7 @@ def patch_similarity_entropy_loss(
                 )
             order = jax.random.permutation(jax.random.fold_in(key, index), num_rows)
             rows = rows[:, order[:max_patches]]
-        norm = jnp.sqrt(jnp.sum(jnp.square(rows), axis=-1, keepdims=True))
+        norm = _sqrt(jnp.sum(jnp.square(rows), axis=-1, keepdims=True))
         rows = rows / (norm + 1e-6)
         similarity = jnp.einsum("bik,bjk->bij", rows, rows)
         variance = similarity.var(axis=(1, 2))
@@ -292,7 +292,11 @@ def _sum(x: Array, axis_name: str | None) -> Array:
 
 
 def _norm(x: Array, axis_name: str | None) -> Array:
-    """Frobenius norm with gradient 0 at 0, where sqrt's is infinite."""
-    squares = _sum(jnp.square(x), axis_name)
-    positive = squares > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, squares, 1.0)), 0.0)
+    """Frobenius norm."""
+    return _sqrt(_sum(jnp.square(x), axis_name))
+
+
+def _sqrt(x: Array) -> Array:
+    """Square root with slope 0 at 0, where sqrt's is infinite."""
+    positive = x > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1.0)), 0.0)

@@ -278,3 +278,75 @@ def test_losses_of_windows_agree_with_the_reference(golden, close):
     close(value, arrays["distill_ssim_loss"])
     for slope, expected in zip(slopes, layers("distill_ssim_grad_q"), strict=True):
         close(slope, expected, 1e-3)
+
+
+def _value_and_gradient(loss, x):
+    return jax.jit(jax.value_and_grad(loss))(x)
+
+
+@pytest.mark.parametrize("level", [0.0, 1.0])
+def test_attention_of_equal_rows_has_finite_similarity(level):
+    value, gradient = _value_and_gradient(
+        losses.inter_head_similarity_loss, jnp.full((1, 2, 3, 6, 6), level)
+    )
+    np.testing.assert_allclose(value, 0, atol=1e-6)
+    assert np.isfinite(gradient).all()
+
+
+def test_attention_of_equal_rows_has_finite_entropy():
+    value, gradient = _value_and_gradient(
+        losses.patch_similarity_entropy_loss, jnp.ones((1, 2, 3, 6, 6))
+    )
+    np.testing.assert_allclose(value, -0.5 * np.log(2 * np.pi * np.e * 1e-8), rtol=1e-4)
+    assert np.isfinite(gradient).all()
+
+
+def _one_row_of_zeros():
+    logits = jax.random.normal(jax.random.key(0), (1, 2, 3, 6, 6))
+    return logits.at[0, 0, :, 2].set(0)
+
+
+def test_a_row_of_zeros_has_finite_entropy():
+    assert np.isfinite(losses.patch_similarity_entropy_loss(_one_row_of_zeros()))
+
+
+def test_a_row_of_zeros_has_a_finite_slope():
+    _, gradient = _value_and_gradient(losses.patch_similarity_entropy_loss, _one_row_of_zeros())
+    assert np.isfinite(gradient).all()
+
+
+def _half(*shape):
+    return jax.random.normal(jax.random.key(0), shape).astype(jnp.bfloat16)
+
+
+HALF_LOGITS, HALF_OUTPUTS, HALF_CLASSES = _half(1, 2, 3, 6, 6), _half(1, 2, 3, 6, 4), _half(3, 5)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda: losses.class_loss(HALF_CLASSES, jnp.arange(3)),
+        lambda: losses.inter_head_similarity_loss(HALF_LOGITS),
+        lambda: losses.patch_similarity_entropy_loss(HALF_LOGITS),
+        lambda: losses.masked_attention_loss(HALF_LOGITS, HALF_LOGITS, jnp.ones((2, 5))),
+        lambda: losses.total_variation_loss(_half(2, 4, 4, 3)),
+        lambda: losses.distillation_loss(HALF_CLASSES, HALF_CLASSES, 5.0),
+        lambda: losses.masked_attention_distillation_loss(HALF_OUTPUTS, HALF_OUTPUTS),
+    ],
+    ids=["class", "similarity", "entropy", "coupling", "variation", "kd", "attention"],
+)
+def test_losses_of_half_precision_arrays_are_float32(loss):
+    assert jax.eval_shape(loss).dtype == jnp.float32
+
+
+def test_channels_without_any_signal_are_slightly_apart():
+    zeros = jnp.zeros((1, 2, 3, 6, 4))
+    # method.md section 3 adds 1e-6 to SSIM's denominator alone.
+    value = losses.masked_attention_distillation_loss(zeros, zeros)
+    np.testing.assert_allclose(value, 1 - 9e-4 / (9e-4 + 1e-6), rtol=1e-3)
+
+
+def test_weights_of_zero_count_all_patches_alike():
+    p, q = HALF_OUTPUTS.astype(jnp.float32), 1 + HALF_OUTPUTS.astype(jnp.float32)
+    value = losses.masked_attention_distillation_loss(p, q, high=0.0, low=0.0, distance="l1")
+    np.testing.assert_allclose(value, 1, rtol=1e-5)

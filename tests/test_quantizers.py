@@ -181,3 +181,50 @@ def _is_inside(x, quantizer, k):
     code = x / np.float32(quantizer.step) + np.round(np.float32(quantizer.zero_point))
     lo, hi = (-(2 ** (k - 1)), 2 ** (k - 1) - 1) if quantizer.signed else (0, 2**k - 1)
     return (code >= lo) & (code <= hi)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 5, 8])
+def test_ties_of_weights_fall_as_with_the_reciprocal_taken_first(bits):
+    # Every channel's largest weight is a tie, which the last bit of the scale decides.
+    w = np.random.default_rng(0).normal(size=(8, 2000)).astype(np.float32)
+    scale = np.float32(1) / (2 * np.abs(w).max(axis=0)) * np.float32(2**bits - 1)
+    codes = np.clip(np.round(scale * w), -(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+    quantized = jax.jit(quantizers.quantize_weight, static_argnums=1)(jnp.asarray(w), bits)
+    np.testing.assert_allclose(quantized, codes / scale, rtol=1e-6)
+
+
+def test_small_weights_are_quantized_as_large_ones():
+    w = jax.random.normal(jax.random.key(0), (5, 4))
+    small = quantizers.quantize_weight(w * 2.0**-20, 4)
+    np.testing.assert_array_equal(small, quantizers.quantize_weight(w, 4) * 2.0**-20)
+
+
+def test_weights_that_scales_cannot_reach_become_zero():
+    w = jnp.full((3, 2), 1e-30)
+    assert not quantizers.quantize_weight(w, 4).any()
+
+
+def test_half_precision_activations_are_quantized_in_float32():
+    x = jax.random.normal(jax.random.key(0), (40, 5)).astype(jnp.bfloat16)
+    quantizer = quantizers.init_activation_quantizer(x, 8)
+    exact = quantizers.init_activation_quantizer(x.astype(jnp.float32), 8)
+    jax.tree.map(np.testing.assert_array_equal, quantizer, exact)
+
+    quantized = quantizers.quantize_activation(x, quantizer, 8)
+    exact = quantizers.quantize_activation(x.astype(jnp.float32), quantizer, 8)
+    assert quantized.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(quantized, exact.astype(jnp.bfloat16))
+
+
+@pytest.mark.parametrize("name", ["step", "zero_point"])
+def test_clipped_values_move_with_the_grids_end(name):
+    # Far outside the range, the output is an end of the grid: its slope is known.
+    x = jnp.array([50.0, 60.0, -70.0])
+    grid = quantizers.ActivationQuantizer(jnp.float32(0.5), jnp.float32(0.0), jnp.bool_(True))
+
+    def total(value):
+        return quantizers.quantize_activation(x, grid.replace(**{name: value}), 3).sum()
+
+    # Ends 3, 3 and -4 times the step; moving the zero point by one moves each by minus one step.
+    expected = {"step": 3 + 3 - 4, "zero_point": -3 * 0.5}[name]
+    np.testing.assert_allclose(jax.grad(total)(getattr(grid, name)), expected, rtol=1e-6)

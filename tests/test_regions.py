@@ -66,3 +66,16 @@ def test_dropping_treats_every_image_alone():
     mask = jnp.array([[1.0, 1, 1, 1, 0, 0], [0, 0, 0, 0, 0, 1]])
     dropped = regions.drop_regions(jax.random.key(1), mask)
     np.testing.assert_array_equal(dropped.sum(axis=1), [3, 1])
+
+
+def test_the_ratio_stays_at_its_end_after_the_last_step():
+    np.testing.assert_allclose(regions.mask_ratio(150, 100, 0.5, 0.1), 0.1, rtol=1e-6)
+
+
+def test_dropping_nearly_everything_leaves_one_region():
+    mask = jnp.array([1.0, 1, 0, 1])
+    assert regions.drop_regions(jax.random.key(0), mask, rate=0.9).sum() == 1
+
+
+def test_dropping_from_an_empty_mask_marks_nothing():
+    assert not regions.drop_regions(jax.random.key(0), jnp.zeros((2, 5))).any()
