@@ -1,0 +1,53 @@
+"""Every config file loads, is valid and says how to run it."""
+
+import importlib
+from pathlib import Path
+
+import pytest
+
+from maskaq_jax import config as config_lib
+
+FILES = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
+
+
+@pytest.fixture(params=FILES, ids=lambda path: path.stem)
+def module(request):
+    return importlib.import_module(f"configs.{request.param.stem}")
+
+
+def test_it_is_valid_whatever_its_arguments(module):
+    for method in config_lib.METHODS:
+        for preset in ("best", "paper"):
+            argument = f"method={method},preset={preset},w=4,a=8,seed=5,split=validation"
+            config = config_lib.validated(module.get_config(argument))
+            assert config.method == method
+            assert config.quantization.weight_bits == 4
+            assert config.quantization.activation_bits == 8
+            assert config.seed == 5
+            assert config.evaluation.split == "validation"
+
+
+def test_it_says_how_to_run_it(module):
+    name = module.__name__.replace(".", "/")
+    assert f"python -m maskaq_jax.main --config={name}.py" in module.__doc__
+
+
+def test_methods_differ_in_the_samples_alone(module):
+    methods = {name: module.get_config(f"method={name}") for name in ("maskaq", "noise", "real")}
+    for config in methods.values():
+        config.method = "maskaq"
+    assert methods["maskaq"] == methods["noise"] == methods["real"]
+
+
+def test_source_is_another_word_for_method(module):
+    assert module.get_config("source=noise") == module.get_config("method=noise")
+
+
+def test_the_papers_preset_keeps_the_papers_losses(module):
+    paper = config_lib.default()
+    config = module.get_config("preset=paper")
+    assert config.synthesis.weights == paper.synthesis.weights
+    assert config.synthesis.view == paper.synthesis.view
+    assert config.synthesis.learning_rate == paper.synthesis.learning_rate
+    for field in ("optimizer", "learning_rate", "temperature", "attention_weight", "view"):
+        assert config.finetuning[field] == paper.finetuning[field], field

@@ -1,0 +1,58 @@
+import numpy as np
+import pytest
+
+from maskaq_jax import data
+from maskaq_jax.augment import Pixels
+from maskaq_jax.data import Dataset
+
+PIXELS = Pixels(mean=(0.5, 0.25), std=(0.5, 0.125))
+
+
+@pytest.mark.parametrize(
+    ("split", "count"), [("test", 10_000), ("validation", 5_000), ("real", 1_024)]
+)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_embedded_images_have_the_models_channels(split, count, channels):
+    dataset = data.load_embedded(split, channels)
+    assert dataset.images.shape == (count, 28, 28, channels)
+    assert dataset.images.dtype == np.uint8
+    assert dataset.labels.dtype == np.int32
+    assert set(dataset.labels) == set(range(10))
+    assert (dataset.images == dataset.images[..., :1]).all()
+
+
+def test_the_test_split_has_as_many_of_each_class():
+    assert (np.bincount(data.load_embedded("test", 1).labels) == 1_000).all()
+
+
+def test_splits_share_no_image():
+    splits = [
+        {image.tobytes() for image in data.load_embedded(split, 1).images}
+        for split in data.EMBEDDED_SPLITS
+    ]
+    for first, second in ((0, 1), (0, 2), (1, 2)):
+        assert not splits[first] & splits[second]
+
+
+def test_normalised_pixels_are_those_of_the_formula():
+    images = np.array([[[[0, 255]]], [[[51, 102]]]], np.uint8)
+    normalised = data.normalise(images, PIXELS)
+    assert normalised.dtype == np.float32
+    np.testing.assert_allclose(normalised.ravel(), [-1, 6, -0.6, 1.2], rtol=1e-6)
+
+
+def test_the_last_batch_is_padded_and_says_where():
+    images = np.arange(5, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 2), np.uint8)
+    dataset = Dataset(images, np.arange(5, dtype=np.int32))
+    (_, first, all_valid), (last, labels, valid) = data.batches(dataset, PIXELS, 3)
+    np.testing.assert_array_equal(first, [0, 1, 2])
+    assert all_valid.all()
+    np.testing.assert_array_equal(labels[valid], [3, 4])
+    np.testing.assert_array_equal(valid, [True, True, False])
+    np.testing.assert_array_equal(last[:2], data.normalise(images[3:], PIXELS))
+    assert last.shape == (3, 2, 2, 2)
+
+
+def test_embedded_weights_are_found_by_name():
+    assert data.weights_path("embedded:vit_fashion").is_file()
+    assert str(data.weights_path("some/where.safetensors")) == "some/where.safetensors"

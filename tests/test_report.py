@@ -1,0 +1,140 @@
+import io
+import itertools
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from maskaq_jax import report
+from maskaq_jax.augment import Pixels
+
+WORK = {"synthesis": 2.0, "finetuning": 1.0}
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Time that passes only when told."""
+    times = [0.0]
+    monkeypatch.setattr(report.time, "monotonic", lambda: times[0])
+
+    def wait(seconds):
+        times[0] += seconds
+
+    return wait
+
+
+@pytest.fixture
+def reporter(tmp_path, clock):
+    with report.Reporter(tmp_path, WORK, total_work=100.0) as reporter:
+        yield reporter
+
+
+def test_phases_are_timed(reporter, clock):
+    for _ in range(2):
+        with reporter.phase("synthesis"):
+            clock(3.0)
+    assert reporter.seconds == {"synthesis": 6.0, "finetuning": 0.0}
+
+
+def test_a_phase_that_fails_is_timed_too(reporter, clock):
+    def fail():
+        with reporter.phase("finetuning"):
+            clock(2.0)
+            raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        fail()
+    assert reporter.seconds["finetuning"] == 2.0
+
+
+def test_progress_lines_tell_what_is_left(reporter, clock, capsys):
+    with reporter.phase("synthesis") as advance:
+        clock(20.0)
+        advance(1)  # compilation: 2% of the work says nothing of the rest
+        clock(1.0)
+        advance(1)  # too soon after the last line
+        clock(19.0)
+        advance(8)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        "synthesis: 2% of the run done",
+        "synthesis: 20% of the run done, about 2 min 40 s left",
+    ]
+
+
+def test_a_continued_run_counts_what_it_did_and_estimates_from_now(reporter, clock, capsys):
+    reporter.resume({"synthesis": 50.0}, work_done=60.0)
+    with reporter.phase("finetuning") as advance:
+        clock(20.0)
+        advance(20)
+    assert capsys.readouterr().err == "finetuning: 80% of the run done, about 20 s left\n"
+    assert reporter.seconds == {"synthesis": 50.0, "finetuning": 20.0}
+
+
+def test_metrics_are_appended_as_they_come(tmp_path):
+    for start in range(2):
+        with report.Reporter(tmp_path, WORK, 1.0) as reporter:
+            reporter.metrics("finetuning", start, {"loss": 0.5})
+            records = (tmp_path / "metrics.jsonl").read_text().splitlines()
+            assert len(records) == start + 1
+    assert [json.loads(record) for record in records] == [
+        {"phase": "finetuning", "step": step, "loss": 0.5} for step in range(2)
+    ]
+    assert list(tmp_path.glob("events.*"))
+
+
+def test_json_appears_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "results.json"
+    report.write_json(path, {"top1": 90.0})
+    with pytest.raises(TypeError):
+        report.write_json(path, {"top1": object()})
+    assert json.loads(path.read_text()) == {"top1": 90.0}
+    assert [other.name for other in tmp_path.iterdir()] == ["results.json"]
+
+
+@pytest.mark.parametrize(
+    ("method", "source"), [("maskaq", "with no data"), ("real", "with real images")]
+)
+def test_the_table_tells_accuracies_and_times(method, source):
+    console = Console(record=True, width=80, file=io.StringIO())
+    results = {
+        "method": method,
+        "seed": 3,
+        "weight_bits": 3,
+        "activation_bits": 4,
+        "fp_top1": 91.164,
+        "calibrated_top1": 60.0,
+        "quantized_top1": 85.5,
+        "seconds": {"synthesis": 61.2, "finetuning": 125.0},
+    }
+    report.print_results(console, results)
+    text = console.export_text()
+    for part in ("W3A4, calibrated only", "91.16", "60.00", "85.50", "61 s", "2 min 05 s", source):
+        assert part in text
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_samples_stand_beside_their_lit_regions(tmp_path, channels):
+    # Two white images of 8 x 8 pixels, 2 x 2 patches, one patch and all patches informative.
+    path = tmp_path / "samples.png"
+    pixels = Pixels((0.5,) * channels, (0.5,) * channels)
+    masks = np.array([[0, 1, 0, 0], [1, 1, 1, 1]], np.float32)
+    report.draw_samples(path, np.ones((2, 8, 8, channels)), masks, (2, 2), pixels)
+    with Image.open(path) as picture:
+        sheet = np.asarray(picture)
+    side, gap = 112, 8
+    cell = 2 * side + gap // 2 + 2 * gap
+    for number, mask in enumerate(masks):
+        left = gap + number * cell
+        assert (sheet[gap : gap + side, left : left + side] == 255).all()
+        lit = sheet[gap : gap + side, left + side + gap // 2 :][:, :side]
+        for (row, column), marked in zip(itertools.product(range(2), range(2)), mask, strict=True):
+            centre = lit[28 + 56 * row, 28 + 56 * column]
+            assert (centre == (255 if marked else 76)).all()
+    # Outlined against the patches that are not marked, and the border of the image.
+    first = sheet[gap : gap + side, gap + side + gap // 2 :][:, :side]
+    orange = (first == (255, 80, 0)).all(axis=-1)
+    assert orange[:56, 56:].any()
+    assert not orange[60:].any()
