@@ -66,8 +66,10 @@ def _use_best_settings(config: ConfigDict) -> None:
     config.synthesis.view.colour = 0.0
     config.finetuning.optimizer = "adam"
     config.finetuning.learning_rate = 5e-4
-    config.finetuning.quantizer_learning_rate = 2e-2
+    config.finetuning.quantizer_learning_rate = 5e-2
     config.finetuning.attention_weight = 0.1
+    # The views the teacher was trained on: flips and shifts.
+    config.finetuning.view.min_area = 1.0
     config.finetuning.view.shift = 2
     config.finetuning.view.jitter = 0.0
     config.finetuning.view.grey = 0.0
