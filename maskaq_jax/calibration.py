@@ -4,10 +4,10 @@ from typing import Any
 
 from jax import Array
 
-from maskaq_jax.models import VisionTransformer
+from maskaq_jax.models import Model
 
 
-def calibrate(model: VisionTransformer, params: Any, images: Array) -> Any:
+def calibrate(model: Model, params: Any, images: Array) -> Any:
     """Initialises every activation quantizer in one forward pass.
 
     Each quantizer sees the output of the already quantized layers before it (`method.md` section

@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from maskaq_jax.models import VisionTransformer
+from maskaq_jax.models import Model
 
 
 def count_correct(
-    model: VisionTransformer,
+    model: Model,
     variables: Any,
     images: Array,
     labels: Array,

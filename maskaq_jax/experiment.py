@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from maskaq_jax import checkpoint, config, data, parallel, report, torch_import
 from maskaq_jax.config import Config, ConfigError
-from maskaq_jax.models import VisionTransformer, create_model
+from maskaq_jax.models import Model, create_model
 from maskaq_jax.phases import SampleSet
 
 
@@ -33,7 +33,7 @@ class Experiment:
     config: Config
     workdir: Path
     mesh: Mesh
-    model: VisionTransformer
+    model: Model
     params: Any
     evaluation: data.Dataset
     real: SampleSet | None
@@ -59,7 +59,7 @@ def prepare(settings: Config, workdir: Path) -> Experiment:
     return Experiment(settings, workdir, mesh, model, params, evaluation, real)
 
 
-def load(workdir: str | os.PathLike[str]) -> tuple[VisionTransformer, Any]:
+def load(workdir: str | os.PathLike[str]) -> tuple[Model, Any]:
     """The quantized model of a finished run, for `model.apply(variables, images)`.
 
     Args:
@@ -88,7 +88,7 @@ def load(workdir: str | os.PathLike[str]) -> tuple[VisionTransformer, Any]:
     return model, restored[1]["variables"]
 
 
-def _create_model(settings: Config) -> VisionTransformer:
+def _create_model(settings: Config) -> Model:
     model = settings.model
     return create_model(model.name, model.num_classes, settings.quantization, **model.arguments)
 

@@ -13,7 +13,7 @@ import optax
 from jax import Array
 
 from maskaq_jax import augment, losses, randomness
-from maskaq_jax.models import VisionTransformer
+from maskaq_jax.models import Model
 from maskaq_jax.quantizers import ActivationQuantizer
 
 Terms = dict[str, Array]
@@ -137,7 +137,7 @@ def with_trainable(variables: Any, trained: Any) -> Any:
 
 
 def loss_terms(
-    model: VisionTransformer,
+    model: Model,
     settings: Settings,
     params: Any,
     variables: Any,
@@ -176,7 +176,7 @@ def loss_terms(
 
 
 def step(
-    model: VisionTransformer,
+    model: Model,
     optimizer: optax.GradientTransformation,
     spec: Spec,
     state: State,

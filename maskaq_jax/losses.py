@@ -116,7 +116,7 @@ def patch_similarity_entropy_loss(
 def masked_attention_loss(
     logits_p: Layers,
     logits_q: Layers,
-    mask: Array,
+    mask: Layers,
     num_prefix_tokens: int = 1,
     axis_name: str | None = None,
 ) -> Array:
@@ -128,20 +128,22 @@ def masked_attention_loss(
     Args:
       logits_p: A of P's layers.
       logits_q: A of Q's layers.
-      mask: [B, n] of 0 and 1.
+      mask: [B, n] of 0 and 1 for all layers, or a sequence with one a layer; where layers are of
+        [B * windows, H, N, N], its n is windows * N, an image's windows in a row.
       num_prefix_tokens: tokens before the patches; 0 compares the mean logit a patch receives.
       axis_name: mapped axis of the global batch.
     """
-    mask = jax.lax.stop_gradient(mask)
-    count = _sum(mask, axis_name) + 1e-8
+    masks = mask if isinstance(mask, Sequence) else [mask] * len(logits_p)
 
-    def layer_loss(layer_p: Array, layer_q: Array) -> Array:
+    def layer_loss(layer_p: Array, layer_q: Array, layer_mask: Array) -> Array:
+        layer_mask = jax.lax.stop_gradient(layer_mask)
         gap = attention.patch_scores(layer_p, num_prefix_tokens) - attention.patch_scores(
             layer_q, num_prefix_tokens
         )
-        return _sum(jnp.abs(gap) * mask, axis_name) / count
+        distance = jnp.abs(gap).reshape(layer_mask.shape)
+        return _sum(distance * layer_mask, axis_name) / (_sum(layer_mask, axis_name) + 1e-8)
 
-    return _mean_over_layers(map(layer_loss, logits_p, logits_q))
+    return _mean_over_layers(map(layer_loss, logits_p, logits_q, masks))
 
 
 def total_variation_loss(images: Array, axis_name: str | None = None) -> Array:

@@ -14,7 +14,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from maskaq_jax import evaluate, finetune, parallel, randomness, synthesis
-from maskaq_jax.models import VisionTransformer
+from maskaq_jax.models import Model
 from maskaq_jax.parallel import AXIS, REPLICATED, SHARDED
 
 # Synthesis steps between two returns to the host: enough to hide the return, few enough to show
@@ -33,7 +33,7 @@ class SampleSet(NamedTuple):
     labels: np.ndarray
 
 
-def make_accuracy(model: VisionTransformer, mesh: Mesh) -> Callable[..., float]:
+def make_accuracy(model: Model, mesh: Mesh) -> Callable[..., float]:
     """Returns `accuracy(variables, batches, advance)`: top-1 in percent.
 
     `batches` are of images, labels and validity, of a size the devices divide; `advance` is told of
@@ -61,7 +61,7 @@ def make_accuracy(model: VisionTransformer, mesh: Mesh) -> Callable[..., float]:
 
 
 def make_synthesis(
-    model: VisionTransformer, spec: synthesis.Spec, mesh: Mesh
+    model: Model, spec: synthesis.Spec, mesh: Mesh
 ) -> Callable[..., tuple[SampleSet, dict[str, float]]]:
     """Returns `synthesize_batch(key, indices, params, variables, advance)`.
 
@@ -141,7 +141,7 @@ def make_synthesis(
 
 
 def make_finetuning(
-    model: VisionTransformer, spec: finetune.Spec, num_samples: int, mesh: Mesh
+    model: Model, spec: finetune.Spec, num_samples: int, mesh: Mesh
 ) -> tuple[Callable[[Any], finetune.State], Callable[..., Any]]:
     """Returns `init_state(variables)` and `train_epoch(state, epoch, samples, params, key, ...)`.
 

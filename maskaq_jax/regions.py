@@ -44,8 +44,29 @@ def informative_regions(
     """
     layers = [attention.patch_scores(layer, num_prefix_tokens) for layer in logits]
     scores = jax.lax.stop_gradient(jnp.stack(layers).mean(axis=0))
-    keep = jnp.maximum(1, jnp.floor(jnp.asarray(ratio, jnp.float32) * scores.shape[-1]))
-    return _top(scores, keep)
+    return _top_share(scores, ratio)
+
+
+def window_regions(logits: Sequence[Array], ratio: ArrayLike, num_images: int) -> tuple[Array, ...]:
+    """Informative regions of a model with windows and without a class token, for each layer.
+
+    The windows of an image are gathered, so that the top ratio is of the image's tokens. Layers of
+    other resolutions have other tokens, hence masks of their own (`method.md` section 5).
+
+    Args:
+      logits: of [images * windows, H, N, N], an image's windows in a row; P's attention logits.
+      ratio: [] share of tokens to keep.
+      num_images: B.
+
+    Returns:
+      [B, windows * N] float32 of 0 and 1 for each layer, without gradient.
+    """
+
+    def layer_regions(layer: Array) -> Array:
+        scores = attention.patch_scores(layer, 0).reshape(num_images, -1)
+        return _top_share(jax.lax.stop_gradient(scores), ratio)
+
+    return tuple(map(layer_regions, logits))
 
 
 def drop_regions(key: Array, mask: Array, rate: float = 0.3) -> Array:
@@ -63,6 +84,11 @@ def drop_regions(key: Array, mask: Array, rate: float = 0.3) -> Array:
     stay = jnp.minimum(kept, jnp.maximum(1, jnp.round((1 - rate) * kept)))
     draw = jnp.where(mask > 0, jax.random.uniform(key, mask.shape), -1.0)
     return _top(draw, stay)
+
+
+def _top_share(scores: Array, ratio: ArrayLike) -> Array:
+    keep = jnp.maximum(1, jnp.floor(jnp.asarray(ratio, jnp.float32) * scores.shape[-1]))
+    return _top(scores, keep)
 
 
 def _top(scores: Array, count: Array) -> Array:

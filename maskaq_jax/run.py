@@ -19,7 +19,6 @@ from maskaq_jax import (
     finetune,
     phases,
     randomness,
-    regions,
     report,
     samples,
     synthesis,
@@ -158,9 +157,7 @@ def _draw_samples(experiment: Experiment, images: np.ndarray) -> None:
     @jax.jit
     def find_regions(params: Any, images: Array) -> Array:
         _, out = model.clone(quantization=None).apply({"params": params}, images)
-        return regions.informative_regions(
-            out["attention_logits"], config.synthesis.initial_ratio, model.num_prefix_tokens
-        )
+        return model.patch_regions(out["attention_logits"], config.synthesis.initial_ratio)
 
     masks = np.asarray(find_regions(experiment.params, images))
     path = experiment.workdir / "samples.png"

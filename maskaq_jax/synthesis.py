@@ -5,6 +5,7 @@ those of the global batch.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import flax.struct
@@ -14,7 +15,7 @@ import optax
 from jax import Array
 
 from maskaq_jax import augment, losses, randomness, regions
-from maskaq_jax.models import VisionTransformer
+from maskaq_jax.models import Model
 
 Terms = dict[str, Array]
 
@@ -152,7 +153,7 @@ def init_state(optimizer: optax.GradientTransformation, images: Array) -> State:
 
 
 def loss_terms(
-    model: VisionTransformer,
+    model: Model,
     settings: Settings,
     batch: Batch,
     images: Array,
@@ -193,12 +194,9 @@ def loss_terms(
         )
     if weights.coupling:
         _, out_q = model.apply(batch.variables, views)
-        mask = regions.informative_regions(attention_p, ratio, prefix)
-        if settings.drop_rate:
-            keys = randomness.image_keys(randomness.named_key(key, "drop"), batch.indices)
-            mask = jax.vmap(regions.drop_regions, (0, 0, None))(keys, mask, settings.drop_rate)
+        masks = _coupled_regions(model, settings, attention_p, batch.indices, ratio, key)
         terms["coupling"] = weights.coupling * losses.masked_attention_loss(
-            attention_p, out_q["attention_logits"], mask, prefix, axis_name
+            attention_p, out_q["attention_logits"], masks, prefix, axis_name
         )
     if weights.entropy:
         terms["entropy"] = weights.entropy * losses.patch_similarity_entropy_loss(
@@ -208,7 +206,7 @@ def loss_terms(
 
 
 def step(
-    model: VisionTransformer,
+    model: Model,
     optimizer: optax.GradientTransformation,
     spec: Spec,
     state: State,
@@ -258,7 +256,7 @@ def step(
 
 
 def synthesize(
-    model: VisionTransformer,
+    model: Model,
     optimizer: optax.GradientTransformation,
     spec: Spec,
     state: State,
@@ -275,6 +273,27 @@ def synthesize(
     shapes = jax.eval_shape(take_step, state)[1]
     terms = jax.tree.map(lambda term: jnp.zeros(term.shape, term.dtype), shapes)
     return jax.lax.fori_loop(0, num_steps, lambda _, carry: take_step(carry[0]), (state, terms))
+
+
+def _coupled_regions(
+    model: Model,
+    settings: Settings,
+    attention_p: Sequence[Array],
+    indices: Array,
+    ratio: Array | float,
+    key: Array,
+) -> list[Array]:
+    """For each layer the informative regions, [B, n], without those dropped at random."""
+    if model.num_prefix_tokens:
+        masks = [regions.informative_regions(attention_p, ratio, model.num_prefix_tokens)]
+    else:
+        masks = list(regions.window_regions(attention_p, ratio, len(indices)))
+    if settings.drop_rate:
+        keys = randomness.image_keys(randomness.named_key(key, "drop"), indices)
+        drop = jax.vmap(regions.drop_regions, (0, 0, None))
+        masks = [drop(keys, mask, settings.drop_rate) for mask in masks]
+    # A class token scores the patches for all layers at once.
+    return masks * len(attention_p) if model.num_prefix_tokens else masks
 
 
 def _image_bounds(pixels: augment.Pixels) -> tuple[Array, Array]:

@@ -16,12 +16,12 @@ from flax import traverse_util
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from maskaq_jax.models import VisionTransformer
+from maskaq_jax.models import Model
 
 _SHOWN = 3  # names listed of each kind of mismatch
 
 
-def load_torch_weights(path: str | os.PathLike[str], model: VisionTransformer) -> dict[str, Any]:
+def load_torch_weights(path: str | os.PathLike[str], model: Model) -> dict[str, Any]:
     """Reads a timm state dict into the `params` of a model.
 
     Args:
@@ -40,7 +40,7 @@ def load_torch_weights(path: str | os.PathLike[str], model: VisionTransformer) -
 
 
 def from_torch_state(
-    state: dict[str, np.ndarray], model: VisionTransformer, source: str = "state dict"
+    state: dict[str, np.ndarray], model: Model, source: str = "state dict"
 ) -> dict[str, Any]:
     """Converts a timm state dict; see `load_torch_weights`."""
     expected = traverse_util.flatten_dict(_parameter_shapes(model))
@@ -111,7 +111,7 @@ def _read_pickled_state(path: Path) -> dict[str, np.ndarray]:
     return {name: tensor.float().numpy() for name, tensor in state.items()}
 
 
-def _parameter_shapes(model: VisionTransformer) -> dict[str, Any]:
+def _parameter_shapes(model: Model) -> dict[str, Any]:
     image = jax.ShapeDtypeStruct((1, *model.input_shape), np.float32)
     return jax.eval_shape(model.init, jax.random.key(0), image)["params"]
 

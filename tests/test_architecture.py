@@ -15,7 +15,7 @@ LAYERS = [
     ["attention"],
     ["augment", "losses", "quantizers", "randomness", "regions"],
     ["models.layers"],
-    ["models.vit"],
+    ["models.swin", "models.vit"],
     ["models.registry"],
     ["models"],
     ["torch_import"],
@@ -107,7 +107,7 @@ def test_array_code_needs_jax_and_little_else():
     ("dependency", "importers"),
     [
         ("absl", {"main"}),
-        ("flax.linen", {"models.layers", "models.vit"}),
+        ("flax.linen", {"models.layers", "models.swin", "models.vit"}),
         ("ml_collections", {"main", "config", *CONFIGS}),
         ("orbax", {"checkpoint"}),
         ("rich", {"report"}),

@@ -6,7 +6,7 @@ import pytest
 
 from maskaq_jax import calibration, quantizers, torch_import
 from maskaq_jax.models import Quantization, create_model
-from tests.models.test_vit import quantizer_path
+from tests.reference import quantizer_path
 
 TINY = {"img_size": 8, "patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2}
 IMAGES = jax.random.normal(jax.random.key(0), (4, 8, 8, 3))

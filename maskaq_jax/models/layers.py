@@ -7,6 +7,7 @@ calibrates a model with each layer fed by the quantized ones before it (`method.
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -71,17 +72,20 @@ class Dense(nn.Module):
     features: int
     quantization: Quantization | None = None
     dtype: DTypeLike = jnp.float32
+    use_bias: bool = True
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         kernel = self.param("kernel", _kernel_init, (x.shape[-1], self.features))
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
         x = quantize_operand(self, "input", x, self.quantization)
         kernel = quantize_kernel(kernel, self.quantization)
         # One flat matrix product: XLA's CPU backend transposes the weight gradient's operands when
         # tokens keep an axis of their own.
         rows = x.astype(self.dtype).reshape(-1, x.shape[-1])
-        rows = rows @ kernel.astype(self.dtype) + bias.astype(self.dtype)[None]
+        rows = rows @ kernel.astype(self.dtype)
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, (self.features,))
+            rows = rows + bias.astype(self.dtype)[None]
         return rows.reshape(*x.shape[:-1], self.features)
 
 
@@ -113,28 +117,65 @@ class PatchProjection(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """Image to patch embeddings, nested as timm nests it."""
+    """Image to patch embeddings, nested as timm nests it; normalised where `norm_epsilon` is."""
 
     features: int
     patch_size: int
     quantization: Quantization | None = None
     dtype: DTypeLike = jnp.float32
+    norm_epsilon: float | None = None
 
     @nn.compact
     def __call__(self, images: Array) -> Array:
         """[B, height, width, channels] -> [B, height/patch, width/patch, features]."""
-        projection = PatchProjection(
+        x = PatchProjection(
             self.features, self.patch_size, self.quantization, self.dtype, name="proj"
-        )
-        return projection(images)
+        )(images)
+        return x if self.norm_epsilon is None else layer_norm(self.norm_epsilon, self.dtype)(x)
+
+
+def split_heads(qkv: Array, num_heads: int) -> tuple[Array, Array, Array]:
+    """[B, N, 3 C] -> query, key and value, [B, H, N, d] each."""
+    batch, tokens, width = qkv.shape
+    qkv = qkv.reshape(batch, tokens, 3, num_heads, width // (3 * num_heads))
+    query, key, value = jnp.moveaxis(qkv, (2, 3), (0, 2))
+    return query, key, value
+
+
+def attend(
+    module: nn.Module,
+    query: Array,
+    key: Array,
+    value: Array,
+    adjust: Callable[[Array], Array],
+    quantization: Quantization | None,
+) -> tuple[Array, Array, Array]:
+    """Softmax attention; both operands of both products are quantized, as `module`'s.
+
+    Args:
+      module: holds the quantizers.
+      query, key, value: [B, H, N, d].
+      adjust: what becomes of the logits between the first product and the softmax.
+      quantization: None for full precision.
+
+    Returns:
+      Tokens [B, N, H d], heads merged; the logits of the first product (`method.md`: A),
+      [B, H, N, N] float32; the outputs of the second (O), [B, H, N, d] float32.
+    """
+    query = quantize_operand(module, "query", query, quantization)
+    key = quantize_operand(module, "key", key, quantization)
+    logits = jnp.einsum("bhqd,bhkd->bhqk", query, key).astype(jnp.float32)
+    probabilities = jax.nn.softmax(adjust(logits)).astype(value.dtype)
+    probabilities = quantize_operand(module, "probabilities", probabilities, quantization)
+    value = quantize_operand(module, "value", value, quantization)
+    outputs = jnp.einsum("bhqk,bhkd->bhqd", probabilities, value)
+    batch, heads, tokens, head_dim = outputs.shape
+    merged = jnp.moveaxis(outputs, 1, 2).reshape(batch, tokens, heads * head_dim)
+    return merged, logits, outputs.astype(jnp.float32)
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention; both operands of both products are quantized.
-
-    Returns the tokens, the logits before softmax as `method.md` defines A (`q k^T` without the
-    `1/sqrt(d)` scale) and the outputs per head, O.
-    """
+    """Multi-head self-attention; its logits are without the `1/sqrt(d)` scale (`method.md`)."""
 
     num_heads: int
     quantization: Quantization | None = None
@@ -143,21 +184,17 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> tuple[Array, Array, Array]:
         """[B, N, C] -> tokens [B, N, C], logits [B, H, N, N] and outputs [B, H, N, d]."""
-        batch, tokens, channels = x.shape
-        head_dim = channels // self.num_heads
+        channels = x.shape[-1]
+        scale = (channels // self.num_heads) ** -0.5
         qkv = Dense(3 * channels, self.quantization, self.dtype, name="qkv")(x)
-        qkv = qkv.reshape(batch, tokens, 3, self.num_heads, head_dim)
-        query, key, value = jnp.moveaxis(qkv, (2, 3), (0, 2))
-        query = quantize_operand(self, "query", query, self.quantization)
-        key = quantize_operand(self, "key", key, self.quantization)
-        logits = jnp.einsum("bhqd,bhkd->bhqk", query, key).astype(jnp.float32)
-        probabilities = jax.nn.softmax(logits * head_dim**-0.5).astype(self.dtype)
-        probabilities = quantize_operand(self, "probabilities", probabilities, self.quantization)
-        value = quantize_operand(self, "value", value, self.quantization)
-        outputs = jnp.einsum("bhqk,bhkd->bhqd", probabilities, value)
-        x = jnp.moveaxis(outputs, 1, 2).reshape(batch, tokens, channels)
+        x, logits, outputs = attend(
+            self,
+            *split_heads(qkv, self.num_heads),
+            adjust=lambda logits: logits * scale,
+            quantization=self.quantization,
+        )
         x = Dense(channels, self.quantization, self.dtype, name="proj")(x)
-        return x, logits, outputs.astype(jnp.float32)
+        return x, logits, outputs
 
 
 class Mlp(nn.Module):
@@ -174,6 +211,6 @@ class Mlp(nn.Module):
         return Dense(x.shape[-1], self.quantization, self.dtype, name="fc2")(hidden)
 
 
-def layer_norm(epsilon: float, dtype: DTypeLike, name: str) -> nn.LayerNorm:
+def layer_norm(epsilon: float, dtype: DTypeLike, name: str = "norm") -> nn.LayerNorm:
     """LayerNorm with the two-pass variance, which PyTorch's statistics agree with."""
     return nn.LayerNorm(epsilon=epsilon, dtype=dtype, use_fast_variance=False, name=name)

@@ -4,15 +4,22 @@ import difflib
 from typing import Any
 
 from maskaq_jax.models.layers import Quantization
+from maskaq_jax.models.swin import SwinTransformer
 from maskaq_jax.models.vit import VisionTransformer
+
+Model = VisionTransformer | SwinTransformer
 
 _TINY = {"embed_dim": 192, "depth": 12, "num_heads": 3}
 _SMALL = {"embed_dim": 384, "depth": 12, "num_heads": 6}
 _BASE = {"embed_dim": 768, "depth": 12, "num_heads": 12}
 _DISTILLED = {"distilled": True}
 
+_SWIN_TINY = {"embed_dim": 96, "depths": (2, 2, 6, 2), "num_heads": (3, 6, 12, 24)}
+_SWIN_SMALL = _SWIN_TINY | {"depths": (2, 2, 18, 2)}
+_SWIN_BASE = {"embed_dim": 128, "depths": (2, 2, 18, 2), "num_heads": (4, 8, 16, 32)}
+
 # Families take every argument; timm's names come with theirs.
-_MODELS: dict[str, dict[str, Any]] = {
+_VITS: dict[str, dict[str, Any]] = {
     "vit": {},
     "deit_distilled": _DISTILLED,
     "vit_tiny_patch16_224": _TINY,
@@ -25,35 +32,42 @@ _MODELS: dict[str, dict[str, Any]] = {
     "deit_small_distilled_patch16_224": _SMALL | _DISTILLED,
     "deit_base_distilled_patch16_224": _BASE | _DISTILLED,
 }
+_SWINS: dict[str, dict[str, Any]] = {
+    "swin": {},
+    "swin_tiny_patch4_window7_224": _SWIN_TINY,
+    "swin_small_patch4_window7_224": _SWIN_SMALL,
+    "swin_base_patch4_window7_224": _SWIN_BASE,
+}
 
 
 def model_names() -> list[str]:
     """Every name `create_model` knows."""
-    return sorted(_MODELS)
+    return sorted([*_VITS, *_SWINS])
 
 
 def create_model(
     name: str, num_classes: int = 1000, quantization: Quantization | None = None, **overrides: Any
-) -> VisionTransformer:
+) -> Model:
     """Builds a model: full precision without `quantization`, else low-bit on the same `params`.
 
     Args:
-      name: a timm model name, or a family: 'vit', 'deit_distilled'.
+      name: a timm model name, or a family: 'vit', 'deit_distilled', 'swin'.
       num_classes: 0 for no classifier.
       quantization: bit widths of the low-bit model.
-      **overrides: timm's arguments: img_size, patch_size, embed_dim, depth, num_heads,
-        init_values (LayerScale), in_chans, mlp_ratio; and dtype.
+      **overrides: timm's arguments: img_size, patch_size, in_chans, embed_dim, depth or depths,
+        num_heads, mlp_ratio, init_values (LayerScale) or window_size; and dtype.
 
     Raises:
       ValueError: unknown name or argument, or sizes that don't divide.
     """
-    if name not in _MODELS:
-        near = difflib.get_close_matches(name, _MODELS, n=1, cutoff=0)[0]
+    if name not in model_names():
+        near = difflib.get_close_matches(name, model_names(), n=1, cutoff=0)[0]
         raise ValueError(f"unknown model {name!r}; did you mean {near!r}?")
-    known = VisionTransformer.__dataclass_fields__.keys() - {"parent", "name"}
+    family = SwinTransformer if name in _SWINS else VisionTransformer
+    known = family.__dataclass_fields__.keys() - {"parent", "name"}
     for argument in overrides:
         if argument not in known:
             near = difflib.get_close_matches(argument, known, n=1, cutoff=0)[0]
             raise ValueError(f"unknown argument {argument!r} of {name}; did you mean {near!r}?")
-    arguments = _MODELS[name] | overrides
-    return VisionTransformer(num_classes=num_classes, quantization=quantization, **arguments)
+    arguments = (_VITS | _SWINS)[name] | overrides
+    return family(num_classes=num_classes, quantization=quantization, **arguments)

@@ -2,11 +2,14 @@
 full precision and quantized. Parameter names mirror timm's.
 """
 
+from collections.abc import Sequence
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
+from maskaq_jax import regions
 from maskaq_jax.models import layers
 from maskaq_jax.models.layers import Quantization
 
@@ -103,6 +106,10 @@ class VisionTransformer(nn.Module):
     def patch_grid(self) -> tuple[int, int]:
         """Rows and columns of patch tokens."""
         return self.img_size // self.patch_size, self.img_size // self.patch_size
+
+    def patch_regions(self, attention_logits: Sequence[Array], ratio: float) -> Array:
+        """[B, rows * columns] 1 for the informative patches, for a picture of them."""
+        return regions.informative_regions(attention_logits, ratio, self.num_prefix_tokens)
 
     @nn.compact
     def __call__(self, images: Array) -> tuple[Array, dict]:

@@ -7,6 +7,7 @@ import pytest
 
 from maskaq_jax import calibration, torch_import
 from maskaq_jax.models import Quantization, create_model, model_names
+from tests.reference import quantizer_path
 
 TINY = {"img_size": 8, "patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2}
 
@@ -23,6 +24,10 @@ PARAMETERS = {
     "deit_tiny_distilled_patch16_224": 5_910_800,
     "deit_small_distilled_patch16_224": 22_436_432,
     "deit_base_distilled_patch16_224": 87_338_192,
+    "swin": 28_288_354,
+    "swin_tiny_patch4_window7_224": 28_288_354,
+    "swin_small_patch4_window7_224": 49_606_258,
+    "swin_base_patch4_window7_224": 87_768_224,
 }
 
 
@@ -73,26 +78,6 @@ def test_quantized_agrees_with_the_reference(golden, close, bits):
     close(logits, arrays["logits_fp2"])
     for layer, attention in enumerate(out["attention_logits"]):
         close(attention, arrays[f"attn_logits_p_{layer}"])
-
-
-OPERANDS = {
-    "qkv.quant_act": ("qkv", "input"),
-    "proj.quant_act": ("proj", "input"),
-    "matmul1.quant_act1": ("query",),
-    "matmul1.quant_act2": ("key",),
-    "matmul2.quant_act1": ("probabilities",),
-    "matmul2.quant_act2": ("value",),
-    "fc1.quant_act": ("fc1", "input"),
-    "fc2.quant_act": ("fc2", "input"),
-}
-
-
-def quantizer_path(name):
-    """Where the quantizer that the reference calls `name` stands in our tree."""
-    if name == "head.quant_act":
-        return ("head", "input")
-    _, block, part, operand = name.split(".", 3)
-    return (f"blocks_{block}", part, *OPERANDS[operand])
 
 
 @pytest.mark.parametrize("bits", [3, 4])
