@@ -5,6 +5,7 @@ is `blocks_0/attn/qkv/kernel`, (in, out). Weight files are untrusted: nothing is
 tensors.
 """
 
+import math
 import os
 import re
 from pathlib import Path
@@ -16,13 +17,18 @@ from flax import traverse_util
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from maskaq_jax import torch_names
 from maskaq_jax.models import Model
 
 _SHOWN = 3  # names listed of each kind of mismatch
 
 
 def load_torch_weights(path: str | os.PathLike[str], model: Model) -> dict[str, Any]:
-    """Reads a timm state dict into the `params` of a model.
+    """Reads PyTorch weights into the `params` of a model.
+
+    Names may be timm's, those of the original DeiT and Swin files, or of Hugging Face transformers'
+    ViT, DeiT, Swin and Dinov2. Position embeddings of another image size are resampled, and a
+    classifier is left out where the model has none.
 
     Args:
       path: a `.safetensors` file; or `.pth`, `.pt`, `.bin`, which need PyTorch installed and are
@@ -42,8 +48,14 @@ def load_torch_weights(path: str | os.PathLike[str], model: Model) -> dict[str, 
 def from_torch_state(
     state: dict[str, np.ndarray], model: Model, source: str = "state dict"
 ) -> dict[str, Any]:
-    """Converts a timm state dict; see `load_torch_weights`."""
+    """Converts a state dict of arrays in PyTorch's layouts; see `load_torch_weights`."""
+    state = torch_names.to_timm(state)
+    if model.num_classes == 0:
+        state = {name: state[name] for name in state if not re.match(r"head(_dist)?\.", name)}
     expected = traverse_util.flatten_dict(_parameter_shapes(model))
+    if ("pos_embed",) in expected and "pos_embed" in state:
+        length = expected[("pos_embed",)].shape[1]
+        state["pos_embed"] = _resampled(state["pos_embed"], length, model.num_prefix_tokens)
     names = {_torch_name(path): path for path in expected}
     problems = []
     for kind, found in (
@@ -104,8 +116,9 @@ def _read_pickled_state(path: Path) -> dict[str, np.ndarray]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a file that is not weights
         raise ValueError(f"{path} is not a readable weight file: {error}") from error
-    if isinstance(state, dict) and isinstance(state.get("model"), dict):
-        state = state["model"]
+    for key in ("model", "state_dict"):  # as training scripts store it beside other things
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
     if not isinstance(state, dict) or not all(map(torch.is_tensor, state.values())):
         raise ValueError(f"{path}: expected a state dict of tensors")
     return {name: tensor.float().numpy() for name, tensor in state.items()}
@@ -114,6 +127,19 @@ def _read_pickled_state(path: Path) -> dict[str, np.ndarray]:
 def _parameter_shapes(model: Model) -> dict[str, Any]:
     image = jax.ShapeDtypeStruct((1, *model.input_shape), np.float32)
     return jax.eval_shape(model.init, jax.random.key(0), image)["params"]
+
+
+def _resampled(embedding: np.ndarray, length: int, num_prefix_tokens: int) -> np.ndarray:
+    """Position embeddings [1, tokens, C] for another number of patches; both grids are square."""
+    old, new = (math.isqrt(max(0, n - num_prefix_tokens)) for n in (embedding.shape[1], length))
+    if embedding.shape[1] == length or old**2 + num_prefix_tokens != embedding.shape[1]:
+        return embedding
+    channels = embedding.shape[-1]
+    prefix, patches = np.split(np.asarray(embedding, np.float32), [num_prefix_tokens], axis=1)
+    grid = patches.reshape(1, old, old, channels)
+    # Keys' cubic, smoothed where the grid shrinks, as timm resamples them.
+    grid = jax.image.resize(grid, (1, new, new, channels), "cubic", antialias=True)
+    return np.concatenate([prefix, np.asarray(grid).reshape(1, new * new, channels)], axis=1)
 
 
 _LEAF_NAMES = {"kernel": "weight", "scale": "weight"}

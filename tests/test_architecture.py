@@ -13,7 +13,7 @@ PACKAGE = ROOT / "maskaq_jax"
 # A file may import those of the lines above its own; files of one line don't know each other.
 LAYERS = [
     ["attention"],
-    ["augment", "losses", "quantizers", "randomness", "regions"],
+    ["augment", "losses", "quantizers", "randomness", "regions", "torch_names"],
     ["models.layers"],
     ["models.swin", "models.vit"],
     ["models.registry"],

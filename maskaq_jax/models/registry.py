@@ -13,6 +13,7 @@ _TINY = {"embed_dim": 192, "depth": 12, "num_heads": 3}
 _SMALL = {"embed_dim": 384, "depth": 12, "num_heads": 6}
 _BASE = {"embed_dim": 768, "depth": 12, "num_heads": 12}
 _DISTILLED = {"distilled": True}
+_DINOV2 = {"img_size": 518, "patch_size": 14, "init_values": 1e-5}
 
 _SWIN_TINY = {"embed_dim": 96, "depths": (2, 2, 6, 2), "num_heads": (3, 6, 12, 24)}
 _SWIN_SMALL = _SWIN_TINY | {"depths": (2, 2, 18, 2)}
@@ -31,6 +32,8 @@ _VITS: dict[str, dict[str, Any]] = {
     "deit_tiny_distilled_patch16_224": _TINY | _DISTILLED,
     "deit_small_distilled_patch16_224": _SMALL | _DISTILLED,
     "deit_base_distilled_patch16_224": _BASE | _DISTILLED,
+    "vit_small_patch14_dinov2": _SMALL | _DINOV2,
+    "vit_base_patch14_dinov2": _BASE | _DINOV2,
 }
 _SWINS: dict[str, dict[str, Any]] = {
     "swin": {},
