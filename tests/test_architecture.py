@@ -13,11 +13,12 @@ PACKAGE = ROOT / "maskaq_jax"
 # A file may import those of the lines above its own; files of one line don't know each other.
 LAYERS = [
     ["attention"],
-    ["augment", "losses", "quantizers", "randomness", "regions", "torch_names"],
+    ["augment", "losses", "quantizers", "randomness", "regions"],
     ["models.layers"],
     ["models.swin", "models.vit"],
     ["models.registry"],
     ["models"],
+    ["torch_names"],
     ["torch_import"],
     ["calibration", "evaluate", "finetune", "parallel", "synthesis"],
     ["phases"],
