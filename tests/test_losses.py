@@ -350,3 +350,16 @@ def test_weights_of_zero_count_all_patches_alike():
     p, q = HALF_OUTPUTS.astype(jnp.float32), 1 + HALF_OUTPUTS.astype(jnp.float32)
     value = losses.masked_attention_distillation_loss(p, q, high=0.0, low=0.0, distance="l1")
     np.testing.assert_allclose(value, 1, rtol=1e-5)
+
+
+def test_coupling_of_windows_is_the_mean_gap_of_the_marked_tokens():
+    rng = np.random.default_rng(0)
+    shapes = [(6, 2, 4, 4), (2, 3, 5, 5)]  # two images: three windows of four tokens, one of five
+    logits_p, logits_q = ([rng.normal(size=shape) for shape in shapes] for _ in range(2))
+    masks = [np.zeros((2, 12)), np.zeros((2, 5))]
+    masks[0][0, 5] = masks[0][1, 11] = masks[1][1, 2] = 1  # window 1 token 1; window 5 token 3
+    gap = [np.abs(p.mean((1, 2)) - q.mean((1, 2))) for p, q in zip(logits_p, logits_q, strict=True)]
+    expected = ((gap[0][1, 1] + gap[0][5, 3]) / 2 + gap[1][1, 2]) / 2
+    arrays = ([jnp.asarray(array, jnp.float32) for array in each] for each in (logits_p, logits_q))
+    value = losses.masked_attention_loss(*arrays, [jnp.asarray(mask) for mask in masks], 0)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)

@@ -79,3 +79,30 @@ def test_dropping_nearly_everything_leaves_one_region():
 
 def test_dropping_from_an_empty_mask_marks_nothing():
     assert not regions.drop_regions(jax.random.key(0), jnp.zeros((2, 5))).any()
+
+
+@pytest.fixture(scope="module")
+def windows():
+    """Two layers of two images: four windows of nine tokens, and one window of four."""
+    first, second = jax.random.split(jax.random.key(1))
+    return jax.random.normal(first, (8, 2, 9, 9)), jax.random.normal(second, (2, 3, 4, 4))
+
+
+@pytest.mark.parametrize(("ratio", "kept"), [(0.0, (1, 1)), (0.5, (18, 2)), (1.0, (36, 4))])
+def test_windows_share_the_top_ratio_of_their_image(windows, ratio, kept):
+    masks = regions.window_regions(windows, ratio, num_images=2)
+    assert [mask.shape for mask in masks] == [(2, 36), (2, 4)]
+    for mask, count in zip(masks, kept, strict=True):
+        assert (mask.sum(axis=1) == count).all()
+
+
+def test_the_tokens_that_receive_most_attention_are_kept(windows):
+    mask = np.asarray(regions.window_regions(windows, 0.25, num_images=2)[0])
+    received = np.asarray(windows[0]).mean(axis=(1, 2)).reshape(2, 36)
+    for image in range(2):
+        assert received[image][mask[image] == 1].min() > received[image][mask[image] == 0].max()
+
+
+def test_windows_carry_no_gradient(windows):
+    gradient = jax.grad(lambda layer: regions.window_regions([layer], 0.5, 2)[0].sum())(windows[0])
+    assert not gradient.any()

@@ -272,3 +272,22 @@ print("modules", sorted({{"torch", "tensorflow"}} & set(sys.modules)))
     assert output.returncode == 0, output.stderr
     assert f"opened {opened}" in output.stdout
     assert "modules []" in output.stdout
+
+
+def test_swin_is_quantized_too(settings, tmp_path):
+    """Where the authors' code stops: stages of other resolutions, no class token."""
+    arguments = {"img_size": 28, "patch_size": 2, "embed_dim": 8, "depths": (1, 2)}
+    arguments |= {"num_heads": (1, 2), "window_size": 7}
+    model = create_model("swin", 10, **arguments)
+    params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 28, 28, 3)))["params"]
+    save_file(torch_import.to_torch_state(params), tmp_path / "swin.safetensors")
+    weights = str(tmp_path / "swin.safetensors")
+    settings = dataclasses.replace(settings, model=config_lib.Model("swin", 10, arguments, weights))
+    results = run.run(_prepare(settings, tmp_path / "run"))
+    first, *_ = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(first)["coupling"] > 0
+    model, variables = maskaq_jax.load(tmp_path / "run")
+    dataset = data.load_embedded("test", 3)
+    logits, _ = model.apply(variables, data.normalise(dataset.images, settings.pixels))
+    correct = np.asarray(logits).argmax(axis=-1) == dataset.labels
+    assert results["quantized_top1"] == round(100 * correct.mean(), 4)

@@ -1,10 +1,11 @@
-"""Trains the embedded teacher on Fashion-MNIST's training split.
+r"""Trains an embedded teacher on Fashion-MNIST's training split.
 
-    python -m maskaq_jax.assets.train_teacher --data=DIR --output=vit_fashion.safetensors
+    python -m maskaq_jax.assets.train_teacher --config=configs/vit_fashion.py --data=DIR \
+        --output=vit_fashion.safetensors
 
-`DIR` holds Fashion-MNIST's `*-ubyte.gz` files. The state is saved every epoch beside the output,
-and the same command continues from it. Validation accuracy is printed every epoch; test accuracy
-once, at the end.
+The config says which model. `DIR` holds Fashion-MNIST's `*-ubyte.gz` files. The state is saved
+every epoch beside the output, and the same command continues from it. Validation accuracy is
+printed every epoch; test accuracy once, at the end.
 """
 
 import functools
@@ -21,21 +22,15 @@ import numpy as np
 import optax
 from absl import app, flags
 from jax import Array
+from ml_collections import config_flags
 from safetensors.numpy import save_file
 
 from maskaq_jax import torch_import
 from maskaq_jax.assets import fashion_mnist
+from maskaq_jax.augment import Pixels
 from maskaq_jax.models import create_model
 
-ARCHITECTURE: dict[str, Any] = {
-    "img_size": 28,
-    "patch_size": 4,
-    "embed_dim": 64,
-    "depth": 4,
-    "num_heads": 4,
-}
-MEAN, STD = 0.286, 0.353  # of the training pixels, in [0, 1]
-
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment whose model to train.")
 _DATA = flags.DEFINE_string("data", None, "Folder of Fashion-MNIST's files.", required=True)
 _OUTPUT = flags.DEFINE_string("output", None, "Weights to write (.safetensors).", required=True)
 _EPOCHS = flags.DEFINE_integer("epochs", 30, "Passes over the training images.")
@@ -56,10 +51,10 @@ class State:
     average: Any
 
 
-def normalise(images: Array) -> Array:
-    """[B, 28, 28] uint8 -> [B, 28, 28, 3] float32, the grey value on all three channels."""
-    images = (images.astype(jnp.float32) / 255 - MEAN) / STD
-    return jnp.broadcast_to(images[..., None], (*images.shape, 3))
+def normalise(images: Array, pixels: Pixels) -> Array:
+    """[B, 28, 28] uint8 -> [B, 28, 28, channels] float32, the grey value on every channel."""
+    mean, std = jnp.asarray(pixels.mean), jnp.asarray(pixels.std)
+    return (images[..., None].astype(jnp.float32) / 255 - mean) / std
 
 
 def random_view(key: Array, image: Array) -> Array:
@@ -90,8 +85,13 @@ def train_step(
     return State(state.step + 1, params, opt_state, average)
 
 
-def _accuracy(model: Any, params: Any, images: np.ndarray, labels: np.ndarray) -> float:
-    predict = jax.jit(lambda batch: model.apply({"params": params}, normalise(batch))[0].argmax(-1))
+def _accuracy(
+    model: Any, params: Any, pixels: Pixels, images: np.ndarray, labels: np.ndarray
+) -> float:
+    @jax.jit
+    def predict(batch: Array) -> Array:
+        return model.apply({"params": params}, normalise(batch, pixels))[0].argmax(axis=-1)
+
     predicted = [predict(batch) for batch in np.array_split(images, 10)]
     return float((np.concatenate(predicted) == labels).mean())
 
@@ -101,7 +101,9 @@ def main(argv: list[str]) -> None:
     splits = fashion_mnist.read_splits(Path(_DATA.value))
     images, labels = map(jnp.asarray, splits["training"])
     steps = len(images) // _BATCH.value
-    model = create_model("vit", num_classes=10, **ARCHITECTURE)
+    settings = _CONFIG.value.model
+    model = create_model(settings.name, settings.num_classes, **settings.arguments)
+    pixels = Pixels(**_CONFIG.value.pixels)
     schedule = optax.warmup_cosine_decay_schedule(
         0.0, 2e-3, 2 * steps, _EPOCHS.value * steps, end_value=1e-5
     )
@@ -109,7 +111,7 @@ def main(argv: list[str]) -> None:
         optax.clip_by_global_norm(1.0), optax.adamw(schedule, b2=0.98, weight_decay=0.05)
     )
     root = jax.random.key(_SEED.value)
-    params = model.init(jax.random.fold_in(root, 0), normalise(images[:1]))["params"]
+    params = model.init(jax.random.fold_in(root, 0), normalise(images[:1], pixels))["params"]
     average = jax.tree.map(jnp.copy, params)
     state = State(jnp.zeros((), jnp.int32), params, optimizer.init(params), average)
 
@@ -119,7 +121,7 @@ def main(argv: list[str]) -> None:
 
         def body(state: State, batch: Array) -> tuple[State, None]:
             keys = jax.vmap(jax.random.fold_in, (None, 0))(key, batch)
-            views = normalise(jax.vmap(random_view)(keys, images[batch]))
+            views = normalise(jax.vmap(random_view)(keys, images[batch]), pixels)
             return train_step(model, optimizer, state, views, labels[batch]), None
 
         return jax.lax.scan(body, state, order.reshape(steps, _BATCH.value))[0]
@@ -135,12 +137,13 @@ def main(argv: list[str]) -> None:
         )
         saved.write_bytes(flax.serialization.to_bytes(state))
         save_file(torch_import.to_torch_state(state.average), output)
-        accuracy = _accuracy(model, state.average, *splits["validation"])
+        accuracy = _accuracy(model, state.average, pixels, *splits["validation"])
         seconds = time.perf_counter() - started
         print(
             json.dumps({"epoch": epoch + 1, "validation": accuracy, "seconds": seconds}), flush=True
         )
-    print(json.dumps({"test": _accuracy(model, state.average, *splits["test"])}), flush=True)
+    accuracy = _accuracy(model, state.average, pixels, *splits["test"])
+    print(json.dumps({"test": accuracy}), flush=True)
 
 
 if __name__ == "__main__":

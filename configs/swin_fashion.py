@@ -1,0 +1,28 @@
+"""Quantizes the embedded Swin without data.
+
+    python -m maskaq_jax.main --config=configs/swin_fashion.py
+
+Takes the arguments of `configs/vit_fashion.py`, from which only the model differs.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import vit_fashion
+
+
+def get_config(argument: str | None = None) -> ConfigDict:
+    """The embedded experiment on a Swin of two stages, 14 x 14 and 7 x 7 tokens."""
+    config = vit_fashion.get_config(argument)
+    config.model.name = "swin"
+    config.model.arguments = ConfigDict(
+        {
+            "img_size": 28,
+            "patch_size": 2,
+            "embed_dim": 32,
+            "depths": (2, 2),
+            "num_heads": (2, 4),
+            "window_size": 7,
+        }
+    )
+    config.model.weights = "embedded:swin_fashion"
+    return config
