@@ -1,0 +1,60 @@
+"""Weights from the Hugging Face hub, through its own client: its cache, offline mode, progress."""
+
+import re
+from pathlib import Path
+
+SCHEME = "hf://"
+_ADDRESS = re.compile(r"hf://(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
+# In order of preference: the first needs no PyTorch to read.
+_FILES = ("model.safetensors", "pytorch_model.bin")
+
+
+def check_address(address: str) -> None:
+    """Raises ValueError unless the address reads `hf://organisation/name[@revision]`."""
+    if not _ADDRESS.fullmatch(address):
+        raise ValueError(f"{address!r} should read hf://organisation/name or .../name@revision")
+
+
+def fetch(address: str) -> Path:
+    """Downloads a repository's weights, unless they are in the client's cache.
+
+    Args:
+      address: `hf://organisation/name[@revision]`; a revision is a branch, tag or commit.
+
+    Returns:
+      Where the file lies.
+
+    Raises:
+      ValueError: malformed address, the `hub` extra is missing, there is no such repository or
+        revision, it holds no weights, or it can't be reached.
+    """
+    check_address(address)
+    try:
+        import huggingface_hub
+        from huggingface_hub import errors
+    except ImportError as error:
+        raise ValueError(
+            f"{address}: fetching weights needs an extra: pip install 'maskaq_jax[hub]'"
+        ) from error
+    match = _ADDRESS.fullmatch(address)
+    assert match is not None
+    for name in _FILES:
+        try:
+            return Path(
+                huggingface_hub.hf_hub_download(
+                    match["repository"], name, revision=match["revision"]
+                )
+            )
+        except errors.LocalEntryNotFoundError as error:
+            raise ValueError(
+                f"{address} is not in the cache and the hub can't be reached: {_first_line(error)}"
+            ) from error
+        except errors.EntryNotFoundError:
+            continue
+        except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
+            raise ValueError(f"{address} can't be fetched: {_first_line(error)}") from error
+    raise ValueError(f"{address} holds neither {' nor '.join(_FILES)}")
+
+
+def _first_line(error: Exception) -> str:
+    return next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)

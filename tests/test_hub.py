@@ -1,0 +1,139 @@
+"""Fetching weights, from a hub of our own on this machine."""
+
+import hashlib
+import http.server
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from maskaq_jax import hub
+
+pytest.importorskip("huggingface_hub", reason="needs the hub extra")
+
+COMMIT = "c" * 40
+FILES = {
+    "/org/vit/resolve/main/model.safetensors": b"weights",
+    "/org/vit/resolve/v1/model.safetensors": b"older weights",
+    "/org/old/resolve/main/pytorch_model.bin": b"pickled weights",
+}
+REPOSITORIES = ("/org/vit/", "/org/old/", "/org/empty/")
+
+
+class _Hub(http.server.BaseHTTPRequestHandler):
+    requests: list[str] = []  # noqa: RUF012
+
+    def do_HEAD(self):
+        self._answer(with_content=False)
+
+    def do_GET(self):
+        self._answer(with_content=True)
+
+    def _answer(self, with_content):
+        self.requests.append(self.path)
+        content = FILES.get(self.path)
+        if content is None:
+            known = self.path.startswith(REPOSITORIES)
+            self.send_response(404)
+            self.send_header("X-Error-Code", "EntryNotFound" if known else "RepoNotFound")
+            self.send_header("X-Repo-Commit", COMMIT)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        self.send_response(200)
+        self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if with_content:
+            self.wfile.write(content)
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture
+def server():
+    _Hub.requests.clear()
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Hub) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def fetch(server, tmp_path):
+    """Fetches in a process of its own, since the client reads its environment when imported."""
+
+    def fetch(address, **environment):
+        code = f"""
+import json
+from maskaq_jax import hub
+try:
+    print(json.dumps(hub.fetch({address!r}).read_text()))
+except ValueError as error:
+    print(json.dumps({{"error": str(error)}}))
+"""
+        environment = {
+            "HF_ENDPOINT": server,
+            "HF_HOME": str(tmp_path / "cache"),
+            "HF_HUB_DISABLE_XET": "1",
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(Path(__file__).parents[1]),
+            **environment,
+        }
+        result = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
+        )
+        return json.loads(result.stdout.splitlines()[-1])
+
+    return fetch
+
+
+def test_weights_are_fetched_once(fetch):
+    assert fetch("hf://org/vit") == "weights"
+    assert fetch("hf://org/vit") == "weights"
+    downloads = [path for path in _Hub.requests if path.endswith("model.safetensors")]
+    assert len(downloads) <= 3  # asked about twice, sent once
+
+
+def test_a_revision_is_fetched(fetch):
+    assert fetch("hf://org/vit@v1") == "older weights"
+
+
+def test_pickled_weights_are_fetched_where_there_are_no_others(fetch):
+    assert fetch("hf://org/old") == "pickled weights"
+
+
+def test_a_fetched_file_is_found_offline(fetch):
+    fetch("hf://org/vit")
+    asked = len(_Hub.requests)
+    assert fetch("hf://org/vit", HF_HUB_OFFLINE="1") == "weights"
+    assert len(_Hub.requests) == asked
+
+
+@pytest.mark.parametrize(
+    ("address", "environment", "message"),
+    [
+        ("hf://org/empty", {}, "holds neither model.safetensors nor pytorch_model.bin"),
+        ("hf://org/gone", {}, "hf://org/gone can't be fetched"),
+        ("hf://org/vit", {"HF_HUB_OFFLINE": "1"}, "is not in the cache and the hub can't be"),
+        ("hf://vit", {}, "should read hf://organisation/name"),
+    ],
+)
+def test_what_cannot_be_fetched_is_told_in_one_line(fetch, address, environment, message):
+    error = fetch(address, **environment)["error"]
+    assert message in error
+    assert "\n" not in error
+
+
+def test_the_extra_is_asked_for(monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(ValueError, match=r"maskaq_jax\[hub\]"):
+        hub.fetch("hf://org/vit")
