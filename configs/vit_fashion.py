@@ -15,6 +15,7 @@ What `best` changes of the paper's settings, and the accuracy to expect, stand i
 
 from ml_collections import ConfigDict
 
+from configs import common
 from maskaq_jax import config as config_lib
 
 
@@ -25,7 +26,6 @@ def get_config(argument: str | None = None) -> ConfigDict:
     )
     config = config_lib.default()
     config.seed = arguments.seed
-    config.method = arguments.source or arguments.method
 
     config.model.name = "vit"
     config.model.num_classes = 10
@@ -38,6 +38,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
     config.pixels.grey = True
     config.quantization.weight_bits = arguments.w
     config.quantization.activation_bits = arguments.a
+    config.evaluation.dataset = "fashion_mnist"
     config.evaluation.split = arguments.split
 
     config.samples.num_samples = 320
@@ -50,11 +51,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
 
     if config_lib.choose("config argument preset", arguments.preset, ("best", "paper")) == "best":
         _use_best_settings(config)
-    if config.method == "mimiq":
-        config.synthesis.weights.coupling = 0.0
-        config.synthesis.weights.entropy = 0.0
-        config.finetuning.important_weight = 1.0
-        config.samples.refresh_every = 0
+    common.set_method(config, arguments.source or arguments.method)
     return config
 
 

@@ -10,14 +10,17 @@ import difflib
 import types
 import typing
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 from ml_collections import ConfigDict
 
-from maskaq_jax import data, models
+from maskaq_jax import data, hub, models
 from maskaq_jax.augment import Pixels
 from maskaq_jax.finetune import Settings as FinetuningSettings
+from maskaq_jax.models import Model as Network
 from maskaq_jax.models import Quantization
+from maskaq_jax.preprocessing import Preprocessing
 from maskaq_jax.synthesis import Settings as SynthesisSettings
 
 # 'maskaq' and 'mimiq' make their samples; 'noise' and 'real' are the floor and the ceiling.
@@ -37,7 +40,8 @@ class Model:
       name: of `models.create_model`.
       num_classes: 0 for no classifier.
       arguments: of `models.create_model`.
-      weights: a file of timm-named weights, or 'embedded:NAME' for one that ships with the package.
+      weights: a file of PyTorch weights, 'hf://organisation/name[@revision]' of the Hugging Face
+        hub, or 'embedded:NAME' for one that ships with the package.
     """
 
     name: str = "deit_tiny_patch16_224"
@@ -71,13 +75,19 @@ class Evaluation:
     """The labelled images accuracies are measured on.
 
     Attributes:
-      dataset: 'fashion_mnist', the embedded one.
-      split: 'test', or 'validation' to choose settings on.
+      dataset: 'fashion_mnist', the embedded one; 'folder', one of `path`; empty for none.
+      split: of the embedded one: 'test', or 'validation' to choose settings on.
+      path: the folder, which holds a folder for each class, or images.
+      labels: file of a line `NAME LABEL` for each image of `path`; empty for a folder a class.
+      preprocessing: how images of a folder become the model's size.
       batch_size: images a step.
     """
 
-    dataset: str = data.EMBEDDED
-    split: str = "test"
+    dataset: Literal["fashion_mnist", "folder", ""] = ""
+    split: str = ""
+    path: str = ""
+    labels: str = ""
+    preprocessing: Preprocessing = Preprocessing()
     batch_size: int = 256
 
 
@@ -192,6 +202,7 @@ def _check_values(config: Config) -> None:
         "config.finetuning.learning_rate": config.finetuning.learning_rate,
         "config.finetuning.temperature": config.finetuning.temperature,
         "config.finetuning.view.min_area": config.finetuning.view.min_area,
+        "config.evaluation.preprocessing.crop_ratio": config.evaluation.preprocessing.crop_ratio,
         "config.evaluation.batch_size": config.evaluation.batch_size,
     }
     for name, value in positive.items():
@@ -216,7 +227,6 @@ def _check_values(config: Config) -> None:
         if value < 0:
             raise ConfigError(f"{name} must not be negative, got {value}")
     _check_model(config)
-    _check_data(config)
 
 
 def _check_model(config: Config) -> None:
@@ -235,16 +245,60 @@ def _check_model(config: Config) -> None:
                 f"config.pixels.{name} must have a value for each of the model's {channels} "
                 f"channels, got {len(getattr(config.pixels, name))}"
             )
+    _check_outputs(config)
+    _check_evaluation(config, network)
     if not model.weights:
         raise ConfigError("config.model.weights is missing: name a file of trained weights")
-    path = data.weights_path(model.weights)
-    if not path.is_file():
-        raise ConfigError(f"config.model.weights: no file {path}")
+    if model.weights.startswith(hub.SCHEME):
+        try:
+            hub.check_address(model.weights)
+        except ValueError as error:
+            raise ConfigError(f"config.model.weights: {error}") from error
+    elif not data.weights_path(model.weights).is_file():
+        raise ConfigError(f"config.model.weights: no file {data.weights_path(model.weights)}")
 
 
-def _check_data(config: Config) -> None:
-    choose("config.evaluation.dataset", config.evaluation.dataset, [data.EMBEDDED])
-    choose("config.evaluation.split", config.evaluation.split, data.EMBEDDED_SPLITS)
+def _check_outputs(config: Config) -> None:
+    """A model without classifier has no class term to synthesise by, and no classes to distil."""
+    if config.model.num_classes:
+        return
+    if config.synthesis.weights.classes:
+        raise ConfigError(
+            "config.model has no classifier (num_classes is 0), so config.synthesis.weights.classes"
+            f" must be 0, got {config.synthesis.weights.classes}"
+        )
+    if config.finetuning.output_distance == "kl":
+        raise ConfigError(
+            "config.model has no classifier (num_classes is 0), so "
+            "config.finetuning.output_distance must be 'cosine' or 'mse', got 'kl'"
+        )
+
+
+def _check_evaluation(config: Config, network: Network) -> None:
+    evaluation = config.evaluation
+    if evaluation.dataset == data.EMBEDDED:
+        choose("config.evaluation.split", evaluation.split, data.EMBEDDED_SPLITS)
+        if network.input_shape[:2] != data.EMBEDDED_SIZE or network.num_classes not in (0, 10):
+            raise ConfigError(
+                "config.evaluation.dataset 'fashion_mnist' has images of 28 x 28 pixels and 10 "
+                f"classes; the model takes {network.input_shape[0]} x {network.input_shape[1]} and "
+                f"has {network.num_classes}"
+            )
+    if config.method == "real" and network.input_shape[:2] != data.EMBEDDED_SIZE:
+        raise ConfigError(
+            "config.method 'real' trains on the embedded images of 28 x 28 pixels, but the model "
+            f"takes {network.input_shape[0]} x {network.input_shape[1]}"
+        )
+    if evaluation.dataset == "folder":
+        if not Path(evaluation.path).is_dir() or not evaluation.path:
+            raise ConfigError(f"config.evaluation.path: no folder {evaluation.path!r}")
+        if evaluation.labels and not Path(evaluation.labels).is_file():
+            raise ConfigError(f"config.evaluation.labels: no file {evaluation.labels}")
+        if network.input_shape[-1] != 3:
+            raise ConfigError(
+                "config.evaluation.dataset 'folder' has images of 3 channels; the model takes "
+                f"{network.input_shape[-1]}"
+            )
 
 
 def _build(kind: Any, value: Any, path: str) -> Any:

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from maskaq_jax import checkpoint, config, data, parallel, report, torch_import
+from maskaq_jax import checkpoint, config, data, hub, image_folder, parallel, report, torch_import
 from maskaq_jax.config import Config, ConfigError
 from maskaq_jax.models import Model, create_model
 from maskaq_jax.phases import SampleSet
@@ -26,7 +26,7 @@ class Experiment:
       mesh: the devices.
       model: Q; P is its full-precision clone.
       params: P's weights.
-      evaluation: labelled images.
+      evaluation: labelled images, if there are any.
       real: training images, opened for the method 'real' alone.
     """
 
@@ -35,7 +35,7 @@ class Experiment:
     mesh: Mesh
     model: Model
     params: Any
-    evaluation: data.Dataset
+    evaluation: data.Dataset | None
     real: SampleSet | None
 
 
@@ -50,9 +50,9 @@ def prepare(settings: Config, workdir: Path) -> Experiment:
     mesh = parallel.make_mesh()
     _check_batch_sizes(settings, mesh.size)
     model = _create_model(settings)
-    params = torch_import.load_torch_weights(data.weights_path(settings.model.weights), model)
+    evaluation = _open_evaluation(settings, model)
+    params = torch_import.load_torch_weights(_weights_file(settings.model.weights), model)
     channels = model.input_shape[-1]
-    evaluation = data.load_embedded(settings.evaluation.split, channels)
     real = _read_real_samples(settings, channels) if settings.method == "real" else None
     workdir.mkdir(parents=True, exist_ok=True)
     report.write_json(workdir / "config.json", config.as_dict(settings))
@@ -86,6 +86,22 @@ def load(workdir: str | os.PathLike[str]) -> tuple[Model, Any]:
     if restored is None:
         raise FileNotFoundError(f"no checkpoint in {workdir / 'checkpoints'}")
     return model, restored[1]["variables"]
+
+
+def _weights_file(weights: str) -> Path:
+    return hub.fetch(weights) if weights.startswith(hub.SCHEME) else data.weights_path(weights)
+
+
+def _open_evaluation(settings: Config, model: Model) -> data.Dataset | None:
+    evaluation, (size, _, channels) = settings.evaluation, model.input_shape
+    if evaluation.dataset == data.EMBEDDED:
+        return data.load_embedded(evaluation.split, channels)
+    if evaluation.dataset == "folder":
+        labels = Path(evaluation.labels) if evaluation.labels else None
+        return image_folder.open_folder(
+            Path(evaluation.path), labels, model.num_classes, size, evaluation.preprocessing
+        )
+    return None
 
 
 def _create_model(settings: Config) -> Model:
@@ -148,4 +164,5 @@ def _read_real_samples(settings: Config, num_channels: int) -> SampleSet:
             f"config.samples.num_samples is {count}, but only {len(real.labels)} real images ship "
             "with the package"
         )
-    return SampleSet(data.normalise(real.images[:count], settings.pixels), real.labels[:count])
+    images = np.asarray(real.images[:count])
+    return SampleSet(data.normalise(images, settings.pixels), real.labels[:count])

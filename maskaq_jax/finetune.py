@@ -30,7 +30,9 @@ class Settings:
       learning_rate: of the weights, at the start of the cosine.
       quantizer_learning_rate: of step sizes and zero points.
       final_learning_rate_ratio: share of the learning rate left at the end.
-      temperature: of the distillation of outputs.
+      output_distance: 'kl' of the class probabilities; 'cosine' or 'mse' of the pooled features,
+        for models without a classifier.
+      temperature: of 'kl'.
       attention_weight: factor c of the attention distillation; 0 leaves it out.
       attention_distance: 'ssim', 'mse', 'l1' or 'kl'.
       important_ratio: share of patches that weigh more in it.
@@ -44,6 +46,7 @@ class Settings:
     learning_rate: float = 1e-3
     quantizer_learning_rate: float = 1e-3
     final_learning_rate_ratio: float = 0.01
+    output_distance: Literal["kl", "cosine", "mse"] = "kl"
     temperature: float = 5.0
     attention_weight: float = 10.0
     attention_distance: losses.Distance = "ssim"
@@ -156,11 +159,13 @@ def loss_terms(
     """
     logits_p, out_p = model.clone(quantization=None).apply({"params": params}, views)
     logits_q, out_q = model.apply(variables, views)
-    terms = {
-        "distillation": losses.distillation_loss(
-            logits_q, logits_p, settings.temperature, axis_name
+    if settings.output_distance == "kl":
+        distillation = losses.distillation_loss(logits_q, logits_p, settings.temperature, axis_name)
+    else:
+        distillation = losses.feature_distillation_loss(
+            out_q["features"], out_p["features"], settings.output_distance, axis_name
         )
-    }
+    terms = {"distillation": distillation}
     if settings.attention_weight:
         attention = losses.masked_attention_distillation_loss(
             out_p["attention_outputs"],

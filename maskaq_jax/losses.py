@@ -23,6 +23,7 @@ _C2 = 0.03**2
 
 Layers = Array | Sequence[Array]
 Distance = Literal["ssim", "mse", "l1", "kl"]
+FeatureDistance = Literal["cosine", "mse"]
 
 
 def class_loss(logits: Array, labels: Array, axis_name: str | None = None) -> Array:
@@ -185,6 +186,28 @@ def distillation_loss(
     )
     divergence = jnp.sum(jnp.exp(teacher) * (teacher - student), axis=-1)
     return temperature**2 * _mean(divergence, axis_name)
+
+
+def feature_distillation_loss(
+    student: Array,
+    teacher: Array,
+    distance: FeatureDistance = "cosine",
+    axis_name: str | None = None,
+) -> Array:
+    """Distance of Q's pooled features from P's, for models without a classifier.
+
+    Args:
+      student: [B, C] of Q.
+      teacher: [B, C] of P; no gradient flows to them.
+      distance: 'cosine', `1 - cos`, mean over images; or 'mse', mean over images and channels.
+      axis_name: mapped axis of the global batch.
+    """
+    student = student.astype(jnp.float32)
+    teacher = jax.lax.stop_gradient(teacher).astype(jnp.float32)
+    if distance == "mse":
+        return _mean(jnp.square(student - teacher), axis_name)
+    norms = _sqrt(jnp.sum(jnp.square(student), axis=-1)) * jnp.linalg.norm(teacher, axis=-1)
+    return _mean(1 - jnp.sum(student * teacher, axis=-1) / (norms + 1e-6), axis_name)
 
 
 def masked_attention_distillation_loss(

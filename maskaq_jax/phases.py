@@ -60,6 +60,36 @@ def make_accuracy(model: Model, mesh: Mesh) -> Callable[..., float]:
     return accuracy
 
 
+def make_agreement(model: Model, mesh: Mesh) -> Callable[..., dict[str, float]]:
+    """Returns `agreement(params, variables, batches, advance)` of P and Q.
+
+    It gives `agreement`, the share of images of the same top-1 class in percent, and
+    `feature_cosine`, the mean cosine of their pooled features.
+    """
+
+    def per_device(params: Any, variables: Any, images: Array, valid: Array) -> Any:
+        return evaluate.count_agreement(model, params, variables, images, valid, AXIS)
+
+    count = parallel.map_over_devices(
+        per_device, mesh, (REPLICATED, REPLICATED, SHARDED, SHARDED), REPLICATED
+    )
+
+    def agreement(
+        params: Any, variables: Any, batches: Iterable[Any], advance: Advance
+    ) -> dict[str, float]:
+        models = parallel.put((params, variables), mesh, REPLICATED)
+        same = cosine = total = 0.0
+        for images, _, valid in batches:
+            counts = count(*models, *parallel.put((images, valid), mesh, SHARDED))
+            same, cosine, total = (
+                old + float(new) for old, new in zip((same, cosine, total), counts, strict=True)
+            )
+            advance(int(counts[-1]))
+        return {"agreement": 100 * same / total, "feature_cosine": cosine / total}
+
+    return agreement
+
+
 def make_synthesis(
     model: Model, spec: synthesis.Spec, mesh: Mesh
 ) -> Callable[..., tuple[SampleSet, dict[str, float]]]:

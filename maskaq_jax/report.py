@@ -140,9 +140,17 @@ def print_results(console: Console, results: dict[str, Any]) -> None:
     )
     table.add_column("model")
     table.add_column("top-1 %", justify="right")
-    table.add_row("full precision", f"{results['fp_top1']:.2f}")
-    table.add_row(f"{bits}, calibrated only", f"{results['calibrated_top1']:.2f}")
-    table.add_row(f"{bits}, fine-tuned with {images}", f"{results['quantized_top1']:.2f}")
+    for name, model in (
+        ("fp_top1", "full precision"),
+        ("calibrated_top1", f"{bits}, calibrated only"),
+        ("quantized_top1", f"{bits}, fine-tuned with {images}"),
+    ):
+        top1 = results[name]
+        table.add_row(model, "not measured" if top1 is None else f"{top1:.2f}")
+    if "agreement" in results:
+        table.add_row("same class as full precision, %", f"{results['agreement']:.2f}")
+    if "feature_cosine" in results:
+        table.add_row("cosine with its features", f"{results['feature_cosine']:.4f}")
     table.add_section()
     for phase, seconds in results["seconds"].items():
         table.add_row(f"time of {phase}", _duration(seconds))

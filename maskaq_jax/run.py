@@ -4,7 +4,7 @@ calibrate -> [ synthesize -> fine-tune ... ] every refresh -> evaluate -> save
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -53,12 +53,17 @@ def run(experiment: Experiment) -> dict[str, Any]:
         checkpoint.open_manager(experiment.workdir / "checkpoints") as checkpoints,
     ):
         make_samples = _sample_maker(experiment, key, reporter)
+        if experiment.evaluation is None:
+            reporter.message(
+                "no evaluation dataset (config.evaluation): instead of accuracy, the agreement of "
+                "the quantized with the full-precision model on the samples will be reported"
+            )
 
-        def measure(accuracy: Any, variables: Any) -> float:
-            evaluation = config.evaluation
-            batches = data.batches(experiment.evaluation, config.pixels, evaluation.batch_size)
+        def measure(accuracy: Any, variables: Any) -> float | None:
+            if not _is_labelled(experiment):
+                return None
             with reporter.phase("evaluation") as advance:
-                return accuracy(variables, batches, advance)
+                return accuracy(variables, _evaluation_batches(experiment, reporter), advance)
 
         def save(epoch: int) -> None:
             progress = {"top1": top1, "seconds": reporter.seconds}
@@ -99,9 +104,45 @@ def run(experiment: Experiment) -> dict[str, Any]:
 
         top1["quantized"] = measure(accuracy_of_q, state.variables)
         results = _results(experiment, top1, reporter.seconds)
+        if not _is_labelled(experiment):
+            if sample_set is None:
+                last = _refresh_number(config, max(0, epochs - 1))
+                sample_set = make_samples(last, state.variables)
+            results |= _agreement(experiment, state.variables, sample_set, reporter)
         report.write_json(experiment.workdir / "results.json", results)
         report.print_results(reporter.console, results)
     return results
+
+
+def _is_labelled(experiment: Experiment) -> bool:
+    """Whether there are images to measure accuracy on."""
+    return experiment.evaluation is not None and experiment.model.num_classes > 0
+
+
+def _evaluation_batches(experiment: Experiment, reporter: report.Reporter) -> Iterator[Any]:
+    config, dataset = experiment.config, experiment.evaluation
+    assert dataset is not None
+    broken: list[str] = []
+    yield from data.batches(dataset, config.pixels, config.evaluation.batch_size, broken.append)
+    if broken:
+        reporter.message(f"{len(broken)} images could not be read, the first of them {broken[0]}")
+
+
+def _agreement(
+    experiment: Experiment, variables: Any, samples: SampleSet, reporter: report.Reporter
+) -> dict[str, Any]:
+    """How P and Q agree: on the evaluation images, or on the samples where there are none."""
+    agreement = phases.make_agreement(experiment.model, experiment.mesh)
+    size = experiment.config.evaluation.batch_size
+    if experiment.evaluation is None:
+        batches: Iterable[Any] = data.sample_batches(samples.images, samples.labels, size)
+    else:
+        batches = _evaluation_batches(experiment, reporter)
+    with reporter.phase("evaluation") as advance:
+        values = agreement(experiment.params, variables, batches, advance)
+    if experiment.model.num_classes == 0:
+        del values["agreement"]  # of classes, which there are none of
+    return {name: round(value, 4) for name, value in values.items()}
 
 
 def _sample_maker(
@@ -209,6 +250,18 @@ def _num_batches(config: Config) -> int:
     return -(-config.samples.num_samples // config.samples.batch_size)
 
 
+def _num_evaluated(experiment: Experiment) -> int:
+    return 0 if experiment.evaluation is None else len(experiment.evaluation.labels)
+
+
+def _evaluated(config: Config) -> tuple[str, ...]:
+    """What `results.json` calls the evaluation images."""
+    evaluation = config.evaluation
+    if not evaluation.dataset:
+        return ("samples",)
+    return evaluation.dataset, evaluation.path, evaluation.split
+
+
 def _work_until(experiment: Experiment, epoch: int) -> float:
     """Work done when that many epochs are; all of the run's for the last one."""
     config = experiment.config
@@ -219,18 +272,21 @@ def _work_until(experiment: Experiment, epoch: int) -> float:
     images = _num_batches(config) * config.samples.batch_size
     steps_per_epoch = -(-config.samples.num_samples // config.finetuning.batch_size)
     return (
-        _WORK["evaluation"] * evaluations * len(experiment.evaluation.labels)
+        _WORK["evaluation"] * evaluations * _num_evaluated(experiment)
         + _WORK["synthesis"] * syntheses * images * config.synthesis.num_steps
         + _WORK["finetuning"] * epoch * steps_per_epoch * config.finetuning.batch_size
     )
 
 
 def _results(
-    experiment: Experiment, top1: dict[str, float], seconds: dict[str, float]
+    experiment: Experiment, top1: dict[str, float | None], seconds: dict[str, float]
 ) -> dict[str, Any]:
     config = experiment.config
     return {
-        **{f"{name}_top1": round(value, 4) for name, value in top1.items()},
+        **{
+            f"{name}_top1": None if value is None else round(value, 4)
+            for name, value in top1.items()
+        },
         "weight_bits": config.quantization.weight_bits,
         "activation_bits": config.quantization.activation_bits,
         "method": config.method,
@@ -238,8 +294,8 @@ def _results(
         "num_samples": config.samples.num_samples,
         "synthesis_steps": config.synthesis.num_steps,
         "epochs": config.finetuning.epochs,
-        "evaluation": f"{config.evaluation.dataset} {config.evaluation.split}",
-        "num_evaluated": len(experiment.evaluation.labels),
+        "evaluation": " ".join(filter(None, _evaluated(config))),
+        "num_evaluated": _num_evaluated(experiment),
         "seconds": {name: round(value, 2) for name, value in seconds.items()},
         "device": f"{experiment.mesh.size} x {experiment.mesh.devices.flat[0].device_kind}",
         "jax": jax.__version__,

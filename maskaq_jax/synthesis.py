@@ -114,7 +114,8 @@ def create_optimizer(settings: Settings) -> optax.GradientTransformation:
 
 
 def draw_labels(key: Array, indices: Array, num_classes: int, settings: Settings) -> Array:
-    """[B] int32 classes the images are to be made for."""
+    """[B] int32 classes the images are to be made for; all 0 where there are none."""
+    num_classes = max(1, num_classes)
     if settings.balanced_labels:
         return indices % num_classes
     keys = randomness.image_keys(randomness.named_key(key, "label"), indices)

@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from configs import vit_fashion
 from maskaq_jax import config as config_lib
 from maskaq_jax.config import ConfigError
 
@@ -49,7 +50,11 @@ def test_weights_must_be_named():
         ("finetuning.optimizer", "lamb", "unknown config.finetuning.optimizer 'lamb'"),
         ("finetuning.attention_distance", "l2", "did you mean 'l1'"),
         ("evaluation.dataset", "imagnet", "unknown config.evaluation.dataset"),
-        ("evaluation.split", "tset", "did you mean 'test'"),
+        ("evaluation", {"dataset": "fashion_mnist", "split": "test"}, "images of 28 x 28 pixels"),
+        ("evaluation", {"dataset": "folder", "path": "gone"}, "config.evaluation.path: no folder"),
+        ("evaluation", {"dataset": "folder"}, "config.evaluation.path: no folder ''"),
+        ("model.num_classes", 0, "config.synthesis.weights.classes must be 0, got 1.0"),
+        ("model.weights", "hf://vit", "should read hf://organisation/name"),
         ("seed", -1, "config.seed must not be negative"),
     ],
 )
@@ -78,6 +83,22 @@ def test_unknown_fields_and_wrong_types_are_named(change, message):
     with pytest.raises(ConfigError) as error:
         config_lib.from_dict(change)
     assert message in str(error.value)
+
+
+def test_an_unknown_embedded_split_is_named():
+    config = vit_fashion.get_config()
+    config.evaluation.split = "tset"
+    with pytest.raises(ConfigError, match="did you mean 'test'"):
+        config_lib.validated(config)
+
+
+def test_a_model_without_classes_cannot_distil_them(settings):
+    settings.model.num_classes = 0
+    settings.synthesis.weights.classes = 0.0
+    with pytest.raises(ConfigError, match="output_distance must be 'cosine' or 'mse', got 'kl'"):
+        config_lib.validated(settings)
+    settings.finetuning.output_distance = "cosine"
+    assert config_lib.validated(settings).model.num_classes == 0
 
 
 def test_mimiq_s_loss_is_chosen_by_argument(settings):

@@ -7,12 +7,37 @@ import pytest
 
 from maskaq_jax import config as config_lib
 
-FILES = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
+NAMES = {path.stem for path in (Path(__file__).parents[1] / "configs").glob("*.py")} - {"common"}
+BACKBONES = {"vit_t", "vit_b", "deit_t", "deit_s", "deit_b", "swin_t"}
 
 
-@pytest.fixture(params=FILES, ids=lambda path: path.stem)
+def _import(name):
+    return importlib.import_module(f"configs.{name}")
+
+
+@pytest.fixture(params=sorted(NAMES - BACKBONES))
 def module(request):
-    return importlib.import_module(f"configs.{request.param.stem}")
+    """An embedded experiment."""
+    return _import(request.param)
+
+
+@pytest.mark.parametrize("name", sorted(BACKBONES))
+@pytest.mark.parametrize("method", ["maskaq", "mimiq", "noise"])
+def test_a_backbone_differs_from_the_papers_settings_in_its_arguments_alone(name, method, tmp_path):
+    get_config = _import(name).get_config
+    config = config_lib.validated(get_config(f"w=3,a=8,method={method},seed=2,val={tmp_path}"))
+    assert (config.quantization.weight_bits, config.quantization.activation_bits) == (3, 8)
+    assert (config.method, config.seed) == (method, 2)
+    assert (config.evaluation.dataset, config.evaluation.path) == ("folder", str(tmp_path))
+    paper = config_lib.default()
+    same = get_config()
+    for group in ("samples", "synthesis", "finetuning", "evaluation"):
+        assert same[group] == paper[group]
+
+
+@pytest.mark.parametrize("name", sorted(NAMES))
+def test_a_config_says_how_to_run_it(name):
+    assert f"python -m maskaq_jax.main --config=configs/{name}.py" in _import(name).__doc__
 
 
 def test_it_is_valid_whatever_its_arguments(module):
@@ -25,11 +50,6 @@ def test_it_is_valid_whatever_its_arguments(module):
             assert config.quantization.activation_bits == 8
             assert config.seed == 5
             assert config.evaluation.split == "validation"
-
-
-def test_it_says_how_to_run_it(module):
-    name = module.__name__.replace(".", "/")
-    assert f"python -m maskaq_jax.main --config={name}.py" in module.__doc__
 
 
 def test_methods_differ_in_the_samples_alone(module):

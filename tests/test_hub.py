@@ -89,7 +89,11 @@ except ValueError as error:
             **environment,
         }
         result = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            env=environment,
+            check=True,
         )
         return json.loads(result.stdout.splitlines()[-1])
 

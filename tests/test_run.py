@@ -291,3 +291,54 @@ def test_swin_is_quantized_too(settings, tmp_path):
     logits, _ = model.apply(variables, data.normalise(dataset.images, settings.pixels))
     correct = np.asarray(logits).argmax(axis=-1) == dataset.labels
     assert results["quantized_top1"] == round(100 * correct.mean(), 4)
+
+
+def test_without_evaluation_images_agreement_is_reported(settings, tmp_path, capsys):
+    settings = dataclasses.replace(settings, evaluation=config_lib.Evaluation(batch_size=8))
+    results = run.run(_prepare(settings, tmp_path / "run"))
+    assert results["quantized_top1"] is None
+    assert results["evaluation"] == "samples"
+    assert "no evaluation dataset" in capsys.readouterr().err
+
+    # As many of the last refresh's samples as there are.
+    model, variables = maskaq_jax.load(tmp_path / "run")
+    shards = [run.samples.shard_path(tmp_path / "run" / "samples", 1, batch) for batch in range(2)]
+    images = np.concatenate([run.samples.read_shard(shard)[0] for shard in shards])[:12]
+    params = _prepare(settings, tmp_path / "run").params
+    logits_p, out_p = model.clone(quantization=None).apply({"params": params}, images)
+    logits_q, out_q = model.apply(variables, images)
+    same = np.mean(logits_p.argmax(axis=-1) == logits_q.argmax(axis=-1))
+    assert results["agreement"] == round(100 * float(same), 4)
+    cosines = [
+        np.dot(p, q) / np.linalg.norm(p) / np.linalg.norm(q)
+        for p, q in zip(out_p["features"], out_q["features"], strict=True)
+    ]
+    np.testing.assert_allclose(results["feature_cosine"], np.mean(cosines), atol=1e-4)
+
+
+@pytest.mark.parametrize("distance", ["cosine", "mse"])
+def test_a_model_without_classes_is_compared_by_its_features(settings, tmp_path, distance):
+    arguments = ARGUMENTS | {"init_values": 0.5}
+    model = create_model("vit", 0, **arguments)
+    params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 28, 28, 3)))["params"]
+    save_file(torch_import.to_torch_state(params), tmp_path / "features.safetensors")
+    (tmp_path / "images").mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(5):
+        pixels = rng.integers(0, 256, (40, 30, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "images" / f"{number}.png")
+    (tmp_path / "images" / "broken.png").write_bytes(b"no picture")
+    settings = dataclasses.replace(
+        settings,
+        model=config_lib.Model("vit", 0, arguments, str(tmp_path / "features.safetensors")),
+        synthesis=dataclasses.replace(
+            settings.synthesis, weights=dataclasses.replace(settings.synthesis.weights, classes=0.0)
+        ),
+        finetuning=dataclasses.replace(settings.finetuning, output_distance=distance),
+        evaluation=config_lib.Evaluation("folder", path=str(tmp_path / "images"), batch_size=4),
+    )
+    results = run.run(_prepare(settings, tmp_path / "run"))
+    assert results["quantized_top1"] is None
+    assert results["num_evaluated"] == 6
+    assert "agreement" not in results
+    assert -1 <= results["feature_cosine"] <= 1

@@ -1,0 +1,51 @@
+"""What configs share: the paper's settings for its backbones, and the choice of a method."""
+
+from ml_collections import ConfigDict
+
+from maskaq_jax import config as config_lib
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def imagenet_config(
+    argument: str | None,
+    model: str,
+    weights: str,
+    mean: tuple[float, ...] = IMAGENET_MEAN,
+    std: tuple[float, ...] = IMAGENET_STD,
+) -> ConfigDict:
+    """The paper's settings for an ImageNet model.
+
+    Args:
+      argument: of the config: `w`, `a`, `method`, `seed`, and `val`, a folder of ImageNet's
+        validation images, `val/<wnid>/*.JPEG`; without it nothing is evaluated but the agreement of
+        both models.
+      model: a name of `create_model`.
+      weights: where its weights are.
+      mean: pixel normalisation the model was trained with.
+      std: the same.
+    """
+    arguments = config_lib.parse_arguments(argument, w=4, a=4, method="maskaq", seed=0, val="")
+    config = config_lib.default()
+    config.seed = arguments.seed
+    config.model.name = model
+    config.model.weights = weights
+    config.pixels.mean = mean
+    config.pixels.std = std
+    config.quantization.weight_bits = arguments.w
+    config.quantization.activation_bits = arguments.a
+    if arguments.val:
+        config.evaluation.dataset = "folder"
+        config.evaluation.path = arguments.val
+    set_method(config, arguments.method)
+    return config
+
+
+def set_method(config: ConfigDict, method: str) -> None:
+    """Chooses where samples come from; MimiQ lacks what MaskAQ added to it."""
+    config.method = method
+    if method == "mimiq":
+        config.synthesis.weights.coupling = 0.0
+        config.synthesis.weights.entropy = 0.0
+        config.finetuning.important_weight = 1.0
+        config.samples.refresh_every = 0

@@ -1,0 +1,20 @@
+"""Quantizes DeiT-T (ImageNet, 224 px) with the paper's settings; made for accelerators.
+
+    python -m maskaq_jax.main --config=configs/deit_t.py:w=4,a=4,val=DIR
+
+Arguments: those of `configs/common.py`. Weights come from the Hugging Face hub (the `hub` extra);
+`--config.model.weights=FILE` takes a file instead. Time and accuracy are not measured yet.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config(argument: str | None = None) -> ConfigDict:
+    """The paper's experiment on DeiT-T."""
+    return common.imagenet_config(
+        argument,
+        model="deit_tiny_patch16_224",
+        weights="hf://timm/deit_tiny_patch16_224.fb_in1k",
+    )

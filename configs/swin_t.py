@@ -1,0 +1,20 @@
+"""Quantizes Swin-T (ImageNet, 224 px) with the paper's settings; made for accelerators.
+
+    python -m maskaq_jax.main --config=configs/swin_t.py:w=4,a=4,val=DIR
+
+Arguments: those of `configs/common.py`. Weights come from the Hugging Face hub (the `hub` extra);
+`--config.model.weights=FILE` takes a file instead. Time and accuracy are not measured yet.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config(argument: str | None = None) -> ConfigDict:
+    """The paper's experiment on Swin-T."""
+    return common.imagenet_config(
+        argument,
+        model="swin_tiny_patch4_window7_224",
+        weights="hf://timm/swin_tiny_patch4_window7_224.ms_in1k",
+    )

@@ -1,0 +1,44 @@
+"""Pictures to a model's input size, as timm and torchvision prepare them for evaluation."""
+
+import dataclasses
+import math
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+Interpolation = Literal["bicubic", "bilinear"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocessing:
+    """How images become a model's size.
+
+    Attributes:
+      crop_ratio: share of the resized image's shorter side that the central crop keeps.
+      interpolation: of the resizing.
+    """
+
+    crop_ratio: float = 0.9
+    interpolation: Interpolation = "bicubic"
+
+
+def preprocess(image: Image.Image, size: int, spec: Preprocessing) -> np.ndarray:
+    """Resizes the shorter side to `floor(size / crop_ratio)` and crops the centre.
+
+    Args:
+      image: of any size and mode.
+      size: side of the result, in pixels.
+      spec: crop ratio and interpolation.
+
+    Returns:
+      [size, size, 3] uint8.
+    """
+    image = image.convert("RGB")
+    width, height = image.size
+    shorter, smallest = math.floor(size / spec.crop_ratio), min(width, height)
+    # The longer side is rounded down, as torchvision does it.
+    width, height = shorter * width // smallest, shorter * height // smallest
+    image = image.resize((width, height), Image.Resampling[spec.interpolation.upper()])
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    return np.asarray(image.crop((left, top, left + size, top + size)))

@@ -1,0 +1,113 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from maskaq_jax import data, image_folder
+from maskaq_jax.augment import Pixels
+from maskaq_jax.preprocessing import Preprocessing
+
+PIXELS = Pixels()
+
+
+def _save(path, level):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (20, 16), (level, level, level)).save(path)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two classes of two images, the level 10 times the label."""
+    for label, name in enumerate(("n01", "n02")):
+        for number in range(2):
+            _save(tmp_path / "val" / name / f"{number}.JPEG", 100 * label)
+    return tmp_path / "val"
+
+
+def _open(root, num_classes=2, labels=None):
+    return image_folder.open_folder(root, labels, num_classes, 8, Preprocessing())
+
+
+def test_folders_are_classes_in_the_order_of_their_names(folder):
+    dataset = _open(folder)
+    np.testing.assert_array_equal(dataset.labels, [0, 0, 1, 1])
+    assert dataset.images[3].shape == (8, 8, 3)
+    assert abs(int(dataset.images[3].mean()) - 100) <= 1
+    assert len(dataset.images[1:3]) == 2
+
+
+def test_a_file_of_labels_names_images_anywhere_below(folder, tmp_path):
+    labels = tmp_path / "labels.txt"
+    labels.write_text("n02/1.JPEG 4\nn01/0.JPEG,2\n\n")
+    dataset = _open(folder, 5, labels)
+    np.testing.assert_array_equal(dataset.labels, [4, 2])
+    assert dataset.images[0].mean() > dataset.images[1].mean()
+
+
+def test_a_model_without_classes_needs_no_labels(folder):
+    dataset = _open(folder, num_classes=0)
+    assert len(dataset.images) == 4
+    assert (dataset.labels == -1).all()
+
+
+def _batches(dataset, size):
+    broken = []
+    return list(data.batches(dataset, PIXELS, size, broken.append)), broken
+
+
+@pytest.mark.parametrize("size", [1, 3, 4, 100])
+def test_batches_hold_every_image_once_in_order(folder, size):
+    batches, broken = _batches(_open(folder), size)
+    assert not broken
+    labels = np.concatenate([labels[valid] for _, labels, valid in batches])
+    np.testing.assert_array_equal(labels, [0, 0, 1, 1])
+    for images, labels, valid in batches:
+        assert images.shape == (size, 8, 8, 3)
+        expected = data.normalise(100 * labels[valid, None, None, None] * np.ones(3), PIXELS)
+        np.testing.assert_allclose(
+            images[valid], np.broadcast_to(expected, images[valid].shape), atol=0.03
+        )
+
+
+def test_a_broken_image_is_named_and_not_counted(folder):
+    (folder / "n01" / "0.JPEG").write_bytes(b"no picture")
+    (folder / "n02" / "1.JPEG").write_bytes((folder / "n02" / "0.JPEG").read_bytes()[:200])
+    batches, broken = _batches(_open(folder), 3)
+    # The second batch holds nothing else.
+    assert [valid.tolist() for _, _, valid in batches] == [[False, True, True]]
+    assert [message.split(":")[0] for message in broken] == [
+        str(folder / name) for name in ("n01/0.JPEG", "n02/1.JPEG")
+    ]
+
+
+def test_a_folder_of_other_classes_is_refused(folder):
+    with pytest.raises(ValueError, match="2 class folders, but the model has 1000 classes"):
+        _open(folder, 1000)
+
+
+def test_a_folder_without_images_is_refused(tmp_path):
+    (tmp_path / "n01").mkdir()
+    (tmp_path / "n01" / "notes.txt").touch()
+    with pytest.raises(ValueError, match=r"holds no images ending in \.jpeg"):
+        _open(tmp_path, 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("n01/0.JPEG 2", r"line 1: expected an image's name and a label from 0 to 1"),
+        ("n01/0.JPEG one", r"line 1: expected an image's name"),
+        ("n01/0.JPEG 0\n7", r"line 2: expected an image's name"),
+        ("n01/9.JPEG 0", r"line 1: no image .*9\.JPEG"),
+        ("", "holds no images"),
+    ],
+)
+def test_labels_that_do_not_fit_are_told_with_their_line(folder, tmp_path, text, message):
+    labels = tmp_path / "labels.txt"
+    labels.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        _open(folder, 2, labels)
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"no folder .*gone"):
+        _open(tmp_path / "gone")

@@ -1,0 +1,51 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from maskaq_jax.preprocessing import Preprocessing, preprocess
+
+SIZES = [(40, 30), (31, 47), (32, 32), (20, 90)]
+
+
+def _picture(size, mode="RGB"):
+    rng = np.random.default_rng(0)
+    return Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), np.uint8)).convert(mode)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P", "CMYK"])
+def test_any_picture_becomes_rgb_of_the_models_size(size, mode):
+    pixels = preprocess(_picture(size, mode), 24, Preprocessing())
+    assert pixels.shape == (24, 24, 3)
+    assert pixels.dtype == np.uint8
+
+
+def test_the_whole_of_a_square_picture_is_kept_without_a_crop():
+    picture = _picture((24, 24))
+    np.testing.assert_array_equal(preprocess(picture, 24, Preprocessing(1.0)), picture)
+
+
+def test_the_centre_is_cropped():
+    # Resized to 25 by 50 pixels, rows 15 to 35 and columns 2 to 22 are left.
+    pixels = np.zeros((50, 25, 3), np.uint8)
+    pixels[15:35, 2:22] = 255
+    cropped = preprocess(Image.fromarray(pixels), 20, Preprocessing(0.8))
+    assert (cropped == 255).all()
+
+
+@pytest.mark.torch
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("crop_ratio", [0.875, 0.9, 1.0])
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_pixels_agree_with_torchvision(size, crop_ratio, interpolation):
+    transforms = pytest.importorskip("torchvision.transforms", exc_type=ImportError)
+    picture = _picture(size)
+    theirs = transforms.Compose(
+        [
+            transforms.Resize(int(24 / crop_ratio), transforms.InterpolationMode(interpolation)),
+            transforms.CenterCrop(24),
+        ]
+    )(picture)
+    ours = preprocess(picture, 24, Preprocessing(crop_ratio, interpolation)).astype(float)
+    assert np.abs(ours - np.asarray(theirs)).mean() < 1
