@@ -4,31 +4,24 @@ calibrate -> [ synthesize -> fine-tune ... ] every refresh -> evaluate -> save
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
 
 from maskaq_jax import (
     calibration,
     checkpoint,
-    data,
     finetune,
+    measures,
     phases,
     randomness,
     report,
-    samples,
-    synthesis,
+    sources,
 )
 from maskaq_jax.config import SYNTHESIS_METHODS, Config
 from maskaq_jax.experiment import Experiment
-from maskaq_jax.phases import SampleSet
-
-# Images in samples.png.
-_SAMPLES_DRAWN = 24
 
 # Rough cost of a unit of each phase (an image, or a step of an image) in forward passes of one
 # image; the time estimate needs no more.
@@ -52,7 +45,7 @@ def run(experiment: Experiment) -> dict[str, Any]:
         report.Reporter(experiment.workdir, _WORK, _work_until(experiment, epochs)) as reporter,
         checkpoint.open_manager(experiment.workdir / "checkpoints") as checkpoints,
     ):
-        make_samples = _sample_maker(experiment, key, reporter)
+        make_samples = sources.make_source(experiment, key, reporter)
         if experiment.evaluation is None:
             reporter.message(
                 "no evaluation dataset (config.evaluation): instead of accuracy, the agreement of "
@@ -60,10 +53,12 @@ def run(experiment: Experiment) -> dict[str, Any]:
             )
 
         def measure(accuracy: Any, variables: Any) -> float | None:
-            if not _is_labelled(experiment):
+            if not measures.is_labelled(experiment):
                 return None
             with reporter.phase("evaluation") as advance:
-                return accuracy(variables, _evaluation_batches(experiment, reporter), advance)
+                return accuracy(
+                    variables, measures.evaluation_batches(experiment, reporter), advance
+                )
 
         def save(epoch: int) -> None:
             progress = {"top1": top1, "seconds": reporter.seconds}
@@ -71,7 +66,7 @@ def run(experiment: Experiment) -> dict[str, Any]:
 
         # Synthesis couples P with Q, so Q needs quantizers before there is an image: noise gives
         # the first ones.
-        variables = _calibrated(experiment, _noise(experiment, key))
+        variables = _calibrated(experiment, sources.draw_noise(experiment, key))
         state = init_state(variables)
         restored = checkpoint.restore(checkpoints, _to_trees(state))
         if restored is None:
@@ -104,116 +99,15 @@ def run(experiment: Experiment) -> dict[str, Any]:
 
         top1["quantized"] = measure(accuracy_of_q, state.variables)
         results = _results(experiment, top1, reporter.seconds)
-        if not _is_labelled(experiment):
+        if not measures.is_labelled(experiment):
             if sample_set is None:
                 last = _refresh_number(config, max(0, epochs - 1))
                 sample_set = make_samples(last, state.variables)
-            results |= _agreement(experiment, state.variables, sample_set, reporter)
+            variables = state.variables
+            results |= measures.measure_agreement(experiment, variables, sample_set, reporter)
         report.write_json(experiment.workdir / "results.json", results)
         report.print_results(reporter.console, results)
     return results
-
-
-def _is_labelled(experiment: Experiment) -> bool:
-    """Whether there are images to measure accuracy on."""
-    return experiment.evaluation is not None and experiment.model.num_classes > 0
-
-
-def _evaluation_batches(experiment: Experiment, reporter: report.Reporter) -> Iterator[Any]:
-    config, dataset = experiment.config, experiment.evaluation
-    assert dataset is not None
-    broken: list[str] = []
-    yield from data.batches(dataset, config.pixels, config.evaluation.batch_size, broken.append)
-    if broken:
-        reporter.message(f"{len(broken)} images could not be read, the first of them {broken[0]}")
-
-
-def _agreement(
-    experiment: Experiment, variables: Any, samples: SampleSet, reporter: report.Reporter
-) -> dict[str, Any]:
-    """How P and Q agree: on the evaluation images, or on the samples where there are none."""
-    agreement = phases.make_agreement(experiment.model, experiment.mesh)
-    size = experiment.config.evaluation.batch_size
-    if experiment.evaluation is None:
-        batches: Iterable[Any] = data.sample_batches(samples.images, samples.labels, size)
-    else:
-        batches = _evaluation_batches(experiment, reporter)
-    with reporter.phase("evaluation") as advance:
-        values = agreement(experiment.params, variables, batches, advance)
-    if experiment.model.num_classes == 0:
-        del values["agreement"]  # of classes, which there are none of
-    return {name: round(value, 4) for name, value in values.items()}
-
-
-def _sample_maker(
-    experiment: Experiment, key: Array, reporter: report.Reporter
-) -> Callable[[int, Any], SampleSet]:
-    """Returns `make_samples(refresh, variables)`, which gives the images of a refresh.
-
-    Batches that the store holds already are read; the others are made against Q's `variables`.
-    """
-    config, model, params = experiment.config, experiment.model, experiment.params
-    real = experiment.real
-    if real is not None:
-        return lambda refresh, variables: real
-    if config.method == "noise":
-        noise = _noise(experiment, key, config.samples.num_samples)
-        return lambda refresh, variables: SampleSet(noise, np.zeros(len(noise), np.int32))
-
-    size, num_samples = config.samples.batch_size, config.samples.num_samples
-    synthesize_batch = phases.make_synthesis(
-        model, synthesis.Spec(config.synthesis, config.pixels), experiment.mesh
-    )
-
-    def make_samples(refresh: int, variables: Any) -> SampleSet:
-        refresh_key = jax.random.fold_in(randomness.named_key(key, "synthesize"), refresh)
-        batches = []
-        for number in range(_num_batches(config)):
-            path = samples.shard_path(experiment.workdir / "samples", refresh, number)
-            with reporter.phase("synthesis") as advance:
-                if path.exists():
-                    batch = SampleSet(*samples.read_shard(path))
-                    advance(size * config.synthesis.num_steps)
-                else:
-                    indices = np.arange(number * size, (number + 1) * size)
-                    batch, terms = synthesize_batch(
-                        refresh_key, indices, params, variables, advance
-                    )
-                    samples.write_shard(path, *batch)
-                    reporter.metrics("synthesis", refresh * _num_batches(config) + number, terms)
-            batches.append(batch)
-        images, labels = (
-            np.concatenate(arrays)[:num_samples] for arrays in zip(*batches, strict=True)
-        )
-        _draw_samples(experiment, images[:_SAMPLES_DRAWN])
-        return SampleSet(images, labels)
-
-    return make_samples
-
-
-def _draw_samples(experiment: Experiment, images: np.ndarray) -> None:
-    """Writes samples.png: images and the regions P finds most informative in them."""
-    config, model = experiment.config, experiment.model
-
-    @jax.jit
-    def find_regions(params: Any, images: Array) -> Array:
-        _, out = model.clone(quantization=None).apply({"params": params}, images)
-        return model.patch_regions(out["attention_logits"], config.synthesis.initial_ratio)
-
-    masks = np.asarray(find_regions(experiment.params, images))
-    path = experiment.workdir / "samples.png"
-    report.draw_samples(path, images, masks, model.patch_grid, config.pixels)
-
-
-def _noise(experiment: Experiment, key: Array, count: int | None = None) -> np.ndarray:
-    """Gaussian images within the range of real pixels."""
-    config = experiment.config
-    indices = jnp.arange(count or config.samples.calibration_size)
-    shape = experiment.model.input_shape
-    noise = synthesis.draw_noise(
-        randomness.named_key(key, "noise samples"), indices, shape, config.pixels
-    )
-    return np.asarray(noise)
 
 
 def _calibrated(experiment: Experiment, images: np.ndarray) -> dict[str, Any]:
@@ -246,22 +140,6 @@ def _refresh_number(config: Config, epoch: int) -> int:
     return epoch // every if every else 0
 
 
-def _num_batches(config: Config) -> int:
-    return -(-config.samples.num_samples // config.samples.batch_size)
-
-
-def _num_evaluated(experiment: Experiment) -> int:
-    return 0 if experiment.evaluation is None else len(experiment.evaluation.labels)
-
-
-def _evaluated(config: Config) -> tuple[str, ...]:
-    """What `results.json` calls the evaluation images."""
-    evaluation = config.evaluation
-    if not evaluation.dataset:
-        return ("samples",)
-    return evaluation.dataset, evaluation.path, evaluation.split
-
-
 def _work_until(experiment: Experiment, epoch: int) -> float:
     """Work done when that many epochs are; all of the run's for the last one."""
     config = experiment.config
@@ -269,10 +147,10 @@ def _work_until(experiment: Experiment, epoch: int) -> float:
     syntheses = 1 + _refresh_number(config, max(0, epoch - 1))
     if config.method not in SYNTHESIS_METHODS:
         syntheses = 0
-    images = _num_batches(config) * config.samples.batch_size
+    images = sources.num_batches(config) * config.samples.batch_size
     steps_per_epoch = -(-config.samples.num_samples // config.finetuning.batch_size)
     return (
-        _WORK["evaluation"] * evaluations * _num_evaluated(experiment)
+        _WORK["evaluation"] * evaluations * measures.num_evaluated(experiment)
         + _WORK["synthesis"] * syntheses * images * config.synthesis.num_steps
         + _WORK["finetuning"] * epoch * steps_per_epoch * config.finetuning.batch_size
     )
@@ -294,9 +172,17 @@ def _results(
         "num_samples": config.samples.num_samples,
         "synthesis_steps": config.synthesis.num_steps,
         "epochs": config.finetuning.epochs,
-        "evaluation": " ".join(filter(None, _evaluated(config))),
-        "num_evaluated": _num_evaluated(experiment),
+        "evaluation": " ".join(filter(None, _evaluation_name(config))),
+        "num_evaluated": measures.num_evaluated(experiment),
         "seconds": {name: round(value, 2) for name, value in seconds.items()},
         "device": f"{experiment.mesh.size} x {experiment.mesh.devices.flat[0].device_kind}",
         "jax": jax.__version__,
     }
+
+
+def _evaluation_name(config: Config) -> tuple[str, ...]:
+    """What `results.json` calls the evaluation images."""
+    evaluation = config.evaluation
+    if not evaluation.dataset:
+        return ("samples",)
+    return evaluation.dataset, evaluation.path, evaluation.split

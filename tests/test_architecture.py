@@ -28,6 +28,7 @@ LAYERS = [
     ["config"],
     ["checkpoint", "report"],
     ["experiment"],
+    ["measures", "sources"],
     ["run"],
     ["main"],
 ]

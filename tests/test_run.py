@@ -14,7 +14,17 @@ from safetensors.numpy import save_file
 
 import maskaq_jax
 from maskaq_jax import config as config_lib
-from maskaq_jax import data, experiment, finetune, parallel, phases, run, torch_import
+from maskaq_jax import (
+    data,
+    experiment,
+    finetune,
+    parallel,
+    phases,
+    report,
+    run,
+    samples,
+    torch_import,
+)
 from maskaq_jax.models import create_model
 
 ARGUMENTS = {"img_size": 28, "patch_size": 7, "embed_dim": 16, "depth": 2, "num_heads": 2}
@@ -55,6 +65,7 @@ def settings(weights):
     settings.synthesis.num_steps = 3
     settings.finetuning.epochs = 3
     settings.finetuning.batch_size = 4
+    settings.evaluation.dataset, settings.evaluation.split = "fashion_mnist", "test"
     settings.checkpoint_seconds = 0.0
     return config_lib.validated(settings)
 
@@ -160,7 +171,7 @@ class _StopError(Exception):
 def test_a_stopped_run_continues_to_the_same_bits(finished, settings, tmp_path, monkeypatch, calls):
     """Stops at the n-th progress of synthesis or fine-tuning, then starts again."""
     workdir = tmp_path / "stopped"
-    original = run.report.Reporter.phase
+    original = report.Reporter.phase
     seen = []
 
     def stopping_phase(self, name):
@@ -186,7 +197,7 @@ def test_a_stopped_run_continues_to_the_same_bits(finished, settings, tmp_path, 
         return Phase()
 
     with monkeypatch.context() as patch:
-        patch.setattr(run.report.Reporter, "phase", stopping_phase)
+        patch.setattr(report.Reporter, "phase", stopping_phase)
         with pytest.raises(_StopError):
             run.run(_prepare(settings, workdir))
     results = run.run(_prepare(settings, workdir))
@@ -199,7 +210,7 @@ def test_four_devices_give_the_images_of_one(finished, settings, tmp_path):
     run.run(_prepare(settings, tmp_path / "four", num_devices=4))
     for batch in range(2):
         images, labels = (
-            run.samples.read_shard(run.samples.shard_path(directory / "samples", 0, batch))
+            samples.read_shard(samples.shard_path(directory / "samples", 0, batch))
             for directory in (workdir, tmp_path / "four")
         )
         np.testing.assert_array_equal(images[1], labels[1])
@@ -216,8 +227,8 @@ def test_other_samples_are_trained_on_the_same_way(settings, tmp_path, method):
 
 
 def test_more_real_images_than_there_are_is_refused(settings, tmp_path):
-    samples = dataclasses.replace(settings.samples, num_samples=5000)
-    settings = dataclasses.replace(settings, method="real", samples=samples)
+    many = dataclasses.replace(settings.samples, num_samples=5000)
+    settings = dataclasses.replace(settings, method="real", samples=many)
     with pytest.raises(config_lib.ConfigError, match="real images ship"):
         _prepare(settings, tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -302,8 +313,8 @@ def test_without_evaluation_images_agreement_is_reported(settings, tmp_path, cap
 
     # As many of the last refresh's samples as there are.
     model, variables = maskaq_jax.load(tmp_path / "run")
-    shards = [run.samples.shard_path(tmp_path / "run" / "samples", 1, batch) for batch in range(2)]
-    images = np.concatenate([run.samples.read_shard(shard)[0] for shard in shards])[:12]
+    shards = [samples.shard_path(tmp_path / "run" / "samples", 1, batch) for batch in range(2)]
+    images = np.concatenate([samples.read_shard(shard)[0] for shard in shards])[:12]
     params = _prepare(settings, tmp_path / "run").params
     logits_p, out_p = model.clone(quantization=None).apply({"params": params}, images)
     logits_q, out_q = model.apply(variables, images)
