@@ -93,6 +93,7 @@ def traps(tmp_path_factory):
     return directory
 
 
+@pytest.mark.slow
 def test_smoke_runs_every_phase_without_torch_or_tensorflow(tmp_path, traps):
     result = _run(tmp_path, SMOKE, "--config.evaluation.batch_size=1000", python_path=traps)
     assert result.returncode == 0, result.stderr

@@ -204,6 +204,7 @@ def test_a_stopped_run_continues_to_the_same_bits(finished, settings, tmp_path, 
     _assert_same_run(workdir, results, finished)
 
 
+@pytest.mark.slow
 def test_four_devices_give_the_images_of_one(finished, settings, tmp_path):
     """Later images depend on Q, where a rounding tie can go either way: the first ones don't."""
     workdir, _ = finished
@@ -259,6 +260,7 @@ def test_images_that_stay_infinite_end_the_run(settings, tmp_path, monkeypatch):
         synthesize(jax.random.key(0), np.arange(8), prepared.params, variables, lambda units: None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "opened"), [("maskaq", False), ("real", True)])
 def test_real_images_are_opened_by_their_own_method_alone(settings, tmp_path, method, opened):
     saved = tmp_path / "config.json"
@@ -285,6 +287,7 @@ print("modules", sorted({{"torch", "tensorflow"}} & set(sys.modules)))
     assert "modules []" in output.stdout
 
 
+@pytest.mark.slow
 def test_swin_is_quantized_too(settings, tmp_path):
     """Where the authors' code stops: stages of other resolutions, no class token."""
     arguments = {"img_size": 28, "patch_size": 2, "embed_dim": 8, "depths": (1, 2)}
@@ -327,6 +330,7 @@ def test_without_evaluation_images_agreement_is_reported(settings, tmp_path, cap
     np.testing.assert_allclose(results["feature_cosine"], np.mean(cosines), atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("distance", ["cosine", "mse"])
 def test_a_model_without_classes_is_compared_by_its_features(settings, tmp_path, distance):
     arguments = ARGUMENTS | {"init_values": 0.5}
