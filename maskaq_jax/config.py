@@ -249,13 +249,11 @@ def _check_model(config: Config) -> None:
     _check_evaluation(config, network)
     if not model.weights:
         raise ConfigError("config.model.weights is missing: name a file of trained weights")
+    path = data.weights_path(model.weights)
     if model.weights.startswith(hub.SCHEME):
-        try:
-            hub.check_address(model.weights)
-        except ValueError as error:
-            raise ConfigError(f"config.model.weights: {error}") from error
-    elif not data.weights_path(model.weights).is_file():
-        raise ConfigError(f"config.model.weights: no file {data.weights_path(model.weights)}")
+        hub.check_address(model.weights)
+    elif not path.is_file():
+        raise ConfigError(f"config.model.weights: {data.missing_file(path)}")
 
 
 def _check_outputs(config: Config) -> None:
@@ -293,7 +291,9 @@ def _check_evaluation(config: Config, network: Network) -> None:
         if not Path(evaluation.path).is_dir() or not evaluation.path:
             raise ConfigError(f"config.evaluation.path: no folder {evaluation.path!r}")
         if evaluation.labels and not Path(evaluation.labels).is_file():
-            raise ConfigError(f"config.evaluation.labels: no file {evaluation.labels}")
+            raise ConfigError(
+                f"config.evaluation.labels: {data.missing_file(Path(evaluation.labels))}"
+            )
         if network.input_shape[-1] != 3:
             raise ConfigError(
                 "config.evaluation.dataset 'folder' has images of 3 channels; the model takes "

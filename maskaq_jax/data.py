@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import difflib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -48,6 +49,13 @@ def weights_path(weights: str) -> Path:
     if weights.startswith(EMBEDDED_SCHEME):
         return asset_path(f"{weights.removeprefix(EMBEDDED_SCHEME)}.safetensors")
     return Path(weights)
+
+
+def missing_file(path: Path) -> str:
+    """Says that there is no such file, and which one beside it has the nearest name."""
+    beside = [other.name for other in path.parent.glob(f"*{path.suffix}")]
+    near = difflib.get_close_matches(path.name, beside, n=1)
+    return f"no file {path}" + (f": did you mean {path.parent / near[0]}?" if near else "")
 
 
 def load_embedded(split: str, num_channels: int) -> Dataset:

@@ -12,7 +12,9 @@ _FILES = ("model.safetensors", "pytorch_model.bin")
 def check_address(address: str) -> None:
     """Raises ValueError unless the address reads `hf://organisation/name[@revision]`."""
     if not _ADDRESS.fullmatch(address):
-        raise ValueError(f"{address!r} should read hf://organisation/name or .../name@revision")
+        raise ValueError(
+            f"weights {address!r} should read hf://organisation/name or .../name@revision"
+        )
 
 
 def fetch(address: str) -> Path:

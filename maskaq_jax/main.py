@@ -70,7 +70,9 @@ def _parse_flags(argv: list[str]) -> list[str]:
         flag, _, value = argument.partition("=")
         path = value.partition(":")[0]
         if flag.lstrip("-") == "config" and path and not Path(path).is_file():
-            _refuse(f"no config file {path}")
+            from maskaq_jax import data
+
+            _refuse(f"--config: {data.missing_file(Path(path))}")
     try:
         return flags.FLAGS(argv)
     except Exception as error:  # whatever the config file raises

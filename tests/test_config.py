@@ -37,6 +37,7 @@ def test_weights_must_be_named():
         ("model.name", "deit_tiny", "did you mean 'deit_"),
         ("model.weights", "gone.safetensors", "no file gone.safetensors"),
         ("model.weights", "embedded:gone", "no file"),
+        ("model.weights", "embedded:vit_fashon", "vit_fashion.safetensors?"),
         ("model.arguments", {"image_size": 3}, "did you mean 'img_size'"),
         ("model.arguments", {"img_size": 225}, "img_size must be a multiple of patch_size"),
         ("pixels.mean", (0.5,), "config.pixels.mean must have a value for each of the model's 3"),
@@ -54,7 +55,6 @@ def test_weights_must_be_named():
         ("evaluation", {"dataset": "folder", "path": "gone"}, "config.evaluation.path: no folder"),
         ("evaluation", {"dataset": "folder"}, "config.evaluation.path: no folder ''"),
         ("model.num_classes", 0, "config.synthesis.weights.classes must be 0, got 1.0"),
-        ("model.weights", "hf://vit", "should read hf://organisation/name"),
         ("seed", -1, "config.seed must not be negative"),
     ],
 )
@@ -90,6 +90,12 @@ def test_an_unknown_embedded_split_is_named():
     config.evaluation.split = "tset"
     with pytest.raises(ConfigError, match="did you mean 'test'"):
         config_lib.validated(config)
+
+
+def test_a_malformed_address_of_weights_is_told(settings):
+    settings.model.weights = "hf://vit"
+    with pytest.raises(ValueError, match="'hf://vit' should read hf://organisation/name"):
+        config_lib.validated(settings)
 
 
 def test_a_model_without_classes_cannot_distil_them(settings):

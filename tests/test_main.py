@@ -57,7 +57,8 @@ def test_a_directory_with_other_files_is_left_alone(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--config=gone.py"], "no config file gone.py"),
+        (["--config=gone.py"], "--config: no file gone.py"),
+        (["--config=configs/vit_fashio.py"], "did you mean configs/vit_fashion.py?"),
         ([SMOKE + ":quant=3"], "unknown config argument 'quant'"),
         ([SMOKE + ":w=three"], "config argument w must be an integer, got 'three'"),
         ([SMOKE + ":preset=good"], "unknown config argument preset 'good'"),

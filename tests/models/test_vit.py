@@ -29,6 +29,11 @@ PARAMETERS = {
     "swin_small_patch4_window7_224": 49_606_258,
     "swin_base_patch4_window7_224": 87_768_224,
 }
+# Feature models, without a classifier and the mask token that only their training used.
+FEATURE_PARAMETERS = {
+    "vit_small_patch14_dinov2": 22_056_192,
+    "vit_base_patch14_dinov2": 86_579_712,
+}
 
 
 def _load(golden, quantization=None):
@@ -41,14 +46,15 @@ def _load(golden, quantization=None):
 
 
 def test_the_parameter_table_is_complete():
-    assert sorted(PARAMETERS) == model_names()
+    assert sorted(PARAMETERS | FEATURE_PARAMETERS) == model_names()
 
 
-@pytest.mark.parametrize("name", PARAMETERS)
+@pytest.mark.parametrize("name", PARAMETERS | FEATURE_PARAMETERS)
 def test_parameter_counts_are_the_published_ones(name):
-    model = create_model(name)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 224, 224, 3)))
-    assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == PARAMETERS[name]
+    model = create_model(name, num_classes=1000 if name in PARAMETERS else 0)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *model.input_shape)))
+    count = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    assert count == (PARAMETERS | FEATURE_PARAMETERS)[name]
 
 
 @pytest.mark.parametrize("name", ["vit", "deit_distilled", "vit_layerscale"])
