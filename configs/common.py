@@ -3,6 +3,7 @@
 from ml_collections import ConfigDict
 
 from maskaq_jax import config as config_lib
+from maskaq_jax import data, schema
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -17,15 +18,15 @@ def imagenet_config(
     """The paper's settings for an ImageNet model.
 
     Args:
-      argument: of the config: `w`, `a`, `method`, `seed`, and `val`, a folder of ImageNet's
-        validation images, `val/<wnid>/*.JPEG`; without it nothing is evaluated but the agreement of
-        both models.
+      argument: of the config: `w`, `a`, `method`, `seed`, and `val`: ImageNet's validation images,
+        'tfds:imagenet2012' or a folder of `<wnid>/*.JPEG`; without it nothing is evaluated but the
+        agreement of both models.
       model: a name of `create_model`.
       weights: where its weights are.
       mean: pixel normalisation the model was trained with.
       std: the same.
     """
-    arguments = config_lib.parse_arguments(argument, w=4, a=4, method="maskaq", seed=0, val="")
+    arguments = schema.parse_arguments(argument, w=4, a=4, method="maskaq", seed=0, val="")
     config = config_lib.default()
     config.seed = arguments.seed
     config.model.name = model
@@ -34,7 +35,10 @@ def imagenet_config(
     config.pixels.std = std
     config.quantization.weight_bits = arguments.w
     config.quantization.activation_bits = arguments.a
-    if arguments.val:
+    if arguments.val.startswith(data.TFDS_SCHEME):
+        config.evaluation.dataset = arguments.val
+        config.evaluation.split = "validation"
+    elif arguments.val:
         config.evaluation.dataset = "folder"
         config.evaluation.path = arguments.val
     set_method(config, arguments.method)

@@ -18,11 +18,12 @@ from ml_collections import ConfigDict
 
 from configs import common
 from maskaq_jax import config as config_lib
+from maskaq_jax import schema
 
 
 def get_config(argument: str | None = None) -> ConfigDict:
     """The embedded experiment for a config argument."""
-    arguments = config_lib.parse_arguments(
+    arguments = schema.parse_arguments(
         argument, w=3, a=3, method="maskaq", source="", preset="best", seed=0, split="test"
     )
     config = config_lib.default()
@@ -50,7 +51,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
     config.finetuning.epochs = 60
     config.finetuning.batch_size = 32
 
-    if config_lib.choose("config argument preset", arguments.preset, ("best", "paper")) == "best":
+    if schema.choose("config argument preset", arguments.preset, ("best", "paper")) == "best":
         _use_best_settings(config)
     common.set_method(config, arguments.source or arguments.method)
     return config

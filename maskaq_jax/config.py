@@ -6,30 +6,25 @@ field, a wrong type or an impossible value into an error that names it.
 """
 
 import dataclasses
-import difflib
-import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from ml_collections import ConfigDict
 
-from maskaq_jax import data, hub, models
+from maskaq_jax import data, hub, models, schema
 from maskaq_jax.augment import Pixels
 from maskaq_jax.finetune import Settings as FinetuningSettings
 from maskaq_jax.models import Model as Network
 from maskaq_jax.models import Quantization
 from maskaq_jax.preprocessing import Preprocessing
+from maskaq_jax.schema import ConfigError
 from maskaq_jax.synthesis import Settings as SynthesisSettings
 
 # 'maskaq' and 'mimiq' make their samples; 'noise' and 'real' are the floor and the ceiling.
 SYNTHESIS_METHODS = ("maskaq", "mimiq")
 METHODS = (*SYNTHESIS_METHODS, "noise", "real")
-
-
-class ConfigError(ValueError):
-    """A config that can't be run; the message names the field and what was expected."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,15 +70,17 @@ class Evaluation:
     """The labelled images accuracies are measured on.
 
     Attributes:
-      dataset: 'fashion_mnist', the embedded one; 'folder', one of `path`; empty for none.
-      split: of the embedded one: 'test', or 'validation' to choose settings on.
-      path: the folder, which holds a folder for each class, or images.
+      dataset: 'fashion_mnist', the embedded one; 'folder', one of `path`; 'tfds:NAME', one of
+        TensorFlow Datasets; empty for none.
+      split: of the embedded one: 'test', or 'validation' to choose settings on; or TFDS's.
+      path: the folder, which holds a folder for each class, or images; or where TFDS's datasets
+        are, empty for its own place.
       labels: file of a line `NAME LABEL` for each image of `path`; empty for a folder a class.
-      preprocessing: how images of a folder become the model's size.
+      preprocessing: how images of a folder or of TFDS become the model's size.
       batch_size: images a step.
     """
 
-    dataset: Literal["fashion_mnist", "folder", ""] = ""
+    dataset: str = ""
     split: str = ""
     path: str = ""
     labels: str = ""
@@ -118,36 +115,6 @@ def default() -> ConfigDict:
     return ConfigDict(dataclasses.asdict(Config()))
 
 
-def parse_arguments(argument: str | None, **defaults: Any) -> ConfigDict:
-    """Reads a config file's argument, as in `--config=configs/vit_fashion.py:w=3,method=noise`.
-
-    Args:
-      argument: comma-separated `name=value`; None or empty for the defaults.
-      **defaults: the names allowed, with default values, whose types the values take.
-
-    Raises:
-      ConfigError: unknown name, or a value of another type.
-    """
-    values = dict(defaults)
-    for item in filter(None, (argument or "").split(",")):
-        name, _, text = item.partition("=")
-        _check_known(f"config argument {name!r}", name, defaults)
-        kind = type(defaults[name])
-        try:
-            values[name] = kind(text)
-        except ValueError:
-            raise ConfigError(
-                f"config argument {name} must be {_article(kind)}, got {text!r}"
-            ) from None
-    return ConfigDict(values)
-
-
-def choose(config_argument: str, value: str, options: Iterable[str]) -> str:
-    """Returns `value` if it is one of the options, else raises `ConfigError`."""
-    _check_known(f"{config_argument} {value!r}", value, options)
-    return value
-
-
 def validated(config: ConfigDict) -> Config:
     """Checks a config and freezes it.
 
@@ -161,7 +128,7 @@ def validated(config: ConfigDict) -> Config:
 
 def from_dict(values: Mapping[str, Any]) -> Config:
     """Freezes nested plain values, such as a run's `config.json`; checks names and types."""
-    return _build(Config, values, "config")
+    return schema.build(Config, values, "config")
 
 
 def check_field(path: str) -> None:
@@ -172,7 +139,7 @@ def check_field(path: str) -> None:
         if not dataclasses.is_dataclass(kind):
             return  # a field's own keys are for whoever reads it
         hints = typing.get_type_hints(kind)
-        _check_known(f"field {known}.{name}", name, hints)
+        schema.check_known(f"field {known}.{name}", name, hints)
         kind, known = hints[name], f"{known}.{name}"
 
 
@@ -182,7 +149,7 @@ def as_dict(config: Config) -> dict[str, Any]:
 
 
 def _check_values(config: Config) -> None:
-    choose("config.method", config.method, METHODS)
+    schema.choose("config.method", config.method, METHODS)
     settings, samples = config.synthesis, config.samples
     weights = settings.weights
     if config.method == "mimiq" and (weights.coupling or weights.entropy):
@@ -231,7 +198,7 @@ def _check_values(config: Config) -> None:
 
 def _check_model(config: Config) -> None:
     model = config.model
-    choose("config.model.name", model.name, models.model_names())
+    schema.choose("config.model.name", model.name, models.model_names())
     try:
         network = models.create_model(
             model.name, model.num_classes, config.quantization, **model.arguments
@@ -274,8 +241,17 @@ def _check_outputs(config: Config) -> None:
 
 def _check_evaluation(config: Config, network: Network) -> None:
     evaluation = config.evaluation
+    if evaluation.dataset.startswith(data.TFDS_SCHEME):
+        if not evaluation.split:
+            raise ConfigError(
+                "config.evaluation.split is missing: name a split of "
+                f"{evaluation.dataset!r}, such as 'validation'"
+            )
+    else:
+        options = (data.EMBEDDED, "folder", f"{data.TFDS_SCHEME}NAME", "")
+        schema.choose("config.evaluation.dataset", evaluation.dataset, options)
     if evaluation.dataset == data.EMBEDDED:
-        choose("config.evaluation.split", evaluation.split, data.EMBEDDED_SPLITS)
+        schema.choose("config.evaluation.split", evaluation.split, data.EMBEDDED_SPLITS)
         if network.input_shape[:2] != data.EMBEDDED_SIZE or network.num_classes not in (0, 10):
             raise ConfigError(
                 "config.evaluation.dataset 'fashion_mnist' has images of 28 x 28 pixels and 10 "
@@ -294,55 +270,8 @@ def _check_evaluation(config: Config, network: Network) -> None:
             raise ConfigError(
                 f"config.evaluation.labels: {data.missing_file(Path(evaluation.labels))}"
             )
-        if network.input_shape[-1] != 3:
-            raise ConfigError(
-                "config.evaluation.dataset 'folder' has images of 3 channels; the model takes "
-                f"{network.input_shape[-1]}"
-            )
-
-
-def _build(kind: Any, value: Any, path: str) -> Any:
-    """Checks `value` against a type and converts ConfigDict's plain values to it."""
-    if dataclasses.is_dataclass(kind):
-        return _build_dataclass(typing.cast(type, kind), value, path)
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin is Literal:
-        return choose(path, value, arguments)
-    if origin is tuple:
-        if not isinstance(value, (tuple, list)):
-            raise ConfigError(f"{path} must be a list, got {value!r}")
-        return tuple(_build(arguments[0], item, f"{path}[{i}]") for i, item in enumerate(value))
-    if origin in (dict, types.UnionType):
-        return value
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise ConfigError(f"{path} must be {_article(kind)}, got {value!r}")
-    return value
-
-
-def _build_dataclass(kind: type, value: Any, path: str) -> Any:
-    if not isinstance(value, Mapping):
-        raise ConfigError(f"{path} must be a group of fields, got {value!r}")
-    hints = typing.get_type_hints(kind)
-    for name in value:
-        _check_known(f"field {path}.{name}", name, hints)
-    fields = {name: _build(hints[name], item, f"{path}.{name}") for name, item in value.items()}
-    try:
-        return kind(**fields)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"{path}: {error}") from error
-
-
-def _check_known(what: str, name: Any, known: Iterable[str]) -> None:
-    options = list(known)
-    if name not in options:
-        near = difflib.get_close_matches(str(name), options, n=1, cutoff=0)[0]
-        listed = f" Expected one of {', '.join(map(str, options))}" if len(options) < 10 else ""
-        raise ConfigError(f"unknown {what}: did you mean {near!r}?{listed}")
-
-
-def _article(kind: type) -> str:
-    return {int: "an integer", float: "a number", str: "a string", bool: "True or False"}.get(
-        kind, f"a {kind.__name__}"
-    )
+    if evaluation.dataset not in ("", data.EMBEDDED) and network.input_shape[-1] != 3:
+        raise ConfigError(
+            f"config.evaluation.dataset {evaluation.dataset!r} has images of 3 channels; the model "
+            f"takes {network.input_shape[-1]}"
+        )

@@ -10,10 +10,21 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from maskaq_jax import checkpoint, config, data, hub, image_folder, parallel, report, torch_import
-from maskaq_jax.config import Config, ConfigError
+from maskaq_jax import (
+    checkpoint,
+    config,
+    data,
+    hub,
+    image_folder,
+    parallel,
+    report,
+    tfds_images,
+    torch_import,
+)
+from maskaq_jax.config import Config
 from maskaq_jax.models import Model, create_model
 from maskaq_jax.phases import SampleSet
+from maskaq_jax.schema import ConfigError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +106,16 @@ def _weights_file(weights: str) -> Path:
 def _open_evaluation(settings: Config, model: Model) -> data.Dataset | None:
     evaluation, (size, _, channels) = settings.evaluation, model.input_shape
     if evaluation.dataset == data.EMBEDDED:
-        return data.load_embedded(evaluation.split, channels)
+        return list(zip(*data.load_embedded(evaluation.split, channels), strict=True))
+    if evaluation.dataset.startswith(data.TFDS_SCHEME):
+        return tfds_images.open_split(
+            evaluation.dataset.removeprefix(data.TFDS_SCHEME),
+            evaluation.split,
+            evaluation.path,
+            model.num_classes,
+            size,
+            evaluation.preprocessing,
+        )
     if evaluation.dataset == "folder":
         labels = Path(evaluation.labels) if evaluation.labels else None
         return image_folder.open_folder(
@@ -157,12 +177,11 @@ def _check_batch_sizes(settings: Config, num_devices: int) -> None:
 
 
 def _read_real_samples(settings: Config, num_channels: int) -> SampleSet:
-    real = data.load_embedded("real", num_channels)
+    images, labels = data.load_embedded("real", num_channels)
     count = settings.samples.num_samples
-    if count > len(real.labels):
+    if count > len(labels):
         raise ConfigError(
-            f"config.samples.num_samples is {count}, but only {len(real.labels)} real images ship "
+            f"config.samples.num_samples is {count}, but only {len(labels)} real images ship "
             "with the package"
         )
-    images = np.asarray(real.images[:count])
-    return SampleSet(data.normalise(images, settings.pixels), real.labels[:count])
+    return SampleSet(data.normalise(images[:count], settings.pixels), labels[:count])

@@ -1,16 +1,10 @@
 """Labelled images in folders: one folder a class, or one folder and a file of labels."""
 
 import dataclasses
-import functools
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import overload
-
-import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from maskaq_jax import preprocessing
-from maskaq_jax.data import BrokenImageError, Dataset
+from maskaq_jax.data import Dataset, Example
 from maskaq_jax.preprocessing import Preprocessing
 
 _ENDINGS = (".jpeg", ".jpg", ".png", ".bmp", ".webp")
@@ -18,32 +12,25 @@ _UNKNOWN_LABEL = -1
 
 
 @dataclasses.dataclass(frozen=True)
-class ImageFiles(Sequence[np.ndarray]):
-    """Image files as a sequence of [size, size, 3] uint8 arrays, decoded when asked for.
+class ImageFiles:
+    """Image files with their labels, each read when it is asked for.
 
     Attributes:
-      paths: of the files.
-      decode: a picture's pixels.
+      files: paths and labels.
+      size: side the images are made to.
+      spec: how.
     """
 
-    paths: tuple[Path, ...]
-    decode: Callable[[Image.Image], np.ndarray]
+    files: tuple[tuple[Path, int], ...]
+    size: int
+    spec: Preprocessing
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.files)
 
-    @overload
-    def __getitem__(self, index: int) -> np.ndarray: ...
-    @overload
-    def __getitem__(self, index: slice) -> "ImageFiles": ...
-    def __getitem__(self, index: int | slice) -> "np.ndarray | ImageFiles":
-        if isinstance(index, slice):
-            return dataclasses.replace(self, paths=self.paths[index])
-        try:
-            with Image.open(self.paths[index]) as image:
-                return self.decode(image)
-        except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-            raise BrokenImageError(f"{self.paths[index]}: {error}") from error
+    def __getitem__(self, index: int, /) -> Example:
+        path, label = self.files[index]
+        return preprocessing.read_image(path, str(path), self.size, self.spec), label
 
 
 def open_folder(
@@ -68,42 +55,34 @@ def open_folder(
     if not root.is_dir():
         raise ValueError(f"no folder {root}")
     if labels_file is not None:
-        paths, labels = _read_labels(root, labels_file, num_classes)
+        files = _read_labels(root, labels_file, num_classes)
     elif num_classes == 0:
-        paths = _images_below(root)
-        labels = [_UNKNOWN_LABEL] * len(paths)
+        files = [(path, _UNKNOWN_LABEL) for path in _images_below(root)]
     else:
-        paths, labels = _read_class_folders(root, num_classes)
-    if not paths:
+        files = _read_class_folders(root, num_classes)
+    if not files:
         raise ValueError(f"{root} holds no images ending in {', '.join(_ENDINGS)}")
-    decode = functools.partial(preprocessing.preprocess, size=size, spec=spec)
-    return Dataset(ImageFiles(tuple(paths), decode), np.asarray(labels, np.int32))
+    return ImageFiles(tuple(files), size, spec)
 
 
 def _images_below(root: Path) -> list[Path]:
     return sorted(path for path in root.rglob("*") if path.suffix.lower() in _ENDINGS)
 
 
-def _read_class_folders(root: Path, num_classes: int) -> tuple[list[Path], list[int]]:
+def _read_class_folders(root: Path, num_classes: int) -> list[tuple[Path, int]]:
     folders = sorted(path for path in root.iterdir() if path.is_dir())
     if len(folders) != num_classes:
         raise ValueError(
             f"{root} holds {len(folders)} class folders, but the model has {num_classes} classes: "
             "it takes a folder for each, or images with a file of labels (config.evaluation.labels)"
         )
-    paths: list[Path] = []
-    labels: list[int] = []
-    for label, folder in enumerate(folders):
-        found = _images_below(folder)
-        paths += found
-        labels += [label] * len(found)
-    return paths, labels
+    return [(path, label) for label, folder in enumerate(folders) for path in _images_below(folder)]
 
 
-def _read_labels(root: Path, file: Path, num_classes: int) -> tuple[list[Path], list[int]]:
+def _read_labels(root: Path, file: Path, num_classes: int) -> list[tuple[Path, int]]:
     if not file.is_file():
         raise ValueError(f"no file of labels {file}")
-    paths, labels = [], []
+    files = []
     lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -117,6 +96,5 @@ def _read_labels(root: Path, file: Path, num_classes: int) -> tuple[list[Path], 
             )
         if not path.is_file():
             raise ValueError(f"{file}, line {number}: no image {path}")
-        paths.append(path)
-        labels.append(int(text))
-    return paths, labels
+        files.append((path, int(text)))
+    return files

@@ -81,14 +81,14 @@ def _parse_flags(argv: list[str]) -> list[str]:
 
 def _misspelt_field(argv: list[str]) -> str | None:
     """Says which `--config.field` there is none of; config_flags gives its last word alone."""
-    from maskaq_jax import config
+    from maskaq_jax import config, schema
 
     for argument in argv:
         path = argument.lstrip("-").partition("=")[0]
         if argument.startswith("--config."):
             try:
                 config.check_field(path)
-            except config.ConfigError as error:
+            except schema.ConfigError as error:
                 return str(error)
     return None
 

@@ -15,7 +15,7 @@ def is_labelled(experiment: Experiment) -> bool:
 
 def num_evaluated(experiment: Experiment) -> int:
     """Evaluation images; 0 without a dataset."""
-    return 0 if experiment.evaluation is None else len(experiment.evaluation.labels)
+    return 0 if experiment.evaluation is None else len(experiment.evaluation)
 
 
 def evaluation_batches(experiment: Experiment, reporter: report.Reporter) -> Iterator[Any]:

@@ -2,12 +2,17 @@
 
 import dataclasses
 import math
-from typing import Literal
+from pathlib import Path
+from typing import BinaryIO, Literal
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 Interpolation = Literal["bicubic", "bilinear"]
+
+
+class BrokenImageError(Exception):
+    """An image that can't be read; the message names it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,3 +47,25 @@ def preprocess(image: Image.Image, size: int, spec: Preprocessing) -> np.ndarray
     image = image.resize((width, height), Image.Resampling[spec.interpolation.upper()])
     left, top = round((width - size) / 2), round((height - size) / 2)
     return np.asarray(image.crop((left, top, left + size, top + size)))
+
+
+def read_image(file: Path | BinaryIO, name: str, size: int, spec: Preprocessing) -> np.ndarray:
+    """Decodes and preprocesses an image file.
+
+    Args:
+      file: a path, or the file's bytes.
+      name: what the error calls it.
+      size: as of `preprocess`.
+      spec: the same.
+
+    Returns:
+      [size, size, 3] uint8.
+
+    Raises:
+      BrokenImageError: it is not an image that can be decoded.
+    """
+    try:
+        with Image.open(file) as image:
+            return preprocess(image, size, spec)
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise BrokenImageError(f"{name}: {error}") from error

@@ -22,9 +22,9 @@ LAYERS = [
     ["torch_import"],
     ["calibration", "evaluate", "finetune", "parallel", "synthesis"],
     ["phases"],
-    ["hub", "preprocessing"],
+    ["hub", "preprocessing", "schema"],
     ["data", "samples"],
-    ["image_folder"],
+    ["image_folder", "tfds_images"],
     ["config"],
     ["checkpoint", "report"],
     ["experiment"],
@@ -92,9 +92,9 @@ def test_nothing_imports_the_scripts_beside_the_assets():
         assert not any(name.startswith(ASSETS) for name in _imported_modules(path)), module
 
 
-def test_configs_know_the_config_module_and_each_other_alone():
+def test_configs_know_fields_and_names_of_datasets_alone():
     for name, path in CONFIGS.items():
-        assert _imported_modules(path) <= {"config"}, name
+        assert _imported_modules(path) <= {"config", "data", "schema"}, name
         roots = {imported.partition(".")[0] for imported in _imports(path)}
         assert roots <= {"configs", "maskaq_jax", "ml_collections"}, name
 
@@ -112,9 +112,10 @@ def test_array_code_needs_jax_and_little_else():
     [
         ("absl", {"main"}),
         ("flax.linen", {"models.layers", "models.swin", "models.vit"}),
-        ("ml_collections", {"main", "config", *CONFIGS}),
+        ("ml_collections", {"main", "config", "schema", *CONFIGS}),
         ("orbax", {"checkpoint"}),
         ("rich", {"report"}),
+        ("tensorflow_datasets", {"tfds_images"}),
         ("torch", {"torch_import"}),
     ],
 )

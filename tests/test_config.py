@@ -4,7 +4,8 @@ import pytest
 
 from configs import vit_fashion
 from maskaq_jax import config as config_lib
-from maskaq_jax.config import ConfigError
+from maskaq_jax import schema
+from maskaq_jax.schema import ConfigError
 
 
 @pytest.fixture
@@ -51,6 +52,7 @@ def test_weights_must_be_named():
         ("finetuning.optimizer", "lamb", "unknown config.finetuning.optimizer 'lamb'"),
         ("finetuning.attention_distance", "l2", "did you mean 'l1'"),
         ("evaluation.dataset", "imagnet", "unknown config.evaluation.dataset"),
+        ("evaluation", {"dataset": "tfds:imagenet2012"}, "config.evaluation.split is missing"),
         ("evaluation", {"dataset": "fashion_mnist", "split": "test"}, "images of 28 x 28 pixels"),
         ("evaluation", {"dataset": "folder", "path": "gone"}, "config.evaluation.path: no folder"),
         ("evaluation", {"dataset": "folder"}, "config.evaluation.path: no folder ''"),
@@ -114,7 +116,7 @@ def test_mimiq_s_loss_is_chosen_by_argument(settings):
 
 
 def test_arguments_take_the_types_of_their_defaults():
-    arguments = config_lib.parse_arguments("w=4,method=noise", w=3, a=3, method="maskaq")
+    arguments = schema.parse_arguments("w=4,method=noise", w=3, a=3, method="maskaq")
     assert arguments.to_dict() == {"w": 4, "a": 3, "method": "noise"}
 
 
@@ -124,7 +126,7 @@ def test_arguments_take_the_types_of_their_defaults():
 )
 def test_wrong_arguments_are_named(argument, message):
     with pytest.raises(ConfigError, match=message):
-        config_lib.parse_arguments(argument, w=3)
+        schema.parse_arguments(argument, w=3)
 
 
 def test_a_field_is_found_by_its_path():

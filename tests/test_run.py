@@ -23,6 +23,7 @@ from maskaq_jax import (
     report,
     run,
     samples,
+    schema,
     torch_import,
 )
 from maskaq_jax.models import create_model
@@ -76,8 +77,8 @@ def few_evaluated():
     with pytest.MonkeyPatch.context() as patch:
 
         def load_few(split, num_channels):
-            dataset = load(split, num_channels)
-            return data.Dataset(dataset.images[:60], dataset.labels[:60])
+            images, labels = load(split, num_channels)
+            return images[:60], labels[:60]
 
         patch.setattr(data, "load_embedded", load_few)
         yield
@@ -142,9 +143,9 @@ def test_a_run_leaves_everything_behind(finished):
 def test_the_loaded_model_has_the_accuracy_of_the_results(finished, settings):
     workdir, results = finished
     model, variables = maskaq_jax.load(workdir)
-    dataset = data.load_embedded("test", 3)
-    logits, _ = model.apply(variables, data.normalise(dataset.images, settings.pixels))
-    correct = np.asarray(logits).argmax(axis=-1) == dataset.labels
+    images, labels = data.load_embedded("test", 3)
+    logits, _ = model.apply(variables, data.normalise(images, settings.pixels))
+    correct = np.asarray(logits).argmax(axis=-1) == labels
     assert results["quantized_top1"] == round(100 * correct.mean(), 4)
 
 
@@ -230,14 +231,14 @@ def test_other_samples_are_trained_on_the_same_way(settings, tmp_path, method):
 def test_more_real_images_than_there_are_is_refused(settings, tmp_path):
     many = dataclasses.replace(settings.samples, num_samples=5000)
     settings = dataclasses.replace(settings, method="real", samples=many)
-    with pytest.raises(config_lib.ConfigError, match="real images ship"):
+    with pytest.raises(schema.ConfigError, match="real images ship"):
         _prepare(settings, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_another_config_is_refused_with_the_field_that_differs(finished, settings):
     workdir, _ = finished
-    with pytest.raises(config_lib.ConfigError, match=r"config\.seed \(0 there, 5 here\)"):
+    with pytest.raises(schema.ConfigError, match=r"config\.seed \(0 there, 5 here\)"):
         _prepare(dataclasses.replace(settings, seed=5), workdir)
 
 
@@ -301,9 +302,9 @@ def test_swin_is_quantized_too(settings, tmp_path):
     first, *_ = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert json.loads(first)["coupling"] > 0
     model, variables = maskaq_jax.load(tmp_path / "run")
-    dataset = data.load_embedded("test", 3)
-    logits, _ = model.apply(variables, data.normalise(dataset.images, settings.pixels))
-    correct = np.asarray(logits).argmax(axis=-1) == dataset.labels
+    images, labels = data.load_embedded("test", 3)
+    logits, _ = model.apply(variables, data.normalise(images, settings.pixels))
+    correct = np.asarray(logits).argmax(axis=-1) == labels
     assert results["quantized_top1"] == round(100 * correct.mean(), 4)
 
 

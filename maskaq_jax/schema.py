@@ -1,0 +1,101 @@
+"""Turns what config files hold into frozen dataclasses, and mistakes into errors that name them."""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+from ml_collections import ConfigDict
+
+
+class ConfigError(ValueError):
+    """A config that can't be run; the message names the field and what was expected."""
+
+
+def parse_arguments(argument: str | None, **defaults: Any) -> ConfigDict:
+    """Reads a config file's argument, as in `--config=configs/vit_fashion.py:w=3,method=noise`.
+
+    Args:
+      argument: comma-separated `name=value`; None or empty for the defaults.
+      **defaults: the names allowed, with default values, whose types the values take.
+
+    Raises:
+      ConfigError: unknown name, or a value of another type.
+    """
+    values = dict(defaults)
+    for item in filter(None, (argument or "").split(",")):
+        name, _, text = item.partition("=")
+        check_known(f"config argument {name!r}", name, defaults)
+        kind = type(defaults[name])
+        try:
+            values[name] = kind(text)
+        except ValueError:
+            raise ConfigError(
+                f"config argument {name} must be {_article(kind)}, got {text!r}"
+            ) from None
+    return ConfigDict(values)
+
+
+def choose(config_argument: str, value: str, options: Iterable[str]) -> str:
+    """Returns `value` if it is one of the options, else raises `ConfigError`."""
+    check_known(f"{config_argument} {value!r}", value, options)
+    return value
+
+
+def build(kind: Any, value: Any, path: str) -> Any:
+    """Checks plain values against a type and converts them to it.
+
+    Args:
+      kind: a dataclass, or what its fields may be: numbers, strings, tuples, dicts, Literals.
+      value: of a ConfigDict or of JSON.
+      path: what errors call it, such as 'config.samples'.
+
+    Raises:
+      ConfigError: an unknown name, or a value of another type.
+    """
+    if dataclasses.is_dataclass(kind):
+        return _build_dataclass(typing.cast(type, kind), value, path)
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        return choose(path, value, arguments)
+    if origin is tuple:
+        if not isinstance(value, (tuple, list)):
+            raise ConfigError(f"{path} must be a list, got {value!r}")
+        return tuple(build(arguments[0], item, f"{path}[{i}]") for i, item in enumerate(value))
+    if origin in (dict, types.UnionType):
+        return value
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise ConfigError(f"{path} must be {_article(kind)}, got {value!r}")
+    return value
+
+
+def _build_dataclass(kind: type, value: Any, path: str) -> Any:
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{path} must be a group of fields, got {value!r}")
+    hints = typing.get_type_hints(kind)
+    for name in value:
+        check_known(f"field {path}.{name}", name, hints)
+    fields = {name: build(hints[name], item, f"{path}.{name}") for name, item in value.items()}
+    try:
+        return kind(**fields)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def check_known(what: str, name: Any, known: Iterable[str]) -> None:
+    """Raises `ConfigError`, with the nearest known name, if `name` is not one of them."""
+    options = list(known)
+    if name not in options:
+        near = difflib.get_close_matches(str(name), options, n=1, cutoff=0)[0]
+        listed = f" Expected one of {', '.join(map(str, options))}" if len(options) < 10 else ""
+        raise ConfigError(f"unknown {what}: did you mean {near!r}?{listed}")
+
+
+def _article(kind: type) -> str:
+    return {int: "an integer", float: "a number", str: "a string", bool: "True or False"}.get(
+        kind, f"a {kind.__name__}"
+    )
