@@ -17,7 +17,7 @@ from flax import traverse_util
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from maskaq_jax import torch_names
+from maskaq_jax import torch_architecture, torch_names
 from maskaq_jax.models import Model
 
 _SHOWN = 3  # names listed of each kind of mismatch
@@ -80,7 +80,8 @@ def from_torch_state(
     if not_finite:
         problems.append(f"{len(not_finite)} with NaN or infinite values: {_some(not_finite)}")
     if problems:
-        raise ValueError(f"{source} does not fit the model: {'; '.join(problems)}")
+        likely = _likely_model(state, model)
+        raise ValueError(f"{source} does not fit the model: {'; '.join(problems)}{likely}")
     return traverse_util.unflatten_dict(params)
 
 
@@ -122,6 +123,13 @@ def _read_pickled_state(path: Path) -> dict[str, np.ndarray]:
     if not isinstance(state, dict) or not all(map(torch.is_tensor, state.values())):
         raise ValueError(f"{path}: expected a state dict of tensors")
     return {name: tensor.float().numpy() for name, tensor in state.items()}
+
+
+def _likely_model(state: dict[str, np.ndarray], model: Model) -> str:
+    found = torch_architecture.of_state(state)
+    if found is None or found == torch_architecture.of_model(model):
+        return ""
+    return f". The weights look like {torch_architecture.describe(found)}"
 
 
 def _parameter_shapes(model: Model) -> dict[str, Any]:

@@ -18,7 +18,7 @@ LAYERS = [
     ["models.swin", "models.vit"],
     ["models.registry"],
     ["models"],
-    ["torch_names"],
+    ["torch_architecture", "torch_names"],
     ["torch_import"],
     ["calibration", "evaluate", "finetune", "parallel", "synthesis"],
     ["phases"],

@@ -53,6 +53,15 @@ def test_every_kind_of_mismatch_is_told_with_its_count(state):
         assert part in str(error.value)
 
 
+def test_weights_of_another_model_are_named(state):
+    wider = create_model("deit_tiny_patch16_224", 6, img_size=8, patch_size=4)
+    with pytest.raises(ValueError, match=r"The weights look like vit with .*depth=2"):
+        torch_import.from_torch_state(state, wider)
+    del state["norm.weight"]
+    with pytest.raises(ValueError, match=r"missing: norm\.weight$"):
+        torch_import.from_torch_state(state, MODEL)
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no weight file .*gone"):
         torch_import.load_torch_weights(tmp_path / "gone.safetensors", MODEL)
