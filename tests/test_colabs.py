@@ -1,0 +1,45 @@
+"""The notebook runs from its first cell to its last, on the smoke experiment."""
+
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOK = ROOT / "colabs" / "quantize_your_vit.ipynb"
+
+
+@pytest.fixture
+def notebook():
+    return nbformat.read(NOTEBOOK, as_version=4)
+
+
+def _outputs(notebook, kind):
+    return [
+        output
+        for cell in notebook.cells
+        for output in cell.get("outputs", [])
+        if kind in output.get("data", {})
+    ]
+
+
+def test_the_notebook_is_kept_without_outputs(notebook):
+    nbformat.validate(notebook)
+    assert not any(cell.get("outputs") for cell in notebook.cells)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # of Jupyter's event loop
+def test_the_notebook_runs_to_its_end(notebook, tmp_path, monkeypatch):
+    (settings,) = (cell for cell in notebook.cells if cell.source.startswith("CONFIG = "))
+    settings.source = settings.source.replace("configs/vit_fashion.py", "configs/smoke.py")
+    assert "smoke" in settings.source
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    client = NotebookClient(notebook, resources={"metadata": {"path": str(NOTEBOOK.parent)}})
+    client.execute()
+    # samples.png, the regions and the bars.
+    assert len(_outputs(notebook, "image/png")) == 3
+    last = [cell for cell in notebook.cells if cell.cell_type == "code"][-1]
+    assert "low-bit model thinks" in last.outputs[-1]["text"]
