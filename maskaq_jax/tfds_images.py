@@ -91,4 +91,7 @@ def _where(data_dir: str) -> str:
 
 
 def _how(dataset: str) -> str:
-    return f"prepare it with 'tfds build {dataset} --file_format=array_record' (README)"
+    return (
+        f"prepare it with tfds.builder({dataset!r}, file_format='array_record')"
+        ".download_and_prepare(), as the README tells"
+    )

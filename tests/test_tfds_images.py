@@ -95,7 +95,7 @@ def test_a_broken_image_is_named_and_not_counted(prepared):
         ({"split": "test"}, "'maskaq_toy': Unknown split 'test'"),
         ({"num_classes": 1000}, "'maskaq_toy' has 2 classes, but the model has 1000"),
         ({"dataset": "maskaq_unlabelled"}, "'maskaq_unlabelled' has no labels"),
-        ({"data_dir": "gone"}, "not prepared in gone: prepare it with 'tfds build maskaq_toy"),
+        ({"data_dir": "gone"}, "not prepared in gone: prepare it with tfds.builder\\('maskaq_toy'"),
     ],
 )
 def test_what_cannot_be_evaluated_on_is_told(prepared, arguments, message):
@@ -107,7 +107,7 @@ def test_datasets_prepared_for_tensorflow_are_told(tmp_path):
     MaskaqToy(data_dir=tmp_path, file_format="array_record").download_and_prepare()
     info = tmp_path / "maskaq_toy" / "1.0.0" / "dataset_info.json"
     info.write_text(info.read_text().replace('"array_record"', '"tfrecord"'))
-    with pytest.raises(ValueError, match=r"not as ArrayRecord: .* --file_format=array_record"):
+    with pytest.raises(ValueError, match=r"not as ArrayRecord: .* file_format='array_record'"):
         _open(str(tmp_path))
 
 
