@@ -9,13 +9,14 @@ from maskaq_jax import config as config_lib
 
 NAMES = {path.stem for path in (Path(__file__).parents[1] / "configs").glob("*.py")} - {"common"}
 BACKBONES = {"vit_t", "vit_b", "deit_t", "deit_s", "deit_b", "swin_t"}
+FEATURE_BACKBONES = {"dinov2_s"}
 
 
 def _import(name):
     return importlib.import_module(f"configs.{name}")
 
 
-@pytest.fixture(params=sorted(NAMES - BACKBONES))
+@pytest.fixture(params=sorted(NAMES - BACKBONES - FEATURE_BACKBONES))
 def module(request):
     """An embedded experiment."""
     return _import(request.param)
@@ -33,6 +34,13 @@ def test_a_backbone_differs_from_the_papers_settings_in_its_arguments_alone(name
     same = get_config()
     for group in ("samples", "synthesis", "finetuning", "evaluation"):
         assert same[group] == paper[group]
+
+
+def test_a_backbone_without_classifier_is_distilled_by_its_features():
+    config = config_lib.validated(_import("dinov2_s").get_config("w=3,a=8"))
+    assert config.model.num_classes == 0
+    assert config.synthesis.weights.classes == 0
+    assert config.finetuning.output_distance == "cosine"
 
 
 @pytest.mark.parametrize("name", sorted(NAMES))
