@@ -1,4 +1,8 @@
-"""What configs share: the paper's settings for its backbones, and the choice of a method."""
+"""What configs share: the paper's settings for its backbones, the embedded experiment's budget, and
+the choice of a method.
+"""
+
+from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
@@ -42,6 +46,41 @@ def imagenet_config(
         config.evaluation.dataset = "folder"
         config.evaluation.path = arguments.val
     set_method(config, arguments.method)
+    return config
+
+
+def fashion_config(argument: str | None, use_best: Callable[[ConfigDict], None]) -> ConfigDict:
+    """An experiment on Fashion-MNIST that lacks but the model; arguments as in `vit_fashion.py`.
+
+    Args:
+      argument: of the config.
+      use_best: changes the paper's settings to what `preset=best` stands for.
+    """
+    arguments = schema.parse_arguments(
+        argument, w=3, a=3, method="maskaq", source="", preset="best", seed=0, split="test"
+    )
+    config = config_lib.default()
+    config.seed = arguments.seed
+    config.model.num_classes = 10
+    config.pixels.mean = (0.286,) * 3
+    config.pixels.std = (0.353,) * 3
+    config.pixels.grey = True
+    config.quantization.weight_bits = arguments.w
+    config.quantization.activation_bits = arguments.a
+    config.evaluation.dataset = data.EMBEDDED
+    config.evaluation.split = arguments.split
+
+    config.samples.num_samples = 320
+    config.samples.batch_size = 160
+    config.samples.refresh_every = 30
+    config.samples.calibration_size = 256
+    config.synthesis.num_steps = 100
+    config.finetuning.epochs = 60
+    config.finetuning.batch_size = 32
+
+    if schema.choose("config argument preset", arguments.preset, ("best", "paper")) == "best":
+        use_best(config)
+    set_method(config, arguments.source or arguments.method)
     return config
 
 

@@ -17,47 +17,20 @@ teacher has 91.2%. The README says what `best` changes of the paper's settings, 
 from ml_collections import ConfigDict
 
 from configs import common
-from maskaq_jax import config as config_lib
-from maskaq_jax import schema
 
 
 def get_config(argument: str | None = None) -> ConfigDict:
     """The embedded experiment for a config argument."""
-    arguments = schema.parse_arguments(
-        argument, w=3, a=3, method="maskaq", source="", preset="best", seed=0, split="test"
-    )
-    config = config_lib.default()
-    config.seed = arguments.seed
-
+    config = common.fashion_config(argument, use_best_settings)
     config.model.name = "vit"
-    config.model.num_classes = 10
     config.model.arguments = ConfigDict(
         {"img_size": 28, "patch_size": 4, "embed_dim": 64, "depth": 4, "num_heads": 4}
     )
     config.model.weights = "embedded:vit_fashion"
-    config.pixels.mean = (0.286,) * 3
-    config.pixels.std = (0.353,) * 3
-    config.pixels.grey = True
-    config.quantization.weight_bits = arguments.w
-    config.quantization.activation_bits = arguments.a
-    config.evaluation.dataset = "fashion_mnist"
-    config.evaluation.split = arguments.split
-
-    config.samples.num_samples = 320
-    config.samples.batch_size = 160
-    config.samples.refresh_every = 30
-    config.samples.calibration_size = 256
-    config.synthesis.num_steps = 100
-    config.finetuning.epochs = 60
-    config.finetuning.batch_size = 32
-
-    if schema.choose("config argument preset", arguments.preset, ("best", "paper")) == "best":
-        _use_best_settings(config)
-    common.set_method(config, arguments.source or arguments.method)
     return config
 
 
-def _use_best_settings(config: ConfigDict) -> None:
+def use_best_settings(config: ConfigDict) -> None:
     """What was better than the paper's settings on the validation images."""
     config.synthesis.smoothness = 0.05
     config.synthesis.balanced_labels = True

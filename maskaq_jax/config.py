@@ -188,6 +188,8 @@ def _check_values(config: Config) -> None:
     counts = {
         "config.seed": config.seed,
         "config.samples.refresh_every": samples.refresh_every,
+        "config.synthesis.smoothness": settings.smoothness,
+        "config.synthesis.contrast": settings.contrast,
         "config.finetuning.epochs": config.finetuning.epochs,
     }
     for name, value in counts.items():

@@ -126,10 +126,8 @@ def make_synthesis(
     @jax.jit
     def start(key: Array, indices: Array) -> tuple[synthesis.State, Array]:
         labels = synthesis.draw_labels(key, indices, model.num_classes, spec.settings)
-        noise = synthesis.draw_noise(key, indices, model.input_shape, spec.pixels)
-        if spec.settings.smoothness:
-            noise = synthesis.blur(noise, spec.settings.smoothness)
-        return synthesis.init_state(optimizer, noise), labels
+        images = synthesis.draw_first_images(key, indices, model.input_shape, spec)
+        return synthesis.init_state(optimizer, images), labels
 
     def attempt(
         key: Array, indices: np.ndarray, params: Any, variables: Any, advance: Advance

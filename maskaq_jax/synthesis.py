@@ -47,6 +47,8 @@ class Settings:
       drop_rate: share of the informative patches dropped at random.
       smoothness: standard deviation of the Gaussian that the first noise and the updates are
         blurred with, as a share of the image side; it falls linearly to 0 over the run.
+      contrast: standard deviation each blurred first image is scaled to, which blurring lowers;
+        training images have 1 by the definition of the normalisation. 0 leaves it as it is.
       balanced_labels: image i is made for class i modulo classes, instead of a random class.
     """
 
@@ -60,6 +62,7 @@ class Settings:
     final_ratio: float = 0.1
     drop_rate: float = 0.3
     smoothness: float = 0.0
+    contrast: float = 0.0
     balanced_labels: bool = False
 
 
@@ -129,6 +132,17 @@ def draw_noise(key: Array, indices: Array, shape: tuple[int, ...], pixels: augme
         return jax.vmap(lambda k: jax.random.normal(k, shape))(keys)
     noise = jax.vmap(lambda k: jax.random.normal(k, (*shape[:-1], 1)))(keys)
     return jnp.broadcast_to(noise, (len(indices), *shape))
+
+
+def draw_first_images(key: Array, indices: Array, shape: tuple[int, ...], spec: Spec) -> Array:
+    """[B, *shape] noise to start from, as smooth and as rich in contrast as the settings say."""
+    images = draw_noise(key, indices, shape, spec.pixels)
+    if spec.settings.smoothness:
+        images = blur(images, spec.settings.smoothness)
+    if spec.settings.contrast:
+        deviation = images.std(axis=(1, 2, 3), keepdims=True)
+        images = images * (spec.settings.contrast / jnp.maximum(deviation, 1e-8))
+    return images
 
 
 def blur(images: Array, smoothness: Array | float) -> Array:

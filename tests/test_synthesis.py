@@ -142,6 +142,26 @@ def test_blur_keeps_a_constant_and_smooths_noise():
     np.testing.assert_allclose(synthesis.blur(images, 0.0), images, atol=1e-6)
 
 
+def test_first_images_are_smooth_and_keep_their_contrast():
+    pixels = augment.Pixels(mean=(0.5,) * 3, std=(0.25,) * 3)
+
+    def draw(**settings):
+        spec = synthesis.Spec(Settings(**settings), pixels)
+        images = synthesis.draw_first_images(jax.random.key(0), jnp.arange(4), (8, 8, 3), spec)
+        roughness = jnp.abs(jnp.diff(images, axis=1)).mean() / images.std()
+        return images.std(axis=(1, 2, 3)), roughness
+
+    (plain, roughness), (faint, smooth), (rich, still_smooth) = (
+        draw(),
+        draw(smoothness=0.2),
+        draw(smoothness=0.2, contrast=1.0),
+    )
+    np.testing.assert_allclose(plain, 1, atol=0.2)
+    assert faint.max() < 0.5
+    np.testing.assert_allclose(rich, 1, rtol=1e-5)
+    assert max(smooth, still_smooth) < 0.5 * roughness
+
+
 def test_smooth_synthesis_makes_smoother_images(problem):
     def roughness(smoothness):
         settings = Settings(num_steps=6, smoothness=smoothness)

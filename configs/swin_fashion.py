@@ -1,0 +1,40 @@
+"""Quantizes the embedded Swin without data.
+
+    python -m maskaq_jax.main --config=configs/swin_fashion.py
+
+Takes the arguments of `configs/vit_fashion.py`.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common, vit_fashion
+
+
+def get_config(argument: str | None = None) -> ConfigDict:
+    """The embedded experiment on a Swin of two stages, 14 x 14 and 7 x 7 tokens."""
+    config = common.fashion_config(argument, _use_best_settings)
+    config.model.name = "swin"
+    config.model.arguments = ConfigDict(
+        {
+            "img_size": 28,
+            "patch_size": 2,
+            "embed_dim": 32,
+            "depths": (2, 2),
+            "num_heads": (2, 4),
+            "window_size": 7,
+        }
+    )
+    config.model.weights = "embedded:swin_fashion"
+    config.samples.num_samples = 256
+    config.samples.batch_size = 128
+    return config
+
+
+def _use_best_settings(config: ConfigDict) -> None:
+    """What was better than the ViT's settings on the validation images."""
+    vit_fashion.use_best_settings(config)
+    config.synthesis.smoothness = 0.07
+    config.synthesis.contrast = 1.0
+    config.synthesis.weights.similarity = 0.1
+    config.synthesis.weights.classes = 0.3
+    config.finetuning.quantizer_learning_rate = 2e-3
