@@ -60,6 +60,11 @@ def test_it_is_valid_whatever_its_arguments(module):
             assert config.evaluation.split == "validation"
 
 
+def test_mimiq_never_refreshes(module):
+    assert module.get_config("method=maskaq").samples.refresh_every > 0
+    assert module.get_config("method=mimiq").samples.refresh_every == 0
+
+
 def test_methods_differ_in_the_samples_alone(module):
     methods = {name: module.get_config(f"method={name}") for name in ("maskaq", "noise", "real")}
     for config in methods.values():
