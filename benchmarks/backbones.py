@@ -27,14 +27,14 @@ RUNS = {
     "dinov2_s": ("vit_small_patch14_dinov2", 0),
 }
 SMALL = (
-    "--config.samples.num_samples=8",
-    "--config.samples.batch_size=8",
+    "--config.samples.num_samples=4",
+    "--config.samples.batch_size=4",
     "--config.samples.refresh_every=1",
-    "--config.samples.calibration_size=8",
+    "--config.samples.calibration_size=4",
     "--config.synthesis.num_steps=4",
     "--config.finetuning.epochs=2",
-    "--config.finetuning.batch_size=8",
-    "--config.evaluation.batch_size=8",
+    "--config.finetuning.batch_size=4",
+    "--config.evaluation.batch_size=4",
     "--compilation_cache=",
 )
 NUM_IMAGES = 16
