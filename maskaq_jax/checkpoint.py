@@ -1,46 +1,136 @@
-"""Saves and restores the state of fine-tuning with Orbax."""
+"""Saves and restores the state of fine-tuning with Orbax, and notices damaged files."""
 
+import json
+import zlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
+import numpy as np
 import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+from maskaq_jax import parallel
+
+_NEWEST_KEPT = 2
 
 
-def open_manager(directory: Path) -> ocp.CheckpointManager:
-    """Keeps the last two checkpoints; saves in the background. Close it, or use `with`."""
-    options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=True)
+class Checkpoint(NamedTuple):
+    """What `restore` found.
+
+    Attributes:
+      step: training steps taken; 0 is the calibrated model.
+      trees: named pytrees of arrays.
+      progress: JSON values.
+    """
+
+    step: int
+    trees: dict[str, Any]
+    progress: dict[str, Any]
+
+
+class DamagedError(OSError):
+    """A checkpoint is not what was saved."""
+
+
+def open_manager(directory: Path, steps_per_refresh: int = 1) -> ocp.CheckpointManager:
+    """Saves in the background; keeps the newest two, and the state its samples were made from.
+
+    Args:
+      directory: of the checkpoints.
+      steps_per_refresh: training steps between two syntheses.
+    """
+    policies = [
+        checkpoint_managers.LatestN(_NEWEST_KEPT),
+        checkpoint_managers.EveryNSteps(steps_per_refresh, max_to_keep=1),
+    ]
+    options = ocp.CheckpointManagerOptions(
+        preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
+        enable_async_checkpointing=True,
+        cleanup_tmp_directories=True,
+    )
     return ocp.CheckpointManager(directory.absolute(), options=options)
 
 
 def save(
-    manager: ocp.CheckpointManager, epoch: int, trees: dict[str, Any], progress: dict[str, Any]
+    manager: ocp.CheckpointManager, step: int, trees: dict[str, Any], progress: dict[str, Any]
 ) -> None:
-    """Saves the state after `epoch` epochs, with what is known of the run so far.
+    """Saves the state after `step` training steps, with what is known of the run so far.
 
     Args:
       manager: of `open_manager`.
-      epoch: epochs finished; 0 is the calibrated model.
+      step: training steps taken.
       trees: named pytrees of arrays, each of which can be restored alone.
       progress: JSON values.
     """
+    if step in manager.all_steps():
+        return
+    checksums = {name: _checksum(tree) for name, tree in trees.items()}
+    # A copy: it is written in the background, while the run goes on.
+    progress = json.loads(json.dumps(progress))
+    record = {"progress": progress, "checksums": checksums, "own": _json_checksum(progress)}
     items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
-    manager.save(epoch, args=ocp.args.Composite(progress=ocp.args.JsonSave(progress), **items))
+    manager.save(step, args=ocp.args.Composite(progress=ocp.args.JsonSave(record), **items))
 
 
 def restore(
-    manager: ocp.CheckpointManager, templates: dict[str, Any]
-) -> tuple[int, dict[str, Any], dict[str, Any]] | None:
-    """The newest checkpoint as (epoch, trees, progress), or None where there is none.
+    manager: ocp.CheckpointManager,
+    templates: dict[str, Any],
+    on_damaged: Callable[[str], None],
+    is_usable: Callable[[int], bool] = lambda step: True,
+) -> Checkpoint | None:
+    """The newest checkpoint that can be read, or None where there is none.
 
     Args:
       manager: of `open_manager`.
       templates: the trees wanted, as arrays or `jax.ShapeDtypeStruct`s in their shape.
+      on_damaged: is told of every checkpoint that can't be read; the one before it is next.
+      is_usable: whether a run can continue from a step.
     """
-    epoch = manager.latest_step()
-    if epoch is None:
-        return None
     items = {name: ocp.args.StandardRestore(tree) for name, tree in templates.items()}
-    restored = manager.restore(
-        epoch, args=ocp.args.Composite(progress=ocp.args.JsonRestore(), **items)
-    )
-    return epoch, {name: restored[name] for name in templates}, restored["progress"]
+    for step in sorted(manager.all_steps(), reverse=True):
+        if not is_usable(step):
+            continue
+        try:
+            restored = manager.restore(
+                step, args=ocp.args.Composite(progress=ocp.args.JsonRestore(), **items)
+            )
+            record, trees = restored["progress"], {name: restored[name] for name in templates}
+            _check(record, trees)
+        except Exception as error:  # whatever damaged files make their readers raise
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            on_damaged(f"checkpoint {manager.directory / str(step)} is damaged: {reason}")
+            continue
+        return Checkpoint(step, trees, record["progress"])
+    return None
+
+
+def discard_after(manager: ocp.CheckpointManager, step: int) -> None:
+    """Removes the checkpoints after `step`, from which a run did not continue."""
+    manager.wait_until_finished()
+    for later in manager.all_steps():
+        if later > step:
+            manager.delete(later)
+
+
+def _check(record: dict[str, Any], trees: dict[str, Any]) -> None:
+    if record["own"] != _json_checksum(record["progress"]):
+        raise DamagedError("its progress does not fit its checksum")
+    for name, tree in trees.items():
+        if record["checksums"][name] != _checksum(tree):
+            raise DamagedError(f"its {name} do not fit their checksum")
+
+
+def _checksum(tree: Any) -> int:
+    """CRC-32 of replicated arrays, with their names."""
+    value = 0
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        array = np.ascontiguousarray(parallel.fetch(leaf) if isinstance(leaf, jax.Array) else leaf)
+        value = zlib.crc32(jax.tree_util.keystr(path).encode(), value)
+        value = zlib.crc32(array.reshape(-1).view(np.uint8).data, value)
+    return value
+
+
+def _json_checksum(values: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(values, sort_keys=True).encode())

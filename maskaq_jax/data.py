@@ -2,8 +2,7 @@
 
 import collections
 import difflib
-import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from importlib import resources
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from maskaq_jax.augment import Pixels
+from maskaq_jax.parallel import Share
 from maskaq_jax.preprocessing import BrokenImageError
 
 EMBEDDED = "fashion_mnist"
@@ -81,56 +81,57 @@ def normalise(images: np.ndarray, pixels: Pixels) -> np.ndarray:
 def batches(
     dataset: Dataset,
     pixels: Pixels,
-    batch_size: int,
+    shape: tuple[int, int, int],
+    shares: Iterable[Share],
     on_broken: Callable[[str], None] = lambda message: None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Normalised images, labels and validity in batches of one size.
+    """Normalised images, labels and validity of this host's share of each batch.
 
-    The last batch is padded. Several threads read, some batches ahead; a broken image is told to
-    `on_broken` and not valid, and a batch without any other is left out.
+    Several threads read, some batches ahead; a broken image is told to `on_broken` and not valid,
+    and what pads a batch is not read.
+
+    Args:
+      dataset: the examples.
+      pixels: the normalisation.
+      shape: height, width and channels of an image.
+      shares: of `share_batches`.
+      on_broken: is told which image can't be read.
     """
     with ThreadPoolExecutor() as pool:
-        futures = _read_ahead(pool, dataset, _BATCHES_AHEAD * batch_size)
-        while waiting := list(itertools.islice(futures, batch_size)):
-            examples = []
-            for future in waiting:
+        for share, futures in _read_ahead(pool, dataset, shares):
+            images = np.zeros((len(share.indices), *shape), np.uint8)
+            labels = np.zeros(len(share.indices), np.int32)
+            valid = np.zeros(len(share.indices), bool)
+            for place, future in futures:
                 try:
-                    examples.append(future.result())
+                    images[place], labels[place] = future.result()
+                    valid[place] = True
                 except BrokenImageError as error:
                     on_broken(str(error))
-            if examples:
-                images, labels = zip(*examples, strict=True)
-                normalised = normalise(np.stack(images), pixels)
-                yield _padded(normalised, np.asarray(labels, np.int32), batch_size)
+            yield normalise(images, pixels), labels, valid
 
 
 def sample_batches(
-    images: np.ndarray, labels: np.ndarray, batch_size: int
+    read_images: Callable[[np.ndarray], np.ndarray], shares: Iterable[Share]
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """The same of images that are normalised already, [N, height, width, channels] float32."""
-    for start in range(0, len(images), batch_size):
-        part = slice(start, start + batch_size)
-        yield _padded(images[part], labels[part], batch_size)
-
-
-def _padded(
-    images: np.ndarray, labels: np.ndarray, size: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    padding = size - len(labels)
-    return (
-        np.pad(images, [(0, padding), (0, 0), (0, 0), (0, 0)]),
-        np.pad(labels, (0, padding)),
-        np.arange(size) < len(labels),
-    )
+    """The same of images that are normalised already and have no labels."""
+    for share in shares:
+        labels = np.zeros(len(share.indices), np.int32)
+        yield read_images(share.indices), labels, share.valid
 
 
 def _read_ahead(
-    pool: ThreadPoolExecutor, dataset: Dataset, ahead: int
-) -> Iterator[Future[Example]]:
-    """Futures of the examples in order, `ahead` of them in work before they are asked for."""
-    waiting: collections.deque[Future[Example]] = collections.deque()
-    for index in range(len(dataset)):
-        waiting.append(pool.submit(dataset.__getitem__, index))
-        if len(waiting) > ahead:
+    pool: ThreadPoolExecutor, dataset: Dataset, shares: Iterable[Share]
+) -> Iterator[tuple[Share, list[tuple[int, Future[Example]]]]]:
+    """Shares and the futures of their examples, some batches in work before they are asked for."""
+    waiting: collections.deque[tuple[Share, list[tuple[int, Future[Example]]]]]
+    waiting = collections.deque()
+    for share in shares:
+        futures = [
+            (int(place), pool.submit(dataset.__getitem__, int(share.indices[place])))
+            for place in np.flatnonzero(share.valid)
+        ]
+        waiting.append((share, futures))
+        if len(waiting) > _BATCHES_AHEAD:
             yield waiting.popleft()
     yield from waiting

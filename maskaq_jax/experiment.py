@@ -1,11 +1,14 @@
 """What a run reads and writes: checked before any work starts, found again when it is done."""
 
+import contextlib
 import dataclasses
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import filelock
 import jax
 import numpy as np
 from jax.sharding import Mesh
@@ -23,8 +26,9 @@ from maskaq_jax import (
 )
 from maskaq_jax.config import Config
 from maskaq_jax.models import Model, create_model
-from maskaq_jax.phases import SampleSet
 from maskaq_jax.schema import ConfigError
+
+_LOCK = "lock"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +42,7 @@ class Experiment:
       model: Q; P is its full-precision clone.
       params: P's weights.
       evaluation: labelled images, if there are any.
-      real: training images, opened for the method 'real' alone.
+      real: normalised training images, read for the method 'real' alone.
     """
 
     config: Config
@@ -47,11 +51,11 @@ class Experiment:
     model: Model
     params: Any
     evaluation: data.Dataset | None
-    real: SampleSet | None
+    real: np.ndarray | None
 
 
 def prepare(settings: Config, workdir: Path) -> Experiment:
-    """Reads everything a run needs and claims its directory.
+    """Reads and checks everything a run needs, and writes nothing.
 
     Raises:
       ConfigError: a field doesn't fit the machine, or the directory holds something else.
@@ -59,15 +63,43 @@ def prepare(settings: Config, workdir: Path) -> Experiment:
     """
     _check_workdir(settings, workdir)
     mesh = parallel.make_mesh()
-    _check_batch_sizes(settings, mesh.size)
     model = _create_model(settings)
     evaluation = _open_evaluation(settings, model)
     params = torch_import.load_torch_weights(_weights_file(settings.model.weights), model)
     channels = model.input_shape[-1]
     real = _read_real_samples(settings, channels) if settings.method == "real" else None
-    workdir.mkdir(parents=True, exist_ok=True)
-    report.write_json(workdir / "config.json", config.as_dict(settings))
     return Experiment(settings, workdir, mesh, model, params, evaluation, real)
+
+
+@contextlib.contextmanager
+def claim(experiment: Experiment) -> Iterator[None]:
+    """Makes the directory this run's alone, until it ends in whatever way.
+
+    Raises:
+      ConfigError: another run is at work there, or the hosts don't share it.
+    """
+    workdir = experiment.workdir
+    lock = filelock.FileLock(workdir / _LOCK)
+    if parallel.is_main_process():
+        workdir.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            raise ConfigError(
+                f"another run is at work in {workdir}: name another --workdir"
+            ) from None
+        _check_workdir(experiment.config, workdir)
+        report.write_json(workdir / "config.json", config.as_dict(experiment.config))
+    parallel.wait_for_hosts("workdir")
+    if not (workdir / "config.json").is_file():
+        raise ConfigError(
+            f"process {jax.process_index()} doesn't see {workdir}: name a --workdir that all hosts "
+            "share"
+        )
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def load(workdir: str | os.PathLike[str]) -> tuple[Model, Any]:
@@ -88,15 +120,19 @@ def load(workdir: str | os.PathLike[str]) -> tuple[Model, Any]:
             f"no finished run in {workdir}: there is no results.json (a stopped run continues when "
             "it is started again with the same config and workdir)"
         )
-    saved = json.loads((workdir / "config.json").read_text(encoding="utf-8"))
-    model = _create_model(config.from_dict(saved))
+    values = json.loads((workdir / "config.json").read_text(encoding="utf-8"))
+    model = _create_model(config.from_dict(values))
     image = jax.ShapeDtypeStruct((1, *model.input_shape), np.float32)
     template = {"quant": {}} | jax.eval_shape(model.init, jax.random.key(0), image)
     with checkpoint.open_manager(workdir / "checkpoints") as checkpoints:
-        restored = checkpoint.restore(checkpoints, {"variables": template})
-    if restored is None:
+        saved = checkpoint.restore(checkpoints, {"variables": template}, _fail)
+    if saved is None:
         raise FileNotFoundError(f"no checkpoint in {workdir / 'checkpoints'}")
-    return model, restored[1]["variables"]
+    return model, saved.trees["variables"]
+
+
+def _fail(message: str) -> None:
+    raise checkpoint.DamagedError(f"{message}; start the run again to repair it")
 
 
 def _weights_file(weights: str) -> Path:
@@ -136,7 +172,7 @@ def _check_workdir(settings: Config, workdir: Path) -> None:
         raise ConfigError(f"workdir {workdir} is not a directory")
     saved = workdir / "config.json"
     if not saved.is_file():
-        if any(workdir.iterdir()):
+        if any(path.name != _LOCK for path in workdir.iterdir()):
             raise ConfigError(
                 f"workdir {workdir} holds files that are no run of ours: name another --workdir"
             )
@@ -166,22 +202,12 @@ def _differences(before: Any, now: Any, path: str) -> list[str]:
     return [] if before == now else [f"{path} ({before!r} there, {now!r} here)"]
 
 
-def _check_batch_sizes(settings: Config, num_devices: int) -> None:
-    for name in ("samples", "finetuning", "evaluation"):
-        batch_size = getattr(settings, name).batch_size
-        if batch_size % num_devices:
-            raise ConfigError(
-                f"config.{name}.batch_size must be a multiple of the {num_devices} devices, got "
-                f"{batch_size}"
-            )
-
-
-def _read_real_samples(settings: Config, num_channels: int) -> SampleSet:
-    images, labels = data.load_embedded("real", num_channels)
+def _read_real_samples(settings: Config, num_channels: int) -> np.ndarray:
+    images, _ = data.load_embedded("real", num_channels)
     count = settings.samples.num_samples
-    if count > len(labels):
+    if count > len(images):
         raise ConfigError(
-            f"config.samples.num_samples is {count}, but only {len(labels)} real images ship "
+            f"config.samples.num_samples is {count}, but only {len(images)} real images ship "
             "with the package"
         )
-    return SampleSet(data.normalise(images[:count], settings.pixels), labels[:count])
+    return data.normalise(images[:count], settings.pixels)

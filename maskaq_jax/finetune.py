@@ -86,11 +86,18 @@ class Batch:
       indices: [B] int32 global numbers of the images.
       images: [B, height, width, channels] float32, normalised.
       params: P's weights.
+      valid: [B] bool, false where an image is padding; None where none is.
     """
 
     indices: Array
     images: Array
     params: Any
+    valid: Array | None = None
+
+
+def steps_per_epoch(settings: Settings, num_samples: int) -> int:
+    """Steps that visit every sample once; the last batch is filled up."""
+    return -(-num_samples // settings.batch_size)
 
 
 def create_optimizer(settings: Settings, num_steps: int) -> optax.GradientTransformation:
@@ -146,6 +153,7 @@ def loss_terms(
     variables: Any,
     views: Array,
     axis_name: str | None = None,
+    valid: Array | None = None,
 ) -> Terms:
     """The weighted terms of the loss; it is their sum.
 
@@ -156,14 +164,17 @@ def loss_terms(
       variables: Q's variables.
       views: [B, height, width, channels] augmented images.
       axis_name: mapped axis of the global batch.
+      valid: [B] bool, false where an image is padding.
     """
     logits_p, out_p = model.clone(quantization=None).apply({"params": params}, views)
     logits_q, out_q = model.apply(variables, views)
     if settings.output_distance == "kl":
-        distillation = losses.distillation_loss(logits_q, logits_p, settings.temperature, axis_name)
+        distillation = losses.distillation_loss(
+            logits_q, logits_p, settings.temperature, axis_name, valid
+        )
     else:
         distillation = losses.feature_distillation_loss(
-            out_q["features"], out_p["features"], settings.output_distance, axis_name
+            out_q["features"], out_p["features"], settings.output_distance, axis_name, valid
         )
     terms = {"distillation": distillation}
     if settings.attention_weight:
@@ -175,6 +186,7 @@ def loss_terms(
             high=settings.important_weight,
             distance=settings.attention_distance,
             axis_name=axis_name,
+            valid=valid,
         )
         terms["attention"] = settings.attention_weight * attention
     return terms
@@ -209,7 +221,7 @@ def step(
 
     def loss(trained: Any) -> tuple[Array, Terms]:
         variables = with_trainable(state.variables, trained)
-        terms = loss_terms(model, settings, batch.params, variables, views, axis_name)
+        terms = loss_terms(model, settings, batch.params, variables, views, axis_name, batch.valid)
         return jnp.sum(jnp.stack(list(terms.values()))), terms
 
     trained = trainable(state.variables)

@@ -4,7 +4,8 @@ Symbols: B images, L layers, H heads, N tokens, n of them patches, d channels a 
 logits A are [B, H, N, N] a layer, before softmax; attention outputs O are [B, H, N, d]. A loss over
 layers takes one array [L, ...] or a sequence with one array a layer, and is the mean of the layers'
 losses. With `axis_name`, a loss is that of the global batch over that mapped axis, the same on
-every device. Source: `method.md` sections 2 and 3.
+every device. With `valid`, [B] bool, images where it is false are padding and don't count. Source:
+`method.md` sections 2 and 3.
 """
 
 import math
@@ -15,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from maskaq_jax import attention
+from maskaq_jax import attention, reductions
 
 # SSIM's stabilisers for signals in [0, 1] (Wang et al. 2004).
 _C1 = 0.01**2
@@ -26,21 +27,27 @@ Distance = Literal["ssim", "mse", "l1", "kl"]
 FeatureDistance = Literal["cosine", "mse"]
 
 
-def class_loss(logits: Array, labels: Array, axis_name: str | None = None) -> Array:
+def class_loss(
+    logits: Array, labels: Array, axis_name: str | None = None, valid: Array | None = None
+) -> Array:
     """Cross entropy of P's logits with the labels the images are made for.
 
     Args:
       logits: [B, classes].
       labels: [B] int.
       axis_name: mapped axis of the global batch.
+      valid: images that count.
     """
     log_probabilities = jax.nn.log_softmax(logits.astype(jnp.float32))
     picked = jnp.take_along_axis(log_probabilities, labels[:, None], axis=-1)
-    return -_mean(picked, axis_name)
+    return -reductions.mean(picked, axis_name, valid)
 
 
 def inter_head_similarity_loss(
-    logits: Layers, num_prefix_tokens: int = 1, axis_name: str | None = None
+    logits: Layers,
+    num_prefix_tokens: int = 1,
+    axis_name: str | None = None,
+    valid: Array | None = None,
 ) -> Array:
     """Pulls the heads' attention patterns together (MimiQ): mean of `1 - SSIM^2`.
 
@@ -51,6 +58,7 @@ def inter_head_similarity_loss(
       logits: A of each layer.
       num_prefix_tokens: leading tokens left out.
       axis_name: mapped axis of the global batch.
+      valid: images that count.
     """
 
     def layer_loss(layer: Array) -> Array:
@@ -66,7 +74,7 @@ def inter_head_similarity_loss(
         variance_h, variance_g = variance[:, :, None], variance[:, None]
         luminance = (2 * mean_h * mean_g + _C1) / (mean_h**2 + mean_g**2 + _C1)
         structure = (2 * covariance + _C2) / (variance_h + variance_g + _C2)
-        return _mean(1 - jnp.square(luminance * structure), axis_name)
+        return reductions.mean(1 - jnp.square(luminance * structure), axis_name, valid)
 
     return _mean_over_layers(map(layer_loss, logits))
 
@@ -77,6 +85,7 @@ def patch_similarity_entropy_loss(
     key: Array | None = None,
     max_patches: int = 64,
     axis_name: str | None = None,
+    valid: Array | None = None,
 ) -> Array:
     """Decouples foreground from background: minus the entropy of the patches' similarities.
 
@@ -89,6 +98,7 @@ def patch_similarity_entropy_loss(
       key: draws the rows where there are more than `max_patches`; the same ones for all images.
       max_patches: rows compared at most.
       axis_name: mapped axis of the global batch.
+      valid: images that count.
 
     Raises:
       ValueError: rows must be drawn and there is no key.
@@ -104,12 +114,12 @@ def patch_similarity_entropy_loss(
                 )
             order = jax.random.permutation(jax.random.fold_in(key, index), num_rows)
             rows = rows[:, order[:max_patches]]
-        norm = _sqrt(jnp.sum(jnp.square(rows), axis=-1, keepdims=True))
+        norm = reductions.safe_sqrt(jnp.sum(jnp.square(rows), axis=-1, keepdims=True))
         rows = rows / (norm + 1e-6)
         similarity = jnp.einsum("bik,bjk->bij", rows, rows)
         variance = similarity.var(axis=(1, 2))
         entropy = 0.5 * (math.log(2 * math.pi * math.e) + jnp.log(variance + 1e-8))
-        return -_mean(entropy, axis_name)
+        return -reductions.mean(entropy, axis_name, valid)
 
     return _mean_over_layers(layer_loss(i, layer) for i, layer in enumerate(logits))
 
@@ -120,6 +130,7 @@ def masked_attention_loss(
     mask: Layers,
     num_prefix_tokens: int = 1,
     axis_name: str | None = None,
+    valid: Array | None = None,
 ) -> Array:
     """Couples P's and Q's attention on the informative regions.
 
@@ -133,6 +144,7 @@ def masked_attention_loss(
         [B * windows, H, N, N], its n is windows * N, an image's windows in a row.
       num_prefix_tokens: tokens before the patches; 0 compares the mean logit a patch receives.
       axis_name: mapped axis of the global batch.
+      valid: images that count.
     """
     masks = mask if isinstance(mask, Sequence) else [mask] * len(logits_p)
 
@@ -142,12 +154,16 @@ def masked_attention_loss(
             layer_q, num_prefix_tokens
         )
         distance = jnp.abs(gap).reshape(layer_mask.shape)
-        return _sum(distance * layer_mask, axis_name) / (_sum(layer_mask, axis_name) + 1e-8)
+        return reductions.total(distance * layer_mask, axis_name, valid) / (
+            reductions.total(layer_mask, axis_name, valid) + 1e-8
+        )
 
     return _mean_over_layers(map(layer_loss, logits_p, logits_q, masks))
 
 
-def total_variation_loss(images: Array, axis_name: str | None = None) -> Array:
+def total_variation_loss(
+    images: Array, axis_name: str | None = None, valid: Array | None = None
+) -> Array:
     """Roughness: Frobenius norms, over the whole batch, of neighbour differences.
 
     Horizontal and vertical neighbours count once, both diagonals divided by sqrt(2).
@@ -155,14 +171,17 @@ def total_variation_loss(images: Array, axis_name: str | None = None) -> Array:
     Args:
       images: [B, height, width, channels].
       axis_name: mapped axis of the global batch.
+      valid: images that count.
     """
     images = images.astype(jnp.float32)
     down = images[:, 1:] - images[:, :-1]
     right = images[:, :, 1:] - images[:, :, :-1]
     falling = images[:, 1:, 1:] - images[:, :-1, :-1]
     rising = images[:, :-1, 1:] - images[:, 1:, :-1]
-    straight = _norm(down, axis_name) + _norm(right, axis_name)
-    diagonal = _norm(falling, axis_name) + _norm(rising, axis_name)
+    straight = reductions.norm(down, axis_name, valid) + reductions.norm(right, axis_name, valid)
+    diagonal = reductions.norm(falling, axis_name, valid) + reductions.norm(
+        rising, axis_name, valid
+    )
     return straight + diagonal / math.sqrt(2)
 
 
@@ -171,6 +190,7 @@ def distillation_loss(
     teacher_logits: Array,
     temperature: float,
     axis_name: str | None = None,
+    valid: Array | None = None,
 ) -> Array:
     """`T^2 KL(softmax(teacher / T) || softmax(student / T))`, mean over images.
 
@@ -179,13 +199,14 @@ def distillation_loss(
       teacher_logits: [B, classes] of P; no gradient flows to them.
       temperature: T.
       axis_name: mapped axis of the global batch.
+      valid: images that count.
     """
     student = jax.nn.log_softmax(student_logits.astype(jnp.float32) / temperature)
     teacher = jax.nn.log_softmax(
         jax.lax.stop_gradient(teacher_logits).astype(jnp.float32) / temperature
     )
     divergence = jnp.sum(jnp.exp(teacher) * (teacher - student), axis=-1)
-    return temperature**2 * _mean(divergence, axis_name)
+    return temperature**2 * reductions.mean(divergence, axis_name, valid)
 
 
 def feature_distillation_loss(
@@ -193,6 +214,7 @@ def feature_distillation_loss(
     teacher: Array,
     distance: FeatureDistance = "cosine",
     axis_name: str | None = None,
+    valid: Array | None = None,
 ) -> Array:
     """Distance of Q's pooled features from P's, for models without a classifier.
 
@@ -201,13 +223,18 @@ def feature_distillation_loss(
       teacher: [B, C] of P; no gradient flows to them.
       distance: 'cosine', `1 - cos`, mean over images; or 'mse', mean over images and channels.
       axis_name: mapped axis of the global batch.
+      valid: images that count.
     """
     student = student.astype(jnp.float32)
     teacher = jax.lax.stop_gradient(teacher).astype(jnp.float32)
     if distance == "mse":
-        return _mean(jnp.square(student - teacher), axis_name)
-    norms = _sqrt(jnp.sum(jnp.square(student), axis=-1)) * jnp.linalg.norm(teacher, axis=-1)
-    return _mean(1 - jnp.sum(student * teacher, axis=-1) / (norms + 1e-6), axis_name)
+        return reductions.mean(jnp.square(student - teacher), axis_name, valid)
+    norms = reductions.safe_sqrt(jnp.sum(jnp.square(student), axis=-1)) * jnp.linalg.norm(
+        teacher, axis=-1
+    )
+    return reductions.mean(
+        1 - jnp.sum(student * teacher, axis=-1) / (norms + 1e-6), axis_name, valid
+    )
 
 
 def masked_attention_distillation_loss(
@@ -219,6 +246,7 @@ def masked_attention_distillation_loss(
     low: float = 1.0,
     distance: Distance = "ssim",
     axis_name: str | None = None,
+    valid: Array | None = None,
 ) -> Array:
     """Aligns Q's attention outputs with P's, the patches important to P weighing more.
 
@@ -235,6 +263,7 @@ def masked_attention_distillation_loss(
       low: the others' weight.
       distance: 'ssim', or 'mse', 'l1' or 'kl'.
       axis_name: mapped axis of the global batch.
+      valid: images that count.
 
     Raises:
       ValueError: unknown distance.
@@ -250,7 +279,7 @@ def masked_attention_distillation_loss(
         def expectation(x: Array) -> Array:
             return jnp.sum(weight * x, axis=2, keepdims=True)
 
-        return _mean(_DISTANCES[distance](target, output, expectation), axis_name)
+        return reductions.mean(_DISTANCES[distance](target, output, expectation), axis_name, valid)
 
     return _mean_over_layers(map(layer_loss, outputs_p, outputs_q))
 
@@ -304,24 +333,3 @@ _DISTANCES: dict[str, Callable[[Array, Array, _Expectation], Array]] = {
 
 def _mean_over_layers(layers: Iterable[Array]) -> Array:
     return jnp.stack(list(layers)).mean()
-
-
-def _mean(x: Array, axis_name: str | None) -> Array:
-    local = x.mean()
-    return local if axis_name is None else jax.lax.pmean(local, axis_name)
-
-
-def _sum(x: Array, axis_name: str | None) -> Array:
-    local = x.sum()
-    return local if axis_name is None else jax.lax.psum(local, axis_name)
-
-
-def _norm(x: Array, axis_name: str | None) -> Array:
-    """Frobenius norm."""
-    return _sqrt(_sum(jnp.square(x), axis_name))
-
-
-def _sqrt(x: Array) -> Array:
-    """Square root with slope 0 at 0, where sqrt's is infinite."""
-    positive = x > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1.0)), 0.0)

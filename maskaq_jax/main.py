@@ -22,7 +22,21 @@ _CACHE = flags.DEFINE_string(
     "Directory where compiled programs are kept between runs; empty for none.",
 )
 
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed",
+    False,
+    "One of several processes, which the environment tells of (TPU pods, Slurm, GKE, Open MPI).",
+)
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "HOST:PORT of process 0, where the environment doesn't tell."
+)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this one is, from 0.")
+
+_FAILURE = 1
 _USAGE_ERROR = 2
+# BSD's sysexits.h: a temporary failure, try again.
+_INTERRUPTED = 75
 
 
 def main(argv: list[str]) -> None:
@@ -36,20 +50,56 @@ def main(argv: list[str]) -> None:
     # JAX loads after the flags are known to be good: a typo is answered at once.
     import jax
 
-    from maskaq_jax import config, experiment, run
+    from maskaq_jax import config, experiment, interruption, parallel, run
 
     if _CACHE.value:
         jax.config.update("jax_compilation_cache_dir", str(Path(_CACHE.value).expanduser()))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     try:
         settings = config.validated(_CONFIG.value)
+        if _is_distributed():
+            parallel.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
         workdir = Path(_WORKDIR.value) if _WORKDIR.value else _fresh_workdir()
         prepared = experiment.prepare(settings, workdir)
     except (ValueError, OSError) as error:
         _refuse(str(error))
-    print(f"run directory: {workdir}", flush=True)
-    run.run(prepared)
-    print(f"done: {workdir / 'results.json'}")
+    say = print if parallel.is_main_process() else _say_nothing
+    say(f"run directory: {workdir}", flush=True)
+    try:
+        run.run(prepared)
+    except config.ConfigError as error:
+        _refuse(str(error))
+    except interruption.Interrupted:
+        say(f"stopped; start again with --workdir={workdir} to continue", file=sys.stderr)
+        sys.exit(_INTERRUPTED)
+    except FloatingPointError as error:
+        _end(str(error), _FAILURE)
+    except Exception as error:
+        if reason := interruption.find_full_disk(error):
+            _end(
+                f"{reason}: make room and start again with --workdir={workdir}; it continues from "
+                "its last whole checkpoint",
+                _FAILURE,
+            )
+        if isinstance(error, OSError):
+            _end(str(error), _FAILURE)
+        raise
+    say(f"done: {workdir / 'results.json'}")
+
+
+def _is_distributed() -> bool:
+    """Whether flags say that there are other processes."""
+    values = (_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    given = [value is not None for value in values]
+    if any(given) and not all(given):
+        _refuse("--coordinator, --num_processes and --process_id go together")
+    if (any(given) or _DISTRIBUTED.value) and not _WORKDIR.value:
+        _refuse("--workdir is missing: processes of one run share a directory")
+    return any(given) or _DISTRIBUTED.value
+
+
+def _say_nothing(*values: object, **options: object) -> None:
+    del values, options
 
 
 def _fresh_workdir() -> Path:
@@ -103,8 +153,12 @@ def _explain(error: Exception) -> str:
 
 def _refuse(message: str) -> NoReturn:
     """One line, and the exit status of wrong usage."""
+    _end(message, _USAGE_ERROR)
+
+
+def _end(message: str, status: int) -> NoReturn:
     print("error: " + re.sub(r"\s+", " ", message).strip(), file=sys.stderr)
-    sys.exit(_USAGE_ERROR)
+    sys.exit(status)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """What a run measures: accuracy on labelled images, or how P and Q agree where there are none."""
 
-from collections.abc import Iterable, Iterator
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from maskaq_jax import data, phases, report
+from maskaq_jax import data, interruption, parallel, phases, report
 from maskaq_jax.experiment import Experiment
-from maskaq_jax.phases import SampleSet
+from maskaq_jax.phases import Advance, ReadImages
 
 
 def is_labelled(experiment: Experiment) -> bool:
@@ -18,28 +19,64 @@ def num_evaluated(experiment: Experiment) -> int:
     return 0 if experiment.evaluation is None else len(experiment.evaluation)
 
 
-def evaluation_batches(experiment: Experiment, reporter: report.Reporter) -> Iterator[Any]:
-    """Batches of the dataset, which there must be; tells at the end of images that were broken."""
-    config, dataset = experiment.config, experiment.evaluation
-    assert dataset is not None
-    broken: list[str] = []
-    yield from data.batches(dataset, config.pixels, config.evaluation.batch_size, broken.append)
-    if broken:
-        reporter.message(f"{len(broken)} images could not be read, the first of them {broken[0]}")
+def measure_accuracy(
+    experiment: Experiment,
+    reporter: report.Reporter,
+    clock: interruption.Clock,
+    accuracy: Callable[..., float],
+    variables: Any,
+) -> float | None:
+    """Top-1 in percent, by a function of `phases.make_accuracy`; None without labelled images."""
+    if not is_labelled(experiment):
+        return None
+    with _interruptible(reporter, clock) as advance:
+        return accuracy(variables, _evaluation_batches(experiment, reporter), advance)
 
 
 def measure_agreement(
-    experiment: Experiment, variables: Any, samples: SampleSet, reporter: report.Reporter
+    experiment: Experiment,
+    variables: Any,
+    read_samples: ReadImages,
+    reporter: report.Reporter,
+    clock: interruption.Clock,
 ) -> dict[str, Any]:
     """How P and Q agree: on the evaluation images, or on the samples where there are none."""
+    config = experiment.config
     agreement = phases.make_agreement(experiment.model, experiment.mesh)
-    size = experiment.config.evaluation.batch_size
     if experiment.evaluation is None:
-        batches: Iterable[Any] = data.sample_batches(samples.images, samples.labels, size)
+        shares = parallel.share_batches(
+            config.samples.num_samples, config.evaluation.batch_size, experiment.mesh
+        )
+        batches: Iterable[Any] = data.sample_batches(read_samples, shares)
     else:
-        batches = evaluation_batches(experiment, reporter)
-    with reporter.phase("evaluation") as advance:
+        batches = _evaluation_batches(experiment, reporter)
+    with _interruptible(reporter, clock) as advance:
         values = agreement(experiment.params, variables, batches, advance)
     if experiment.model.num_classes == 0:
         del values["agreement"]  # of classes, which there are none of
     return {name: round(value, 4) for name, value in values.items()}
+
+
+def _evaluation_batches(experiment: Experiment, reporter: report.Reporter) -> Iterator[Any]:
+    """Batches of the dataset, which there must be; tells at the end of images that were broken."""
+    config, dataset = experiment.config, experiment.evaluation
+    assert dataset is not None
+    shares = parallel.share_batches(len(dataset), config.evaluation.batch_size, experiment.mesh)
+    broken: list[str] = []
+    shape = experiment.model.input_shape
+    yield from data.batches(dataset, config.pixels, shape, shares, broken.append)
+    if broken:
+        reporter.message(f"{len(broken)} images could not be read, the first of them {broken[0]}")
+
+
+@contextlib.contextmanager
+def _interruptible(reporter: report.Reporter, clock: interruption.Clock) -> Iterator[Advance]:
+    """The evaluation phase, which stops where it is asked to: it has nothing to save."""
+    with reporter.phase("evaluation") as advance:
+
+        def advance_or_stop(units: int) -> None:
+            advance(units)
+            if clock.is_stopping():
+                raise interruption.Interrupted
+
+        yield advance_or_stop

@@ -1,10 +1,11 @@
-"""The device mesh, and how a per-device function is mapped over it."""
+"""The devices of one host or many, and how a per-device function is mapped over them."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 AXIS = "data"
@@ -12,9 +13,55 @@ SHARDED = PartitionSpec(AXIS)
 REPLICATED = PartitionSpec()
 
 
+class Share(NamedTuple):
+    """A host's share of a global batch.
+
+    Attributes:
+      first: number of the batch's first image.
+      stop: number after its last.
+      indices: [n] int32 numbers of this host's images.
+      valid: [n] bool, false where an image is padding.
+      is_padded: whether any host's is.
+    """
+
+    first: int
+    stop: int
+    indices: np.ndarray
+    valid: np.ndarray
+    is_padded: bool
+
+
+def initialize(
+    coordinator_address: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+) -> None:
+    """Joins the processes of a run; call it before anything else of JAX.
+
+    Args:
+      coordinator_address: HOST:PORT of process 0; None to take all three from the environment of a
+        TPU pod, Slurm, GKE or Open MPI.
+      num_processes: how many there are.
+      process_id: which one this is.
+
+    Raises:
+      ValueError: nothing in the environment tells.
+    """
+    jax.distributed.initialize(coordinator_address, num_processes, process_id)
+
+
+def is_main_process() -> bool:
+    """Whether this process is the one that reports."""
+    return jax.process_index() == 0
+
+
 def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
-    """One axis, `data`, over the devices of every host, or over those given."""
-    return Mesh(np.asarray(devices or jax.devices()), (AXIS,))
+    """One axis, `data`, over the devices of every host, or over those given.
+
+    A host's devices stand side by side, so that its rows of a batch are consecutive.
+    """
+    ordered = sorted(devices or jax.devices(), key=lambda device: (device.process_index, device.id))
+    return Mesh(np.asarray(ordered), (AXIS,))
 
 
 def map_over_devices(
@@ -46,6 +93,86 @@ def leading_axis_specs(tree: Any) -> Any:
     return jax.tree.map(lambda leaf: SHARDED if np.ndim(leaf) else REPLICATED, tree)
 
 
+def share_batch(first: int, stop: int, mesh: Mesh) -> Share:
+    """This host's share of the batch of images from number `first` to before `stop`.
+
+    A batch that the devices don't divide is padded with its own first images.
+    """
+    count = stop - first
+    size = -(-count // mesh.size) * mesh.size
+    mine = [i for i, device in enumerate(mesh.devices.flat) if _is_local(device)]
+    per_device = size // mesh.size
+    rows = slice(mine[0] * per_device, (mine[-1] + 1) * per_device)
+    places = np.arange(size)[rows]
+    indices = (first + places % count).astype(np.int32)
+    return Share(first, stop, indices, places < count, size > count)
+
+
+def share_batches(count: int, batch_size: int, mesh: Mesh) -> Iterator[Share]:
+    """Shares of `count` images in batches, all of one size on the devices."""
+    for first in range(0, count, batch_size):
+        share = share_batch(first, first + batch_size, mesh)
+        yield share._replace(
+            indices=np.minimum(share.indices, count - 1),
+            valid=share.valid & (share.indices < count),
+        )
+
+
 def put(tree: Any, mesh: Mesh, spec: PartitionSpec) -> Any:
-    """Places host arrays, the same on every host, on the mesh."""
-    return jax.device_put(tree, NamedSharding(mesh, spec))
+    """Places host arrays on the mesh.
+
+    Args:
+      tree: arrays; the same on every host if replicated, else each host's own rows.
+      mesh: of `make_mesh`.
+      spec: how they are split.
+    """
+    sharding = NamedSharding(mesh, spec)
+    if jax.process_count() == 1:
+        return jax.device_put(tree, sharding)
+
+    def place(leaf: Any) -> jax.Array:
+        if isinstance(leaf, jax.Array) and leaf.sharding == sharding:
+            return leaf
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(place(jax.random.key_data(leaf)))
+        return jax.make_array_from_process_local_data(sharding, np.asarray(leaf))
+
+    return jax.tree.map(place, tree)
+
+
+def fetch(tree: Any) -> Any:
+    """Arrays of the mesh as host arrays: of replicated ones all, of split ones this host's rows."""
+
+    def fetch_array(array: Any) -> np.ndarray:
+        if not isinstance(array, jax.Array):
+            return np.asarray(array)
+        if array.is_fully_replicated:
+            return np.asarray(array.addressable_data(0))
+        shards = sorted(array.addressable_shards, key=lambda shard: shard.index[0].start or 0)
+        return np.concatenate([np.asarray(shard.data) for shard in shards])
+
+    return jax.tree.map(fetch_array, tree)
+
+
+def agree(value: Any) -> Any:
+    """Process 0's value on every host: a number, or an array of one shape everywhere."""
+    if jax.process_count() == 1:
+        return value
+    return multihost_utils.broadcast_one_to_all(value)
+
+
+def any_host(flag: Any) -> bool:
+    """Whether it is set on any host; all hosts must call it."""
+    if jax.process_count() == 1:
+        return bool(flag)
+    return bool(np.any(multihost_utils.process_allgather(np.asarray(flag))))
+
+
+def wait_for_hosts(purpose: str) -> None:
+    """Returns when every host is here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(purpose)
+
+
+def _is_local(device: jax.Device) -> bool:
+    return device.process_index == jax.process_index()

@@ -4,7 +4,8 @@ Each `make_...` compiles one program for a mesh and returns the function that ru
 refresh or a second evaluation compiles nothing.
 """
 
-from collections.abc import Callable, Iterable
+import functools
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -24,20 +25,18 @@ _CHUNK = 10
 _ATTEMPTS = 3
 
 Advance = Callable[[int], None]
-
-
-class SampleSet(NamedTuple):
-    """Images [N, height, width, channels] float32, normalised; labels [N] int32 they are for."""
-
-    images: np.ndarray
-    labels: np.ndarray
+# Reads the images of given global numbers: [B] int -> [B, height, width, channels] float32.
+ReadImages = Callable[[np.ndarray], np.ndarray]
 
 
 def make_accuracy(model: Model, mesh: Mesh) -> Callable[..., float]:
     """Returns `accuracy(variables, batches, advance)`: top-1 in percent.
 
-    `batches` are of images, labels and validity, of a size the devices divide; `advance` is told of
-    the images done.
+    `batches` are of this host's rows of images, labels and validity; `advance` is told of the
+    images done.
+
+    Raises:
+      OSError: no image is valid.
     """
 
     def per_device(variables: Any, images: Array, labels: Array, valid: Array) -> Any:
@@ -55,6 +54,8 @@ def make_accuracy(model: Model, mesh: Mesh) -> Callable[..., float]:
             correct += int(batch_correct)
             total += int(batch_total)
             advance(int(batch_total))
+        if not total:
+            raise OSError("no evaluation image could be read")
         return 100 * correct / total
 
     return accuracy
@@ -90,23 +91,43 @@ def make_agreement(model: Model, mesh: Mesh) -> Callable[..., dict[str, float]]:
     return agreement
 
 
+class SynthesisProgress(NamedTuple):
+    """Where the synthesis of a batch stands.
+
+    Attributes:
+      attempt: how often its images have been drawn again.
+      step: steps taken.
+      state: on the devices; the next step takes its memory.
+      terms: loss terms of the last step.
+    """
+
+    attempt: int
+    step: int
+    state: synthesis.State
+    terms: dict[str, float]
+
+
+class SavedProgress(NamedTuple):
+    """A `SynthesisProgress` to continue from: `leaves` are those of its state, fetched."""
+
+    attempt: int
+    step: int
+    leaves: list[np.ndarray]
+
+
 def make_synthesis(
     model: Model, spec: synthesis.Spec, mesh: Mesh
-) -> Callable[..., tuple[SampleSet, dict[str, float]]]:
-    """Returns `synthesize_batch(key, indices, params, variables, advance)`.
+) -> Callable[..., Iterator[SynthesisProgress]]:
+    """Returns `synthesize_batch(key, share, params, variables, resume_from=None)`.
 
-    It gives the finished samples of the global numbers `indices` and the loss terms of the last
-    step; `advance` is told of the image-steps done. Images with NaN or infinite values are drawn
-    again with another key.
+    It makes the images of `share`, a batch of `parallel.share_batch`, and yields after each
+    dispatch of some steps; the last state has the images. Images with NaN or infinite values are
+    drawn again with another key.
+
+    Raises:
+      FloatingPointError: while iterating, if the images never come out finite.
     """
     optimizer = synthesis.create_optimizer(spec.settings)
-    # A tree of specs in a tree of arrays' place, as jax.shard_map wants it.
-    batch_specs = synthesis.Batch(
-        indices=SHARDED,  # type: ignore[arg-type]
-        labels=SHARDED,  # type: ignore[arg-type]
-        params=REPLICATED,
-        variables=REPLICATED,
-    )
 
     def per_device(state: Any, batch: Any, key: Array, num_steps: Array) -> Any:
         return synthesis.synthesize(model, optimizer, spec, state, batch, key, num_steps, AXIS)
@@ -115,13 +136,24 @@ def make_synthesis(
     state_specs = parallel.leading_axis_specs(
         jax.eval_shape(lambda images: synthesis.init_state(optimizer, images), shape)
     )
-    run_chunk = parallel.map_over_devices(
-        per_device,
-        mesh,
-        (state_specs, batch_specs, REPLICATED, REPLICATED),
-        (state_specs, REPLICATED),
-        donate=(0,),
-    )
+
+    @functools.cache
+    def compile_chunk(is_padded: bool) -> Callable[..., Any]:
+        # A tree of specs in a tree of arrays' place, as jax.shard_map wants it.
+        batch_specs = synthesis.Batch(
+            indices=SHARDED,  # type: ignore[arg-type]
+            labels=SHARDED,  # type: ignore[arg-type]
+            params=REPLICATED,
+            variables=REPLICATED,
+            valid=SHARDED if is_padded else None,  # type: ignore[arg-type]
+        )
+        return parallel.map_over_devices(
+            per_device,
+            mesh,
+            (state_specs, batch_specs, REPLICATED, REPLICATED),
+            (state_specs, REPLICATED),
+            donate=(0,),
+        )
 
     @jax.jit
     def start(key: Array, indices: Array) -> tuple[synthesis.State, Array]:
@@ -129,39 +161,45 @@ def make_synthesis(
         images = synthesis.draw_first_images(key, indices, model.input_shape, spec)
         return synthesis.init_state(optimizer, images), labels
 
-    def attempt(
-        key: Array, indices: np.ndarray, params: Any, variables: Any, advance: Advance
-    ) -> tuple[SampleSet, dict[str, float]]:
-        state, labels = start(key, jnp.asarray(indices, jnp.int32))
-        state = jax.tree.map(
-            lambda leaf, leaf_spec: parallel.put(leaf, mesh, leaf_spec), state, state_specs
-        )
-        batch = synthesis.Batch(
-            indices=parallel.put(np.asarray(indices, np.int32), mesh, SHARDED),
-            labels=parallel.put(labels, mesh, SHARDED),
-            params=parallel.put(params, mesh, REPLICATED),
-            variables=parallel.put(variables, mesh, REPLICATED),
-        )
-        for done in range(0, spec.settings.num_steps, _CHUNK):
-            num_steps = min(_CHUNK, spec.settings.num_steps - done)
-            state, terms = run_chunk(state, batch, key, num_steps)
-            jax.block_until_ready(terms)
-            advance(num_steps * len(indices))
-        images = np.asarray(jax.device_get(state.images))
-        return SampleSet(images, np.asarray(labels)), _floats(terms)
-
     def synthesize_batch(
-        key: Array, indices: np.ndarray, params: Any, variables: Any, advance: Advance
-    ) -> tuple[SampleSet, dict[str, float]]:
-        for number in range(_ATTEMPTS):
-            drawn = jax.random.fold_in(key, number)
-            batch, terms = attempt(
-                drawn, indices, params, variables, advance if number == 0 else lambda _: None
+        key: Array,
+        share: parallel.Share,
+        params: Any,
+        variables: Any,
+        resume_from: SavedProgress | None = None,
+    ) -> Iterator[SynthesisProgress]:
+        run_chunk = compile_chunk(share.is_padded)
+        indices, valid = parallel.put((share.indices, share.valid), mesh, SHARDED)
+        params, variables = parallel.put((params, variables), mesh, REPLICATED)
+        for attempt in range(resume_from.attempt if resume_from else 0, _ATTEMPTS):
+            drawn = jax.random.fold_in(key, attempt)
+            state, labels = parallel.fetch(start(drawn, share.indices))
+            step = 0
+            if resume_from and resume_from.attempt == attempt:
+                state = jax.tree.unflatten(jax.tree.structure(state), resume_from.leaves)
+                step = resume_from.step
+            state = jax.tree.map(
+                lambda leaf, leaf_spec: parallel.put(leaf, mesh, leaf_spec), state, state_specs
             )
-            if np.isfinite(batch.images).all():
-                return batch, terms | {"redrawn": float(number)}
+            batch = synthesis.Batch(
+                indices=indices,
+                labels=parallel.put(labels, mesh, SHARDED),
+                params=params,
+                variables=variables,
+                valid=valid if share.is_padded else None,
+            )
+            while step < spec.settings.num_steps:
+                num_steps = min(_CHUNK, spec.settings.num_steps - step)
+                state, terms = run_chunk(
+                    state, batch, parallel.put(drawn, mesh, REPLICATED), np.int32(num_steps)
+                )
+                step += num_steps
+                yield SynthesisProgress(attempt, step, state, _floats(terms))
+            broken = ~np.isfinite(parallel.fetch(state.images)).all()
+            if not parallel.any_host(broken):
+                return
         raise FloatingPointError(
-            f"images {indices[0]} to {indices[-1]} came out with NaN or infinite values "
+            f"images {share.first} to {share.stop - 1} came out with NaN or infinite values "
             f"{_ATTEMPTS} times: lower config.synthesis.learning_rate"
         )
 
@@ -169,17 +207,18 @@ def make_synthesis(
 
 
 def make_finetuning(
-    model: Model, spec: finetune.Spec, num_samples: int, mesh: Mesh
-) -> tuple[Callable[[Any], finetune.State], Callable[..., Any]]:
-    """Returns `init_state(variables)` and `train_epoch(state, epoch, samples, params, key, ...)`.
+    model: Model, spec: finetune.Spec, num_samples: int, key: Array, mesh: Mesh
+) -> tuple[Callable[[Any], finetune.State], Callable[..., tuple[finetune.State, dict[str, float]]]]:
+    """Returns `init_state(variables)` and `train_step(state, step, read_images, params)`.
 
-    An epoch visits every sample once in an order drawn for it; the last batch is filled from the
-    order's beginning. It gives the new state and the mean loss terms; `advance` is told of the
-    images done.
+    An epoch visits every sample once in an order drawn for it; its last batch is filled from the
+    order's beginning. A step gives the new state and the loss terms; a batch that the devices
+    don't divide is padded with images that don't count.
     """
     settings = spec.settings
-    steps_per_epoch = -(-num_samples // settings.batch_size)
+    steps_per_epoch = finetune.steps_per_epoch(settings, num_samples)
     optimizer = finetune.create_optimizer(settings, max(1, settings.epochs * steps_per_epoch))
+    share = parallel.share_batch(0, settings.batch_size, mesh)
 
     def per_device(state: Any, batch: Any, key: Array) -> Any:
         return finetune.step(model, optimizer, spec, state, batch, key, AXIS)
@@ -188,46 +227,52 @@ def make_finetuning(
         indices=SHARDED,  # type: ignore[arg-type]
         images=SHARDED,  # type: ignore[arg-type]
         params=REPLICATED,
+        valid=SHARDED if share.is_padded else None,  # type: ignore[arg-type]
     )
-    train_step = parallel.map_over_devices(
+    compiled_step = parallel.map_over_devices(
         per_device,
         mesh,
         (REPLICATED, batch_specs, REPLICATED),
         (REPLICATED, REPLICATED),
         donate=(0,),
     )
+    valid = parallel.put(share.valid, mesh, SHARDED) if share.is_padded else None
+
+    global_key = parallel.put(key, mesh, REPLICATED)
+
+    @functools.lru_cache(maxsize=1)
+    def draw_order(epoch: int) -> np.ndarray:
+        order_key = jax.random.fold_in(randomness.named_key(key, "order"), epoch)
+        order = np.asarray(jax.random.permutation(order_key, num_samples), np.int32)
+        return np.resize(order, (steps_per_epoch, settings.batch_size))
 
     def init_state(variables: Any) -> finetune.State:
         # A copy, since training donates its state.
         state = finetune.init_state(optimizer, jax.tree.map(jnp.copy, variables))
         return parallel.put(state, mesh, REPLICATED)
 
-    def train_epoch(
-        state: finetune.State,
-        epoch: int,
-        samples: SampleSet,
-        params: Any,
-        key: Array,
-        advance: Advance,
+    def train_step(
+        state: finetune.State, step: int, read_images: ReadImages, params: Any
     ) -> tuple[finetune.State, dict[str, float]]:
-        order_key = jax.random.fold_in(randomness.named_key(key, "order"), epoch)
-        order = np.asarray(jax.random.permutation(order_key, num_samples), np.int32)
-        order = np.resize(order, (steps_per_epoch, settings.batch_size))
-        params = parallel.put(params, mesh, REPLICATED)
-        history = []
-        for indices in order:
-            batch = finetune.Batch(
-                indices=parallel.put(indices, mesh, SHARDED),
-                images=parallel.put(samples.images[indices], mesh, SHARDED),
-                params=params,
-            )
-            state, terms = train_step(state, batch, key)
-            history.append(terms)
-            jax.block_until_ready(terms)
-            advance(settings.batch_size)
-        return state, _floats(jax.tree.map(lambda *terms: jnp.stack(terms).mean(), *history))
+        epoch, number = divmod(step, steps_per_epoch)
+        indices = draw_order(epoch)[number][share.indices]
+        batch = finetune.Batch(
+            indices=parallel.put(indices, mesh, SHARDED),
+            images=parallel.put(read_images(indices), mesh, SHARDED),
+            params=parallel.put(params, mesh, REPLICATED),
+            valid=valid,
+        )
+        state, terms = compiled_step(state, batch, global_key)
+        return state, _floats(terms)
 
-    return init_state, train_epoch
+    return init_state, train_step
+
+
+@jax.jit
+def is_finite(tree: Any) -> Array:
+    """[] bool, whether every number of a tree is finite."""
+    leaves = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]
+    return jnp.stack(leaves).all()
 
 
 def _floats(terms: dict[str, Array]) -> dict[str, float]:

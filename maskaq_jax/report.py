@@ -33,12 +33,22 @@ class Reporter:
       seconds: time spent in each phase, in earlier starts of the run too.
     """
 
-    def __init__(self, workdir: Path, work_per_unit: dict[str, float], total_work: float):
-        self.console = Console(stderr=True)
+    def __init__(
+        self,
+        workdir: Path,
+        work_per_unit: dict[str, float],
+        total_work: float,
+        is_silent: bool = False,
+    ):
+        """Args: directory; phases and their work; all work; whether to show and write nothing."""
+        self.console = Console(stderr=True, quiet=is_silent)
         self.seconds = dict.fromkeys(work_per_unit, 0.0)
         self._work_per_unit = work_per_unit
-        self._metrics = (workdir / "metrics.jsonl").open("a", encoding="utf-8")
-        self._events = _summary_writer(workdir)
+        self._is_silent = is_silent
+        if not is_silent:
+            self._metrics_path = workdir / "metrics.jsonl"
+            self._metrics = self._metrics_path.open("a", encoding="utf-8")
+            self._events = _summary_writer(workdir)
         self._total = total_work
         self._done_before = self._done = 0.0
         self._started = self._last_line = time.monotonic()
@@ -60,11 +70,22 @@ class Reporter:
 
     def __exit__(self, *exception: object) -> None:
         self._bar.stop()
-        self._metrics.close()
-        self._events.close()
+        if not self._is_silent:
+            self._metrics.close()
+            self._events.close()
 
-    def resume(self, seconds: dict[str, float], work_done: float) -> None:
-        """Counts what earlier starts of this run have done."""
+    def resume(self, seconds: dict[str, float], work_done: float, first_epoch: int) -> None:
+        """Counts what earlier starts of this run have done, and forgets what is done again.
+
+        Args:
+          seconds: of each phase.
+          work_done: as counted by `advance`.
+          first_epoch: of fine-tuning, that the run continues with.
+        """
+        if not self._is_silent:
+            self._metrics.close()
+            _trim_metrics(self._metrics_path, first_epoch)
+            self._metrics = self._metrics_path.open("a", encoding="utf-8")
         self.seconds.update(seconds)
         self._done_before = work_done
         self._add(work_done)
@@ -88,8 +109,14 @@ class Reporter:
         """Prints a line above the bar."""
         self.console.print(text, highlight=False, soft_wrap=True)
 
+    def warn(self, text: str) -> None:
+        """Prints a warning above the bar."""
+        self.message(f"warning: {text}")
+
     def metrics(self, phase: str, step: int, values: dict[str, float]) -> None:
         """Appends values to metrics.jsonl and to the TensorBoard events."""
+        if self._is_silent:
+            return
         record = {"phase": phase, "step": step, **values}
         self._metrics.write(json.dumps(record) + "\n")
         self._metrics.flush()
@@ -112,6 +139,21 @@ class Reporter:
             left = (self._total - self._done) * (now - self._started) / done_now
             line += f", about {_duration(left)} left"
         self.message(line)
+
+
+def _trim_metrics(path: Path, first_epoch: int) -> None:
+    """Drops later epochs, which will be written again, and a line half written."""
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if record["phase"] != "finetuning" or record["step"] < first_epoch:
+            kept.append(line + "\n")
+    unfinished = path.with_name(path.name + ".unfinished")
+    unfinished.write_text("".join(kept), encoding="utf-8")
+    unfinished.replace(path)
 
 
 def _summary_writer(workdir: Path) -> Any:

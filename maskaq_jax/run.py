@@ -3,7 +3,7 @@
 calibrate -> [ synthesize -> fine-tune ... ] every refresh -> evaluate -> save
 """
 
-import time
+import functools
 from typing import Any
 
 import jax
@@ -13,11 +13,15 @@ import numpy as np
 from maskaq_jax import (
     calibration,
     checkpoint,
+    experiment,
     finetune,
+    interruption,
     measures,
+    parallel,
     phases,
     randomness,
     report,
+    schedule,
     sources,
 )
 from maskaq_jax.config import SYNTHESIS_METHODS, Config
@@ -28,94 +32,149 @@ from maskaq_jax.experiment import Experiment
 _WORK = {"evaluation": 1.0, "synthesis": 8.0, "finetuning": 8.0}
 
 
-def run(experiment: Experiment) -> dict[str, Any]:
+def run(prepared: Experiment) -> dict[str, Any]:
     """Quantizes P without data and writes `results.json`, which it returns.
 
-    A run that was stopped continues from its newest checkpoint.
+    A run that was stopped continues from its newest whole checkpoint.
+
+    Raises:
+      ConfigError: another run is at work in the directory.
+      Interrupted: SIGTERM came, and the state is saved.
+      FloatingPointError: synthesis or fine-tuning diverged.
     """
-    config, model, mesh = experiment.config, experiment.model, experiment.mesh
-    params, epochs = experiment.params, config.finetuning.epochs
+    config, model, mesh = prepared.config, prepared.model, prepared.mesh
+    plan = schedule.make_plan(config)
     key = jax.random.key(config.seed)
+    params = parallel.put(prepared.params, mesh, parallel.REPLICATED)
     accuracy_of_p = phases.make_accuracy(model.clone(quantization=None), mesh)
     accuracy_of_q = phases.make_accuracy(model, mesh)
-    init_state, train_epoch = phases.make_finetuning(
-        model, finetune.Spec(config.finetuning, config.pixels), config.samples.num_samples, mesh
+    init_state, train_step = phases.make_finetuning(
+        model,
+        finetune.Spec(config.finetuning, config.pixels),
+        config.samples.num_samples,
+        randomness.named_key(key, "finetune"),
+        mesh,
     )
     with (
-        report.Reporter(experiment.workdir, _WORK, _work_until(experiment, epochs)) as reporter,
-        checkpoint.open_manager(experiment.workdir / "checkpoints") as checkpoints,
+        experiment.claim(prepared),
+        interruption.catch_termination() as is_terminated,
+        _open_reporter(prepared, plan) as reporter,
+        checkpoint.open_manager(prepared.workdir / "checkpoints", plan.steps_per_refresh) as saves,
     ):
-        make_samples = sources.make_source(experiment, key, reporter)
-        if experiment.evaluation is None:
+        clock = interruption.Clock(config.checkpoint_seconds, is_terminated)
+        if prepared.evaluation is None:
             reporter.message(
                 "no evaluation dataset (config.evaluation): instead of accuracy, the agreement of "
                 "the quantized with the full-precision model on the samples will be reported"
             )
+        measure = functools.partial(measures.measure_accuracy, prepared, reporter, clock)
+        make_samples = sources.make_source(prepared, key, reporter, clock)
 
-        def measure(accuracy: Any, variables: Any) -> float | None:
-            if not measures.is_labelled(experiment):
-                return None
-            with reporter.phase("evaluation") as advance:
-                return accuracy(
-                    variables, measures.evaluation_batches(experiment, reporter), advance
-                )
-
-        def save(epoch: int) -> None:
-            progress = {"top1": top1, "seconds": reporter.seconds}
-            checkpoint.save(checkpoints, epoch, _to_trees(state), progress)
+        def save(step: int) -> None:
+            _check_finite(saves, plan, step, bool(phases.is_finite(state.variables)), terms)
+            progress = {"top1": top1, "seconds": reporter.seconds, "epoch_terms": epoch_terms}
+            checkpoint.save(saves, step, _to_trees(state), progress)
+            clock.restart()
 
         # Synthesis couples P with Q, so Q needs quantizers before there is an image: noise gives
         # the first ones.
-        variables = _calibrated(experiment, sources.draw_noise(experiment, key))
-        state = init_state(variables)
-        restored = checkpoint.restore(checkpoints, _to_trees(state))
-        if restored is None:
+        noise = sources.read_noise(prepared, key)
+        variables = _calibrated(prepared, noise, config.samples.calibration_size)
+        saved = _restore(prepared, plan, saves, init_state(variables), reporter)
+        terms: dict[str, float] = {}
+        epoch_terms: list[dict[str, float]] = []
+        if saved is None:
             top1 = {"fp": measure(accuracy_of_p, {"params": params})}
-            sample_set = make_samples(0, variables)
+            samples = make_samples(0, variables)
             if config.samples.calibration == "synthetic":
-                variables = _calibrated(experiment, sample_set.images)
+                count = min(config.samples.calibration_size, config.samples.num_samples)
+                variables = _calibrated(prepared, samples, count)
             top1["calibrated"] = measure(accuracy_of_q, variables)
-            first_epoch, state = 0, init_state(variables)
+            first_step, state = 0, init_state(variables)
             save(0)
         else:
-            first_epoch, trees, progress = restored
-            state, top1, sample_set = _from_trees(trees), progress["top1"], None
-            reporter.resume(progress["seconds"], _work_until(experiment, first_epoch))
-            reporter.message(f"continuing after epoch {first_epoch} of {epochs}")
+            first_step, state = saved.step, _from_trees(saved.trees)
+            top1, epoch_terms = saved.progress["top1"], saved.progress["epoch_terms"]
+            samples = make_samples(plan.refresh_of(first_step), state.variables)
 
-        saved_at = time.monotonic()
-        for epoch in range(first_epoch, epochs):
-            if sample_set is None or (epoch > 0 and _is_refresh(config, epoch)):
-                sample_set = make_samples(_refresh_number(config, epoch), state.variables)
+        for step in range(first_step, plan.num_steps):
+            if step > first_step and plan.is_refresh(step):
+                save(step)
+                samples = make_samples(plan.refresh_of(step), state.variables)
             with reporter.phase("finetuning") as advance:
-                state, terms = train_epoch(
-                    state, epoch, sample_set, params, randomness.named_key(key, "finetune"), advance
-                )
-            reporter.metrics("finetuning", epoch, terms)
-            is_due = time.monotonic() - saved_at >= config.checkpoint_seconds
-            if is_due or epoch + 1 == epochs:
-                save(epoch + 1)
-                saved_at = time.monotonic()
+                state, terms = train_step(state, step, samples, params)
+                advance(config.finetuning.batch_size)
+            _check_finite(saves, plan, step, bool(np.isfinite(list(terms.values())).all()), terms)
+            epoch_terms.append(terms)
+            if plan.ends_epoch(step):
+                reporter.metrics("finetuning", plan.epoch_of(step), _mean(epoch_terms))
+                epoch_terms = []
+            is_stopping = clock.is_stopping()
+            if is_stopping or clock.is_due() or step + 1 == plan.num_steps:
+                save(step + 1)
+            if is_stopping:
+                raise interruption.Interrupted
+        saves.wait_until_finished()
 
         top1["quantized"] = measure(accuracy_of_q, state.variables)
-        results = _results(experiment, top1, reporter.seconds)
-        if not measures.is_labelled(experiment):
-            if sample_set is None:
-                last = _refresh_number(config, max(0, epochs - 1))
-                sample_set = make_samples(last, state.variables)
-            variables = state.variables
-            results |= measures.measure_agreement(experiment, variables, sample_set, reporter)
-        report.write_json(experiment.workdir / "results.json", results)
-        report.print_results(reporter.console, results)
+        results = _results(prepared, top1, reporter.seconds)
+        if not measures.is_labelled(prepared):
+            results |= measures.measure_agreement(
+                prepared, state.variables, samples, reporter, clock
+            )
+        if parallel.is_main_process():
+            report.write_json(prepared.workdir / "results.json", results)
+            report.print_results(reporter.console, results)
     return results
 
 
-def _calibrated(experiment: Experiment, images: np.ndarray) -> dict[str, Any]:
-    """Q's variables with P's weights and quantizers initialised on images."""
-    params = experiment.params
-    images = images[: experiment.config.samples.calibration_size]
-    quant = calibration.calibrate(experiment.model, params, jnp.asarray(images))
-    return {"params": params, "quant": quant}
+def _calibrated(prepared: Experiment, read_images: phases.ReadImages, count: int) -> dict[str, Any]:
+    """Q's variables with P's weights and quantizers initialised on the first `count` images."""
+    images = jnp.asarray(read_images(np.arange(count)))
+    quant = calibration.calibrate(prepared.model, prepared.params, images)
+    return {"params": prepared.params, "quant": quant}
+
+
+def _restore(
+    prepared: Experiment, plan: schedule.Plan, saves: Any, state: finetune.State, reporter: Any
+) -> checkpoint.Checkpoint | None:
+    """The newest whole state whose samples are whole too, or can be made again from it."""
+
+    @functools.cache
+    def is_whole(refresh: int) -> bool:
+        return not sources.find_missing(prepared, refresh, reporter.warn)
+
+    def is_usable(step: int) -> bool:
+        return plan.is_refresh(step) or is_whole(plan.refresh_of(step))
+
+    saved = checkpoint.restore(saves, _to_trees(state), reporter.warn, is_usable)
+    step = saved.step if saved else 0
+    checkpoint.discard_after(saves, saved.step if saved else -1)
+    seconds = saved.progress["seconds"] if saved else {}
+    reporter.resume(seconds, _work_until(prepared, plan, step), step // plan.steps_per_epoch)
+    if saved:
+        reporter.message(f"continuing after step {step} of {plan.num_steps}")
+    return saved
+
+
+def _check_finite(
+    saves: Any, plan: schedule.Plan, step: int, is_finite: bool, terms: dict[str, float]
+) -> None:
+    if is_finite:
+        return
+    # A state that gives no finite loss is not a good one, saved or not.
+    checkpoint.discard_after(saves, step - 1)
+    losses = ", ".join(f"{name} {value:g}" for name, value in terms.items())
+    good = saves.latest_step()
+    raise FloatingPointError(
+        f"fine-tuning diverged at step {step} of {plan.num_steps} ({losses or 'before any step'}): "
+        "lower config.finetuning.learning_rate or quantizer_learning_rate; the last good "
+        f"checkpoint is {'none' if good is None else saves.directory / str(good)}"
+    )
+
+
+def _mean(history: list[dict[str, float]]) -> dict[str, float]:
+    return {name: float(np.mean([terms[name] for terms in history])) for name in history[0]}
 
 
 def _to_trees(state: finetune.State) -> dict[str, Any]:
@@ -130,36 +189,36 @@ def _from_trees(trees: dict[str, Any]) -> finetune.State:
     return finetune.State(variables=trees["variables"], **trees["training"])
 
 
-def _is_refresh(config: Config, epoch: int) -> bool:
-    every = config.samples.refresh_every
-    return every > 0 and epoch % every == 0
+def _open_reporter(prepared: Experiment, plan: schedule.Plan) -> report.Reporter:
+    return report.Reporter(
+        prepared.workdir,
+        _WORK,
+        _work_until(prepared, plan, plan.num_steps),
+        is_silent=not parallel.is_main_process(),
+    )
 
 
-def _refresh_number(config: Config, epoch: int) -> int:
-    every = config.samples.refresh_every
-    return epoch // every if every else 0
-
-
-def _work_until(experiment: Experiment, epoch: int) -> float:
-    """Work done when that many epochs are; all of the run's for the last one."""
-    config = experiment.config
-    evaluations = 3 if epoch == config.finetuning.epochs else 2
-    syntheses = 1 + _refresh_number(config, max(0, epoch - 1))
+def _work_until(prepared: Experiment, plan: schedule.Plan, step: int) -> float:
+    """Work done when that many training steps are; all of the run's for the last one."""
+    config = prepared.config
+    if step == 0 and plan.num_steps:
+        return 0.0
+    evaluations = 3 if step == plan.num_steps else 2
+    syntheses = 1 + plan.refresh_of(max(0, step - 1))
     if config.method not in SYNTHESIS_METHODS:
         syntheses = 0
     images = sources.num_batches(config) * config.samples.batch_size
-    steps_per_epoch = -(-config.samples.num_samples // config.finetuning.batch_size)
     return (
-        _WORK["evaluation"] * evaluations * measures.num_evaluated(experiment)
+        _WORK["evaluation"] * evaluations * measures.num_evaluated(prepared)
         + _WORK["synthesis"] * syntheses * images * config.synthesis.num_steps
-        + _WORK["finetuning"] * epoch * steps_per_epoch * config.finetuning.batch_size
+        + _WORK["finetuning"] * step * config.finetuning.batch_size
     )
 
 
 def _results(
-    experiment: Experiment, top1: dict[str, float | None], seconds: dict[str, float]
+    prepared: Experiment, top1: dict[str, float | None], seconds: dict[str, float]
 ) -> dict[str, Any]:
-    config = experiment.config
+    config = prepared.config
     return {
         **{
             f"{name}_top1": None if value is None else round(value, 4)
@@ -173,9 +232,9 @@ def _results(
         "synthesis_steps": config.synthesis.num_steps,
         "epochs": config.finetuning.epochs,
         "evaluation": " ".join(filter(None, _evaluation_name(config))),
-        "num_evaluated": measures.num_evaluated(experiment),
+        "num_evaluated": measures.num_evaluated(prepared),
         "seconds": {name: round(value, 2) for name, value in seconds.items()},
-        "device": f"{experiment.mesh.size} x {experiment.mesh.devices.flat[0].device_kind}",
+        "device": f"{prepared.mesh.size} x {prepared.mesh.devices.flat[0].device_kind}",
         "jax": jax.__version__,
     }
 

@@ -1,32 +1,133 @@
-"""The store of synthetic images: one file a batch, in a folder a refresh."""
+"""The store of synthetic images: checksummed files of consecutive images, in a folder a refresh.
+
+Each host writes the images its own devices made, and reads those it needs, a few at a time: memory
+does not grow with their number.
+"""
 
 import os
+import re
+import zlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+_NAME = re.compile(r"images_(\d{8})_(\d{8})\.safetensors")
+_CHECKSUM = "crc32"
 
 
-def shard_path(directory: Path, refresh: int, batch: int) -> Path:
-    """Where a batch of a refresh is stored."""
-    return directory / f"refresh_{refresh:03d}" / f"batch_{batch:05d}.safetensors"
+class BrokenFileError(OSError):
+    """A file of the store is not what was written."""
 
 
-def write_shard(path: Path, images: np.ndarray, labels: np.ndarray) -> None:
-    """Stores a batch; the file appears whole or not at all.
+class Shard(NamedTuple):
+    """A file of the images from number `first` to before `stop`."""
 
-    Args:
-      path: of `shard_path`.
-      images: [B, height, width, channels] float32, normalised.
-      labels: [B] int32 classes they were made for.
-    """
+    first: int
+    stop: int
+    path: Path
+
+
+def refresh_folder(directory: Path, refresh: int) -> Path:
+    """Where the images of a refresh are stored."""
+    return directory / f"refresh_{refresh:03d}"
+
+
+def shard_path(folder: Path, first: int, stop: int) -> Path:
+    """The file of the images from number `first` to before `stop`."""
+    return folder / f"images_{first:08d}_{stop:08d}.safetensors"
+
+
+def list_shards(folder: Path) -> list[Shard]:
+    """The folder's files in the order of their images; those that are being written are not."""
+    names = ((_NAME.fullmatch(path.name), path) for path in sorted(folder.glob("images_*")))
+    return [Shard(int(name[1]), int(name[2]), path) for name, path in names if name]
+
+
+def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Stores named arrays with a checksum; the file appears whole or not at all."""
+    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".unfinished")
-    save_file({"images": np.ascontiguousarray(images), "labels": labels}, unfinished)
+    save_file(arrays, unfinished, metadata={_CHECKSUM: str(_checksum(arrays))})
     os.replace(unfinished, path)
 
 
-def read_shard(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Images and labels of `write_shard`."""
-    arrays = load_file(path)
-    return arrays["images"], arrays["labels"]
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """What `write_arrays` stored.
+
+    Raises:
+      BrokenFileError: the file is truncated, or its content has changed.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            stored = (file.metadata() or {}).get(_CHECKSUM)
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise BrokenFileError(f"{path} can't be read: {error}") from error
+    if stored != str(_checksum(arrays)):
+        raise BrokenFileError(f"{path} is damaged: its checksum does not fit its content")
+    return arrays
+
+
+def missing_batches(
+    folder: Path, batch_size: int, num_batches: int, on_broken: Callable[[str], None]
+) -> list[int]:
+    """Numbers of the batches of which not every image is stored.
+
+    Args:
+      folder: of a refresh.
+      batch_size: images a batch.
+      num_batches: batches there should be.
+      on_broken: is told of every damaged file, which then counts as missing.
+    """
+    stored = np.zeros(batch_size * num_batches, bool)
+    for first, stop, path in list_shards(folder):
+        try:
+            read_arrays(path)
+        except BrokenFileError as error:
+            on_broken(str(error))
+        else:
+            stored[first:stop] = True
+    return np.flatnonzero(~stored.reshape(num_batches, batch_size).all(axis=1)).tolist()
+
+
+def remove_batch(folder: Path, first: int, stop: int) -> None:
+    """Removes files that hold any of these images, before they are made again."""
+    for shard in list_shards(folder):
+        if shard.first < stop and first < shard.stop:
+            shard.path.unlink()
+
+
+def open_images(folder: Path) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns `read(indices)`, [B] int to [B, height, width, channels] float32.
+
+    It opens files as it needs them.
+    """
+    shards = list_shards(folder)
+    firsts = np.asarray([shard.first for shard in shards])
+
+    def read(indices: np.ndarray) -> np.ndarray:
+        numbers = np.searchsorted(firsts, indices, side="right") - 1
+        images: list[np.ndarray | None] = [None] * len(indices)
+        for number in np.unique(numbers):
+            first, _, path = shards[number]
+            with safe_open(path, framework="numpy") as file:
+                stored = file.get_slice("images")
+                for place in np.flatnonzero(numbers == number):
+                    row = int(indices[place]) - first
+                    images[place] = stored[row : row + 1]
+        return np.concatenate([image for image in images if image is not None])
+
+    return read
+
+
+def _checksum(arrays: dict[str, np.ndarray]) -> int:
+    value = 0
+    for name in sorted(arrays):
+        value = zlib.crc32(name.encode(), value)
+        value = zlib.crc32(arrays[name].reshape(-1).view(np.uint8).data, value)
+    return value

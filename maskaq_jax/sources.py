@@ -1,6 +1,7 @@
 """Where a run's samples come from: synthesis, noise or real images."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -8,75 +9,158 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from maskaq_jax import phases, randomness, report, samples, synthesis
-from maskaq_jax.config import Config
+from maskaq_jax import interruption, parallel, phases, randomness, report, samples, synthesis
+from maskaq_jax.config import SYNTHESIS_METHODS, Config
 from maskaq_jax.experiment import Experiment
-from maskaq_jax.phases import SampleSet
+from maskaq_jax.phases import ReadImages, SavedProgress, SynthesisProgress
 
 # Images in samples.png.
 _SAMPLES_DRAWN = 24
 
 
 def make_source(
-    experiment: Experiment, key: Array, reporter: report.Reporter
-) -> Callable[[int, Any], SampleSet]:
+    experiment: Experiment, key: Array, reporter: report.Reporter, clock: interruption.Clock
+) -> Callable[[int, Any], ReadImages]:
     """Returns `make_samples(refresh, variables)`, which gives the images of a refresh.
 
-    Batches that the store holds already are read; the others are made against Q's `variables`.
+    Batches that the store holds already are kept; the others are made against Q's `variables`.
     """
-    config, model, params = experiment.config, experiment.model, experiment.params
-    real = experiment.real
-    if real is not None:
-        return lambda refresh, variables: real
-    if config.method == "noise":
-        noise = draw_noise(experiment, key, config.samples.num_samples)
-        return lambda refresh, variables: SampleSet(noise, np.zeros(len(noise), np.int32))
+    if experiment.config.method == "noise":
+        noise = read_noise(experiment, key)
+        return lambda refresh, variables: noise
+    if experiment.real is not None:
+        real = experiment.real
+        return lambda refresh, variables: lambda indices: real[indices]
+    return _make_synthesis(experiment, key, reporter, clock)
 
-    size, num_samples = config.samples.batch_size, config.samples.num_samples
+
+def _make_synthesis(
+    experiment: Experiment, key: Array, reporter: report.Reporter, clock: interruption.Clock
+) -> Callable[[int, Any], ReadImages]:
+    config, model, mesh = experiment.config, experiment.model, experiment.mesh
+    size, num_steps = config.samples.batch_size, config.synthesis.num_steps
     synthesize_batch = phases.make_synthesis(
-        model, synthesis.Spec(config.synthesis, config.pixels), experiment.mesh
+        model, synthesis.Spec(config.synthesis, config.pixels), mesh
     )
 
-    def make_samples(refresh: int, variables: Any) -> SampleSet:
+    def make_batch(folder: Path, refresh: int, number: int, variables: Any) -> None:
+        share = parallel.share_batch(number * size, (number + 1) * size, mesh)
+        unfinished = folder / f"unfinished_{share.first:08d}_{jax.process_index()}.safetensors"
         refresh_key = jax.random.fold_in(randomness.named_key(key, "synthesize"), refresh)
-        batches = []
-        for number in range(num_batches(config)):
-            path = samples.shard_path(experiment.workdir / "samples", refresh, number)
-            with reporter.phase("synthesis") as advance:
-                if path.exists():
-                    batch = SampleSet(*samples.read_shard(path))
-                    advance(size * config.synthesis.num_steps)
-                else:
-                    indices = np.arange(number * size, (number + 1) * size)
-                    batch, terms = synthesize_batch(
-                        refresh_key, indices, params, variables, advance
-                    )
-                    samples.write_shard(path, *batch)
-                    reporter.metrics("synthesis", refresh * num_batches(config) + number, terms)
-            batches.append(batch)
-        images, labels = (
-            np.concatenate(arrays)[:num_samples] for arrays in zip(*batches, strict=True)
+        before = _read_progress(unfinished, share)
+        with reporter.phase("synthesis") as advance:
+            done = before.step if before else 0
+            advance(size * done)
+            for progress in synthesize_batch(
+                refresh_key, share, experiment.params, variables, before
+            ):
+                advance(size * max(0, progress.step - done))
+                done = max(done, progress.step)
+                if progress.step == num_steps:
+                    continue  # finished, or to be drawn again
+                is_stopping = clock.is_stopping()
+                if is_stopping or clock.is_due():
+                    _write_progress(unfinished, share, progress)
+                    clock.restart()
+                if is_stopping:
+                    raise interruption.Interrupted
+        write_images(folder, refresh_key, share, progress)
+        unfinished.unlink(missing_ok=True)
+        redrawn = {"redrawn": float(progress.attempt)}
+        reporter.metrics(
+            "synthesis", refresh * num_batches(config) + number, progress.terms | redrawn
         )
-        _draw_samples(experiment, images[:_SAMPLES_DRAWN])
-        return SampleSet(images, labels)
+
+    def write_images(
+        folder: Path, refresh_key: Array, share: parallel.Share, progress: SynthesisProgress
+    ) -> None:
+        if parallel.is_main_process():
+            samples.remove_batch(folder, share.first, share.stop)
+        parallel.wait_for_hosts("removed")
+        if share.valid.any():
+            images = parallel.fetch(progress.state.images)[share.valid]
+            indices = share.indices[share.valid]
+            drawn = jax.random.fold_in(refresh_key, progress.attempt)
+            labels = synthesis.draw_labels(
+                drawn, jnp.asarray(indices), model.num_classes, config.synthesis
+            )
+            path = samples.shard_path(folder, int(indices[0]), int(indices[-1]) + 1)
+            samples.write_arrays(path, {"images": images, "labels": np.asarray(labels)})
+        parallel.wait_for_hosts("written")
+
+    def make_samples(refresh: int, variables: Any) -> ReadImages:
+        folder = samples.refresh_folder(experiment.workdir / "samples", refresh)
+        missing = find_missing(experiment, refresh, reporter.warn)
+        with reporter.phase("synthesis") as advance:
+            advance((num_batches(config) - len(missing)) * size * num_steps)
+        for number in missing:
+            make_batch(folder, refresh, number, variables)
+        read_images = samples.open_images(folder)
+        if parallel.is_main_process():
+            drawn = min(_SAMPLES_DRAWN, config.samples.num_samples)
+            _draw_samples(experiment, read_images(np.arange(drawn)))
+        return read_images
 
     return make_samples
 
 
-def draw_noise(experiment: Experiment, key: Array, count: int | None = None) -> np.ndarray:
-    """Gaussian images [count, *model.input_shape]; as many as calibration takes by default."""
+def find_missing(
+    experiment: Experiment, refresh: int, on_broken: Callable[[str], None]
+) -> list[int]:
+    """Numbers of a refresh's batches that are yet to be made; none where none are."""
     config = experiment.config
-    indices = jnp.arange(count or config.samples.calibration_size)
-    shape = experiment.model.input_shape
-    noise = synthesis.draw_noise(
-        randomness.named_key(key, "noise samples"), indices, shape, config.pixels
-    )
-    return np.asarray(noise)
+    if config.method not in SYNTHESIS_METHODS:
+        return []
+    is_missing = np.zeros(num_batches(config), bool)
+    if parallel.is_main_process():
+        folder = samples.refresh_folder(experiment.workdir / "samples", refresh)
+        missing = samples.missing_batches(
+            folder, config.samples.batch_size, num_batches(config), on_broken
+        )
+        is_missing[missing] = True
+    return np.flatnonzero(parallel.agree(is_missing)).tolist()
+
+
+def read_noise(experiment: Experiment, key: Array) -> ReadImages:
+    """Gaussian images of the model's shape, drawn as they are read."""
+    shape, pixels = experiment.model.input_shape, experiment.config.pixels
+    noise_key = randomness.named_key(key, "noise samples")
+
+    @jax.jit
+    def draw(indices: Array) -> Array:
+        return synthesis.draw_noise(noise_key, indices, shape, pixels)
+
+    return lambda indices: np.asarray(draw(jnp.asarray(indices)))
 
 
 def num_batches(config: Config) -> int:
     """Batches a synthesis of all samples takes."""
     return -(-config.samples.num_samples // config.samples.batch_size)
+
+
+def _write_progress(path: Path, share: parallel.Share, progress: SynthesisProgress) -> None:
+    arrays = {
+        f"leaf_{number:03d}": leaf
+        for number, leaf in enumerate(jax.tree.leaves(parallel.fetch(progress.state)))
+    }
+    arrays["indices"] = share.indices
+    arrays["position"] = np.asarray([progress.attempt, progress.step])
+    samples.write_arrays(path, arrays)
+
+
+def _read_progress(path: Path, share: parallel.Share) -> SavedProgress | None:
+    """Where a stopped synthesis of this batch stood; None unless every host knows it alike."""
+    try:
+        arrays = samples.read_arrays(path)
+    except samples.BrokenFileError:
+        arrays = {"indices": np.zeros(0), "position": np.zeros(2, np.int64)}
+    position = arrays.pop("position")
+    is_mine = np.array_equal(arrays.pop("indices"), share.indices)
+    differs = not is_mine or (parallel.agree(position) != position).any()
+    if parallel.any_host(differs):
+        return None
+    leaves = [arrays[name] for name in sorted(arrays)]
+    return SavedProgress(int(position[0]), int(position[1]), leaves)
 
 
 def _draw_samples(experiment: Experiment, images: np.ndarray) -> None:

@@ -12,7 +12,7 @@ PACKAGE = ROOT / "maskaq_jax"
 
 # A file may import those of the lines above its own; files of one line don't know each other.
 LAYERS = [
-    ["attention"],
+    ["attention", "reductions"],
     ["augment", "losses", "quantizers", "randomness", "regions"],
     ["models.layers"],
     ["models.swin", "models.vit"],
@@ -21,12 +21,12 @@ LAYERS = [
     ["torch_architecture", "torch_names"],
     ["torch_import"],
     ["calibration", "evaluate", "finetune", "parallel", "synthesis"],
-    ["phases"],
+    ["interruption", "phases"],
     ["hub", "preprocessing", "schema"],
     ["data", "samples"],
     ["image_folder", "tfds_images"],
     ["config"],
-    ["checkpoint", "report"],
+    ["checkpoint", "report", "schedule"],
     ["experiment"],
     ["measures", "sources"],
     ["run"],

@@ -1,9 +1,11 @@
+import jax
 import numpy as np
 import pytest
 
-from maskaq_jax import data
+from maskaq_jax import data, parallel
 from maskaq_jax.augment import Pixels
 
+ONE_DEVICE = parallel.make_mesh(jax.devices()[:1])
 PIXELS = Pixels(mean=(0.5, 0.25), std=(0.5, 0.125))
 
 
@@ -43,13 +45,33 @@ def test_normalised_pixels_are_those_of_the_formula():
 def test_the_last_batch_is_padded_and_says_where():
     images = np.arange(5, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 2), np.uint8)
     dataset = list(zip(images, range(5), strict=True))
-    (_, first, all_valid), (last, labels, valid) = data.batches(dataset, PIXELS, 3)
+    shares = parallel.share_batches(5, 3, ONE_DEVICE)
+    (_, first, all_valid), (last, labels, valid) = data.batches(dataset, PIXELS, (2, 2, 2), shares)
     np.testing.assert_array_equal(first, [0, 1, 2])
     assert all_valid.all()
     np.testing.assert_array_equal(labels[valid], [3, 4])
     np.testing.assert_array_equal(valid, [True, True, False])
     np.testing.assert_array_equal(last[:2], data.normalise(images[3:], PIXELS))
     assert last.shape == (3, 2, 2, 2)
+
+
+def test_a_host_reads_its_rows_alone():
+    read = []
+
+    class Dataset(list):
+        def __getitem__(self, index):
+            read.append(index)
+            return super().__getitem__(index)
+
+    dataset = Dataset([(np.full((2, 2, 2), 9, np.uint8), label) for label in range(6)])
+    # The second of two hosts, whose rows are half of each batch; the last batch is padded.
+    shares = [
+        parallel.Share(0, 4, np.asarray([2, 3]), np.asarray([True, True]), False),
+        parallel.Share(4, 8, np.asarray([5, 5]), np.asarray([False, False]), True),
+    ]
+    batches = list(data.batches(dataset, PIXELS, (2, 2, 2), shares))
+    assert sorted(read) == [2, 3]
+    assert [labels[valid].tolist() for _, labels, valid in batches] == [[2, 3], []]
 
 
 def test_embedded_weights_are_found_by_name():

@@ -1,8 +1,9 @@
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
-from maskaq_jax import data, image_folder
+from maskaq_jax import data, image_folder, parallel
 from maskaq_jax.augment import Pixels
 from maskaq_jax.preprocessing import Preprocessing
 
@@ -51,7 +52,9 @@ def test_a_model_without_classes_needs_no_labels(folder):
 
 def _batches(dataset, size):
     broken = []
-    return list(data.batches(dataset, PIXELS, size, broken.append)), broken
+    mesh = parallel.make_mesh(jax.devices()[:1])
+    shares = parallel.share_batches(len(dataset), size, mesh)
+    return list(data.batches(dataset, PIXELS, (8, 8, 3), shares, broken.append)), broken
 
 
 @pytest.mark.parametrize("size", [1, 3, 4, 100])
@@ -72,10 +75,8 @@ def test_a_broken_image_is_named_and_not_counted(folder):
     (folder / "n01" / "0.JPEG").write_bytes(b"no picture")
     (folder / "n02" / "1.JPEG").write_bytes((folder / "n02" / "0.JPEG").read_bytes()[:200])
     batches, broken = _batches(_open(folder), 3)
-    # The second batch holds nothing else.
-    ((_, labels, valid),) = batches
-    assert valid.tolist() == [True, True, False]
-    assert labels[valid].tolist() == [0, 1]
+    assert [valid.tolist() for _, _, valid in batches] == [[False, True, True], [False] * 3]
+    assert batches[0][1].tolist() == [0, 0, 1]
     assert [message.split(":")[0] for message in broken] == [
         str(folder / name) for name in ("n01/0.JPEG", "n02/1.JPEG")
     ]

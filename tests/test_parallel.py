@@ -1,6 +1,7 @@
 """A result must not depend on how many devices made it."""
 
 import contextlib
+import dataclasses
 import functools
 
 import jax
@@ -244,63 +245,106 @@ def test_every_batch_of_synthesis_runs_one_program(model, params, variables, tra
     # 12 steps are a chunk of 10 and one of 2.
     spec = synthesis.Spec(synthesis.Settings(num_steps=12), Pixels())
     synthesize_batch = phases.make_synthesis(model, spec, MESHES[4])
-    done = []
-    first, _ = synthesize_batch(KEY, np.arange(8), params, variables, done.append)
+    shares = [parallel.share_batch(first, first + 8, MESHES[4]) for first in (0, 8)]
+    first = list(synthesize_batch(KEY, shares[0], params, variables))
     with _compilations() as compiled:
-        second, terms = synthesize_batch(KEY, np.arange(8, 16), params, variables, _ignore)
+        second = list(synthesize_batch(KEY, shares[1], params, variables))
     assert compiled == []
     assert traces["synthesize"] == 1
-    assert done == [80, 16]
-    assert terms["redrawn"] == 0
-    assert not np.allclose(first.images, second.images)
+    assert [(progress.attempt, progress.step) for progress in first] == [(0, 10), (0, 12)]
+    images = [parallel.fetch(progress[-1].state.images) for progress in (first, second)]
+    assert not np.allclose(*images)
 
 
-class _Remembering:
-    """Samples that remember which of them were asked for."""
+@pytest.mark.parametrize("counts", [(1, 4), (4, 1), (4, 4)])
+def test_a_batch_continues_where_it_was_stopped(model, params, variables, counts):
+    """On as many devices as before, to the same bits."""
+    spec = synthesis.Spec(synthesis.Settings(num_steps=12), Pixels())
+    images = []
+    before, after = (MESHES[count] for count in counts)
+    for progress in _synthesize(model, spec, before, params, variables, 8):
+        images.append(parallel.fetch(progress.state.images))
+        if progress.step == 10:
+            leaves = jax.tree.leaves(parallel.fetch(progress.state))
+            saved = phases.SavedProgress(progress.attempt, progress.step, leaves)
+    (continued,) = _synthesize(model, spec, after, params, variables, 8, saved)
+    continued = parallel.fetch(continued.state.images)
+    if before == after:
+        np.testing.assert_array_equal(continued, images[-1])
+    else:
+        assert np.abs(continued - images[-1]).mean() < 1e-3
 
-    def __init__(self, images):
-        self._images, self.seen = images, []
 
-    @property
-    def images(self):
-        return self
+def _synthesize(model, spec, mesh, params, variables, count, saved=None):
+    synthesize_batch = phases.make_synthesis(model, spec, mesh)
+    return synthesize_batch(KEY, parallel.share_batch(0, count, mesh), params, variables, saved)
 
-    def __getitem__(self, indices):
-        self.seen.append(indices.tolist())
-        return self._images[indices]
+
+def test_a_batch_that_the_devices_do_not_divide_is_padded(model, params, variables):
+    """Six images on four devices are those of one device, and their terms too."""
+    spec = synthesis.Spec(synthesis.Settings(num_steps=2), Pixels())
+    results = {}
+    for count, mesh in MESHES.items():
+        (progress,) = _synthesize(model, spec, mesh, params, variables, 6)
+        valid = parallel.share_batch(0, 6, mesh).valid
+        results[count] = parallel.fetch(progress.state.images)[valid], progress.terms
+    assert results[4][0].shape == results[1][0].shape == (6, 8, 8, 3)
+    # Adam divides by the gradient's size, so what is tiny in it may differ.
+    assert np.abs(results[4][0] - results[1][0]).mean() < 1e-4
+    for name, term in results[1][1].items():
+        np.testing.assert_allclose(results[4][1][name], term, rtol=1e-4, err_msg=name)
 
 
 @pytest.fixture(scope="module")
 def epochs(model, images, params, variables, traces):
     """Two epochs of 12 samples, and a third after the state was put on the devices anew."""
-    init_state, train_epoch = phases.make_finetuning(model, FINETUNING, 12, MESHES[4])
-    samples = _Remembering(np.tile(images, (2, 1, 1, 1))[:12])
-    done, compiled = [], []
+    init_state, train_step = phases.make_finetuning(model, FINETUNING, 12, KEY, MESHES[4])
+    seen, compiled = [], []
+
+    def read_images(indices):
+        seen.append(indices.tolist())
+        return np.asarray(images)[indices % BATCH]
+
     state = init_state(variables)
-    for epoch in range(3):
-        if epoch == 2:
+    for step in range(6):
+        if step == 4:
             state = init_state(state.variables)
         with _compilations() as programs:
-            state, _ = train_epoch(state, epoch, samples, params, KEY, done.append)
+            state, _ = train_step(state, step, read_images, params)
         compiled.append(programs)
-    return samples.seen, done, compiled
+    return seen, compiled
 
 
-def test_every_epoch_runs_one_program(epochs, traces):
-    _, _, (first, *later) = epochs
+def test_every_step_runs_one_program(epochs, traces):
+    _, (first, second, third, *later) = epochs
     assert first
-    assert later == [[], []]
+    # The third step is the second epoch's first, whose order is drawn eagerly.
+    assert [second, *later] == [[]] * 4
+    assert len(third) <= 1
     assert traces["step"] == 1
 
 
 def test_an_epoch_sees_every_sample_and_fills_its_last_batch(epochs):
-    seen, done, _ = epochs
-    assert done == [BATCH] * 6
+    seen, _ = epochs
     orders = [first + second for first, second in zip(seen[::2], seen[1::2], strict=True)]
     for order in orders:
         assert sorted(order[:12]) == list(range(12))
         assert order[12:] == order[:4]
     assert orders[0] != orders[1]
+
+
+def test_a_training_batch_that_the_devices_do_not_divide_is_padded(
+    model, images, params, variables
+):
+    spec = finetune.Spec(dataclasses.replace(FINETUNING.settings, batch_size=6), Pixels())
+    results = {}
+    for count, mesh in MESHES.items():
+        init_state, train_step = phases.make_finetuning(model, spec, 8, KEY, mesh)
+        read_images = np.asarray(images).__getitem__
+        results[count] = train_step(init_state(variables), 0, read_images, params)
+    _assert_same(results[4][0].variables["params"], results[1][0].variables["params"], TOLERANCE)
+    for name, term in results[1][1].items():
+        np.testing.assert_allclose(results[4][1][name], term, rtol=1e-4, err_msg=name)
 
 
 def test_every_evaluation_runs_one_program(model, images, variables, traces):
@@ -321,8 +365,51 @@ def test_a_batch_that_is_never_finite_is_an_error(model, params, variables):
     spec = synthesis.Spec(settings, Pixels())
     synthesize_batch = phases.make_synthesis(model, spec, MESHES[1])
     broken = jax.tree.map(lambda weight: jnp.full_like(weight, jnp.nan), params)
+    share = parallel.share_batch(8, 16, MESHES[1])
     with pytest.raises(FloatingPointError, match=r"images 8 to 15 .* lower config\.synthesis"):
-        synthesize_batch(KEY, np.arange(8, 16), broken, variables, _ignore)
+        list(synthesize_batch(KEY, share, broken, variables))
+
+
+def test_a_batch_that_is_not_finite_is_drawn_again(model, params, variables, monkeypatch):
+    settings = synthesis.Settings(
+        num_steps=1, weights=synthesis.LossWeights(0.0, 1.0, 0.0, 0.0, 0.0)
+    )
+    spec = synthesis.Spec(settings, Pixels())
+    draw, bad = synthesis.draw_first_images, jax.random.fold_in(KEY, 0)
+
+    def draw_once_badly(key, *arguments):
+        is_bad = (jax.random.key_data(key) == jax.random.key_data(bad)).all()
+        return jnp.where(is_bad, jnp.nan, draw(key, *arguments))
+
+    monkeypatch.setattr(synthesis, "draw_first_images", draw_once_badly)
+    *_, last = _synthesize(model, spec, MESHES[4], params, variables, 8)
+    assert last.attempt == 1
+    assert np.isfinite(parallel.fetch(last.state.images)).all()
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 6, 8])
+def test_shares_hold_every_image_once(count):
+    share = parallel.share_batch(10, 10 + count, MESHES[4])
+    assert len(share.indices) % 4 == 0
+    assert share.indices[share.valid].tolist() == list(range(10, 10 + count))
+    assert set(share.indices) == set(range(10, 10 + count))
+    assert share.is_padded == (count % 4 != 0)
+
+
+def test_batches_of_a_dataset_are_of_one_size_and_end_with_it():
+    shares = list(parallel.share_batches(11, 6, MESHES[4]))
+    assert {len(share.indices) for share in shares} == {8}
+    seen = [share.indices[share.valid].tolist() for share in shares]
+    assert seen == [[0, 1, 2, 3, 4, 5], [6, 7, 8, 9, 10]]
+    assert max(share.indices.max() for share in shares) == 10
+
+
+def test_what_is_put_on_the_devices_can_be_fetched():
+    tree = {"images": np.arange(16.0).reshape(8, 2), "step": np.float32(3)}
+    split = parallel.put(tree["images"], MESHES[4], SHARDED)
+    np.testing.assert_array_equal(parallel.fetch(split), tree["images"])
+    same = parallel.fetch(parallel.put(tree, MESHES[4], REPLICATED))
+    jax.tree.map(np.testing.assert_array_equal, same, tree)
 
 
 def test_arrays_split_along_their_first_axis_and_scalars_do_not():

@@ -2,6 +2,9 @@
 
 import dataclasses
 import json
+import os
+import shutil
+import signal
 import subprocess
 import sys
 
@@ -18,12 +21,14 @@ from maskaq_jax import (
     data,
     experiment,
     finetune,
+    interruption,
     parallel,
     phases,
     report,
     run,
     samples,
     schema,
+    synthesis,
     torch_import,
 )
 from maskaq_jax.models import create_model
@@ -94,6 +99,11 @@ def _prepare(settings, workdir, num_devices=1):
 def finished(settings, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("finished") / "run"
     return workdir, run.run(_prepare(settings, workdir))
+
+
+def _shard(workdir, refresh, batch):
+    folder = samples.refresh_folder(workdir / "samples", refresh)
+    return samples.shard_path(folder, 8 * batch, 8 * batch + 8)
 
 
 def _accuracies(results):
@@ -211,12 +221,12 @@ def test_four_devices_give_the_images_of_one(finished, settings, tmp_path):
     workdir, _ = finished
     run.run(_prepare(settings, tmp_path / "four", num_devices=4))
     for batch in range(2):
-        images, labels = (
-            samples.read_shard(samples.shard_path(directory / "samples", 0, batch))
+        one, four = (
+            samples.read_arrays(_shard(directory, 0, batch))
             for directory in (workdir, tmp_path / "four")
         )
-        np.testing.assert_array_equal(images[1], labels[1])
-        assert np.abs(images[0] - labels[0]).mean() < 0.02
+        np.testing.assert_array_equal(one["labels"], four["labels"])
+        assert np.abs(one["images"] - four["images"]).mean() < 0.02
 
 
 @pytest.mark.parametrize("method", ["noise", "real"])
@@ -248,17 +258,127 @@ def test_an_unfinished_run_cannot_be_loaded(tmp_path):
 
 
 def test_images_that_stay_infinite_end_the_run(settings, tmp_path, monkeypatch):
-    original = phases.synthesis.draw_noise
+    draw = synthesis.draw_first_images
     monkeypatch.setattr(
-        phases.synthesis, "draw_noise", lambda *arguments: original(*arguments) * jnp.nan
+        synthesis, "draw_first_images", lambda *arguments: draw(*arguments) * jnp.nan
     )
-    prepared = _prepare(settings, tmp_path / "run")
-    synthesize = phases.make_synthesis(
-        prepared.model, phases.synthesis.Spec(settings.synthesis, settings.pixels), prepared.mesh
-    )
-    variables = run._calibrated(prepared, np.ones((4, 28, 28, 3), np.float32))
     with pytest.raises(FloatingPointError, match="images 0 to 7 came out with NaN"):
-        synthesize(jax.random.key(0), np.arange(8), prepared.params, variables, lambda units: None)
+        run.run(_prepare(settings, tmp_path / "run"))
+
+
+def test_finetuning_that_diverges_names_step_loss_and_the_last_good_state(settings, tmp_path):
+    # Weights this large overflow in the first step.
+    wild = dataclasses.replace(
+        settings.finetuning, learning_rate=1e30, quantizer_learning_rate=1e30
+    )
+    settings = dataclasses.replace(settings, finetuning=wild)
+    with pytest.raises(FloatingPointError) as raised:
+        run.run(_prepare(settings, tmp_path / "run"))
+    message = str(raised.value)
+    assert "diverged at step 1 of 9 (attention nan, distillation nan)" in message
+    assert "lower config.finetuning.learning_rate" in message
+    assert message.endswith(str(tmp_path / "run" / "checkpoints" / "0"))
+    assert (tmp_path / "run" / "checkpoints" / "0").is_dir()
+
+
+def _flip_last_bit(path):
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(bytes(content))
+
+
+def _largest_file(directory):
+    files = [path for path in directory.rglob("*") if path.is_file()]
+    return max(files, key=lambda path: path.stat().st_size)
+
+
+def _damage_newest_checkpoint(workdir):
+    newest = max(int(path.name) for path in (workdir / "checkpoints").iterdir())
+    _flip_last_bit(_largest_file(workdir / "checkpoints" / str(newest) / "variables"))
+    return f"checkpoints/{newest} is damaged"
+
+
+def _damage_last_shard(workdir):
+    _flip_last_bit(_shard(workdir, 1, 1))
+    return "images_00000008_00000016.safetensors is damaged"
+
+
+def _damage_first_shard_and_later_checkpoints(workdir):
+    for path in (workdir / "checkpoints").iterdir():
+        shutil.rmtree(path)
+    _flip_last_bit(_shard(workdir, 0, 0))
+    return "images_00000000_00000008.safetensors is damaged"
+
+
+def _remove_every_checkpoint(workdir):
+    shutil.rmtree(workdir / "checkpoints")
+    return ""
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        _damage_newest_checkpoint,
+        _damage_last_shard,
+        _damage_first_shard_and_later_checkpoints,
+        _remove_every_checkpoint,
+    ],
+)
+def test_damage_is_told_and_mended_to_the_same_bits(finished, settings, tmp_path, damage, capfd):
+    workdir = tmp_path / "damaged"
+    shutil.copytree(finished[0], workdir)
+    warning = damage(workdir)
+    results = run.run(_prepare(settings, workdir))
+    assert warning in capfd.readouterr().err.replace("\n", "")
+    _assert_same_run(workdir, results, finished)
+    for refresh, batch in ((0, 0), (1, 1)):
+        mended, before = (
+            samples.read_arrays(_shard(directory, refresh, batch))
+            for directory in (workdir, finished[0])
+        )
+        np.testing.assert_array_equal(mended["images"], before["images"])
+
+
+def test_a_damaged_model_is_not_loaded(finished, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "run")
+    _damage_newest_checkpoint(tmp_path / "run")
+    with pytest.raises(OSError, match="start the run again to repair it"):
+        maskaq_jax.load(tmp_path / "run")
+
+
+def test_two_runs_do_not_share_a_directory(settings, tmp_path):
+    prepared = _prepare(settings, tmp_path / "run")
+    with (
+        experiment.claim(prepared),
+        pytest.raises(schema.ConfigError, match="another run is at work in"),
+        experiment.claim(prepared),
+    ):
+        pass
+    with experiment.claim(prepared):  # which is free again
+        pass
+
+
+@pytest.mark.parametrize("signals", [1, 2, 4, 8, 12])
+def test_a_run_told_to_stop_saves_and_continues_to_the_same_bits(
+    finished, settings, tmp_path, monkeypatch, signals
+):
+    """SIGTERM comes while the n-th question is asked whether to stop."""
+    settings = dataclasses.replace(settings, checkpoint_seconds=1e6)
+    ask, asked = interruption.Clock.is_stopping, []
+
+    def ask_after_signal(clock):
+        asked.append(None)
+        if len(asked) == signals:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return ask(clock)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(interruption.Clock, "is_stopping", ask_after_signal)
+        with pytest.raises(interruption.Interrupted):
+            run.run(_prepare(settings, tmp_path / "run"))
+    assert len(asked) == signals
+    results = run.run(_prepare(settings, tmp_path / "run"))
+    _assert_same_run(tmp_path / "run", results, finished)
 
 
 @pytest.mark.slow
@@ -317,8 +437,8 @@ def test_without_evaluation_images_agreement_is_reported(settings, tmp_path, cap
 
     # As many of the last refresh's samples as there are.
     model, variables = maskaq_jax.load(tmp_path / "run")
-    shards = [samples.shard_path(tmp_path / "run" / "samples", 1, batch) for batch in range(2)]
-    images = np.concatenate([samples.read_shard(shard)[0] for shard in shards])[:12]
+    shards = [_shard(tmp_path / "run", 1, batch) for batch in range(2)]
+    images = np.concatenate([samples.read_arrays(shard)["images"] for shard in shards])[:12]
     params = _prepare(settings, tmp_path / "run").params
     logits_p, out_p = model.clone(quantization=None).apply({"params": params}, images)
     logits_q, out_q = model.apply(variables, images)

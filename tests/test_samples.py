@@ -7,39 +7,113 @@ from maskaq_jax import samples
 @pytest.fixture
 def batch():
     rng = np.random.default_rng(0)
-    return rng.normal(size=(3, 4, 4, 3)).astype(np.float32), np.arange(3, dtype=np.int32)
+    images = rng.normal(size=(3, 4, 4, 3)).astype(np.float32)
+    return {"images": images, "labels": np.arange(3, dtype=np.int32)}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Images 0 to 9 in files of 3, 3 and 4; image i is full of i."""
+    for first, stop in ((0, 3), (3, 6), (6, 10)):
+        _write(tmp_path, first, stop)
+    return tmp_path
+
+
+def _write(folder, first, stop):
+    images = (
+        np.ones((stop - first, 2, 2, 3), np.float32) * np.arange(first, stop)[:, None, None, None]
+    )
+    samples.write_arrays(
+        samples.shard_path(folder, first, stop), {"images": images.astype(np.float32)}
+    )
+
+
+def _damage(path):
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(bytes(content))
 
 
 def test_a_batch_is_read_as_it_was_written(tmp_path, batch):
-    path = samples.shard_path(tmp_path, refresh=2, batch=7)
-    samples.write_shard(path, *batch)
-    for actual, expected in zip(samples.read_shard(path), batch, strict=True):
-        np.testing.assert_array_equal(actual, expected)
-        assert actual.dtype == expected.dtype
+    samples.write_arrays(tmp_path / "batch", batch)
+    read = samples.read_arrays(tmp_path / "batch")
+    assert read.keys() == batch.keys()
+    for name, expected in batch.items():
+        np.testing.assert_array_equal(read[name], expected)
+        assert read[name].dtype == expected.dtype
 
 
 def test_a_view_of_other_memory_is_stored_as_it_looks(tmp_path, batch):
-    images, labels = batch
-    path = tmp_path / "shard.safetensors"
-    samples.write_shard(path, images[::-1].transpose(0, 2, 1, 3), labels)
-    np.testing.assert_array_equal(samples.read_shard(path)[0], images[::-1].transpose(0, 2, 1, 3))
+    turned = batch["images"][::-1].transpose(0, 2, 1, 3)
+    samples.write_arrays(tmp_path / "batch", {"images": turned})
+    np.testing.assert_array_equal(samples.read_arrays(tmp_path / "batch")["images"], turned)
 
 
 def test_a_batch_that_cannot_be_written_leaves_the_one_before(tmp_path, batch, monkeypatch):
     path = tmp_path / "shard.safetensors"
-    samples.write_shard(path, *batch)
+    samples.write_arrays(path, batch)
 
-    def fail(arrays, unfinished):
+    def fail(arrays, unfinished, metadata):
         unfinished.write_bytes(b"half")
         raise OSError("disk full")
 
     monkeypatch.setattr(samples, "save_file", fail)
     with pytest.raises(OSError, match="disk full"):
-        samples.write_shard(path, batch[0] + 1, batch[1])
-    np.testing.assert_array_equal(samples.read_shard(path)[0], batch[0])
+        samples.write_arrays(path, {"images": batch["images"] + 1})
+    np.testing.assert_array_equal(samples.read_arrays(path)["images"], batch["images"])
 
 
-def test_batches_and_refreshes_have_paths_of_their_own(tmp_path):
-    paths = {samples.shard_path(tmp_path, refresh, b) for refresh in range(3) for b in range(4)}
-    assert len(paths) == 12
-    assert sorted(paths) == [samples.shard_path(tmp_path, r, b) for r in range(3) for b in range(4)]
+@pytest.mark.parametrize("damage", [_damage, lambda path: path.write_bytes(path.read_bytes()[:-9])])
+def test_a_damaged_file_is_named(tmp_path, batch, damage):
+    path = tmp_path / "shard.safetensors"
+    samples.write_arrays(path, batch)
+    damage(path)
+    with pytest.raises(samples.BrokenFileError, match=r"shard\.safetensors"):
+        samples.read_arrays(path)
+
+
+def test_any_changed_byte_of_the_content_is_noticed(tmp_path, batch):
+    path = tmp_path / "shard.safetensors"
+    samples.write_arrays(path, batch)
+    whole = path.read_bytes()
+    for place in range(len(whole) - 40, len(whole)):
+        changed = bytearray(whole)
+        changed[place] ^= 0x10
+        path.write_bytes(bytes(changed))
+        with pytest.raises(samples.BrokenFileError):
+            samples.read_arrays(path)
+
+
+def test_images_are_read_by_number_from_whichever_file_has_them(folder):
+    read = samples.open_images(folder)
+    indices = np.asarray([9, 0, 5, 6, 0])
+    images = read(indices)
+    assert images.shape == (5, 2, 2, 3)
+    np.testing.assert_array_equal(images[:, 0, 0, 0], indices)
+
+
+def test_batches_without_all_of_their_images_are_missing(folder):
+    assert samples.missing_batches(folder, 5, 2, pytest.fail) == []
+    samples.shard_path(folder, 3, 6).unlink()
+    assert samples.missing_batches(folder, 2, 5, pytest.fail) == [1, 2]
+
+
+def test_a_damaged_file_is_told_and_its_images_are_missing(folder):
+    _damage(samples.shard_path(folder, 6, 10))
+    told = []
+    assert samples.missing_batches(folder, 5, 2, told.append) == [1]
+    assert "images_00000006_00000010" in told[0]
+
+
+def test_what_is_not_there_yet_is_missing(tmp_path):
+    assert samples.missing_batches(tmp_path / "none", 4, 3, pytest.fail) == [0, 1, 2]
+
+
+def test_a_batch_is_removed_with_every_file_that_overlaps_it(folder):
+    samples.remove_batch(folder, 5, 7)
+    assert [shard.first for shard in samples.list_shards(folder)] == [0]
+
+
+def test_refreshes_have_folders_of_their_own(tmp_path):
+    folders = [samples.refresh_folder(tmp_path, refresh) for refresh in range(12)]
+    assert sorted(set(folders)) == folders

@@ -2,11 +2,12 @@ import io
 import subprocess
 import sys
 
+import jax
 import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from maskaq_jax import data, tfds_images
+from maskaq_jax import data, parallel, tfds_images
 from maskaq_jax.augment import Pixels
 from maskaq_jax.preprocessing import Preprocessing
 
@@ -83,7 +84,9 @@ def test_a_slice_of_a_split_is_a_split(prepared):
 
 def test_a_broken_image_is_named_and_not_counted(prepared):
     broken = []
-    batches = list(data.batches(_open(prepared), Pixels(), 3, broken.append))
+    shares = parallel.share_batches(5, 3, parallel.make_mesh(jax.devices()[:1]))
+    shape = _open(prepared)[0][0].shape
+    batches = list(data.batches(_open(prepared), Pixels(), shape, shares, broken.append))
     assert sum(valid.sum() for _, _, valid in batches) == 4
     assert broken[0].startswith("maskaq_toy validation, image 1: cannot identify image")
 

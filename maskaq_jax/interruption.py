@@ -1,0 +1,69 @@
+"""Tells a run when to save and when to stop: a clock, and the signal that ends a preempted job."""
+
+import contextlib
+import errno
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+from maskaq_jax import parallel
+
+_FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class Interrupted(Exception):  # noqa: N818  (not an error)
+    """The run was asked to stop, and has saved what it needs to continue."""
+
+
+@contextlib.contextmanager
+def catch_termination() -> Iterator[Callable[[], bool]]:
+    """Yields a function that tells whether SIGTERM has come since, instead of ending the program.
+
+    Outside the main thread no signal can be caught, and it never has.
+    """
+    received = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield received.is_set
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: received.set())
+    try:
+        yield received.is_set
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class Clock:
+    """Asked after every dispatch; the hosts answer alike, so all of them must ask."""
+
+    def __init__(self, seconds: float, is_terminated: Callable[[], bool]):
+        """Args: least seconds between two saves; whether the run is asked to stop."""
+        self._seconds, self._is_terminated = seconds, is_terminated
+        self._saved = time.monotonic()
+
+    def is_stopping(self) -> bool:
+        """Whether any host is asked to stop."""
+        return parallel.any_host(self._is_terminated())
+
+    def is_due(self) -> bool:
+        """Whether the last save is long enough ago on any host."""
+        return parallel.any_host(time.monotonic() - self._saved >= self._seconds)
+
+    def restart(self) -> None:
+        """Counts from now, when something was saved."""
+        self._saved = time.monotonic()
+
+
+def find_full_disk(error: BaseException | None) -> str | None:
+    """Says so if an error, or one it comes from, is about a disk without room; else None.
+
+    Orbax and safetensors write through libraries that pass on the system's words alone.
+    """
+    while error is not None:
+        text = str(error)
+        for number in _FULL_DISK:
+            if getattr(error, "errno", None) == number or os.strerror(number) in text:
+                return f"the disk has no room ({os.strerror(number)})"
+        error = error.__cause__ or error.__context__
+    return None
