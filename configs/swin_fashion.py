@@ -34,7 +34,6 @@ def _use_best_settings(config: ConfigDict) -> None:
     """What was better than the ViT's settings on the validation images."""
     vit_fashion.use_best_settings(config)
     config.synthesis.smoothness = 0.07
-    config.synthesis.smoothness_spread = 1.2
     config.synthesis.contrast = 1.0
     config.synthesis.weights.similarity = 0.1
     config.synthesis.weights.classes = 0.3

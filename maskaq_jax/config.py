@@ -189,7 +189,6 @@ def _check_values(config: Config) -> None:
         "config.seed": config.seed,
         "config.samples.refresh_every": samples.refresh_every,
         "config.synthesis.smoothness": settings.smoothness,
-        "config.synthesis.smoothness_spread": settings.smoothness_spread,
         "config.synthesis.contrast": settings.contrast,
         "config.finetuning.epochs": config.finetuning.epochs,
     }

@@ -145,6 +145,8 @@ def _misspelt_field(argv: list[str]) -> str | None:
 
 def _explain(error: Exception) -> str:
     """What a user needs of an error that config_flags has wrapped."""
+    if isinstance(error.__context__, KeyError):  # an argument of the model: names not ours
+        return f"the config has no field {error.__context__.args[0]}: add it in the config file"
     text = str(error).strip()
     if "Traceback" in text:  # a config file's own error, with its name before the colon
         return re.sub(r"^[\w.]+: ", "", text.splitlines()[-1])

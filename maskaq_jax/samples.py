@@ -49,7 +49,7 @@ def list_shards(folder: Path) -> list[Shard]:
 
 def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Stores named arrays with a checksum; the file appears whole or not at all."""
-    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".unfinished")
     save_file(arrays, unfinished, metadata={_CHECKSUM: str(_checksum(arrays))})

@@ -8,7 +8,7 @@ from maskaq_jax import samples
 def batch():
     rng = np.random.default_rng(0)
     images = rng.normal(size=(3, 4, 4, 3)).astype(np.float32)
-    return {"images": images, "labels": np.arange(3, dtype=np.int32)}
+    return {"images": images, "labels": np.arange(3, dtype=np.int32), "step": np.int32(7)}
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def test_a_batch_is_read_as_it_was_written(tmp_path, batch):
     assert read.keys() == batch.keys()
     for name, expected in batch.items():
         np.testing.assert_array_equal(read[name], expected)
-        assert read[name].dtype == expected.dtype
+        assert (read[name].dtype, read[name].shape) == (expected.dtype, expected.shape)
 
 
 def test_a_view_of_other_memory_is_stored_as_it_looks(tmp_path, batch):

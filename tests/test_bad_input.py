@@ -1,0 +1,278 @@
+"""Every mistake ends before any work: exit status 2, one clear line, nothing written."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import load_file, save_file
+
+from maskaq_jax import data
+
+ROOT = Path(__file__).parents[1]
+SMOKE = f"{ROOT}/configs/smoke.py"
+DEIT = f"{ROOT}/configs/deit_t.py"
+EMBEDDED = data.weights_path("embedded:vit_fashion")
+
+# Runs the command line once for each case, each in a process of its own that is forked after the
+# imports: they take longer than the answer.
+RUNNER = """
+import json, os, sys
+import jax
+from absl import app
+from maskaq_jax import config, experiment, main, run
+
+for case in json.load(sys.stdin):
+    pid = os.fork()
+    if pid == 0:
+        os.chdir(case["directory"])
+        for number, name in ((1, "stdout"), (2, "stderr")):
+            os.dup2(os.open(case["output"] + name, os.O_WRONLY | os.O_CREAT), number)
+        sys.argv = ["main", *case["arguments"]]
+        try:
+            app.run(main.main, flags_parser=main._parse_flags)
+        except SystemExit as end:
+            sys.stderr.flush()
+            os._exit(end.code or 0)
+        except BaseException:
+            os._exit(99)
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+"""
+
+
+def _smoke(*fields, argument=""):
+    return [f"--config={SMOKE}{argument}", *(f"--config.{field}" for field in fields)]
+
+
+def _deit(*fields, argument=""):
+    return [f"--config={DEIT}{argument}", *(f"--config.{field}" for field in fields)]
+
+
+# What is wrong: the arguments, and what the answer must hold. Files are those of `_write_files`.
+CASES = {
+    # The command line.
+    "no config": ([], "--config is missing; try --config=configs/vit_fashion.py"),
+    "no such config": (["--config=gone.py"], "--config: no file gone.py"),
+    "a positional argument": ([*_smoke(), "now"], "unexpected argument 'now'"),
+    "an unknown flag": ([*_smoke(), "--wrkdir=x"], "Unknown command line flag 'wrkdir'"),
+    "half of the processes' flags": (
+        [*_smoke(), "--num_processes=2"],
+        "--coordinator, --num_processes and --process_id go together",
+    ),
+    "processes without a directory": ([*_smoke(), "--distributed"], "--workdir is missing"),
+    "processes nobody tells of": (
+        [*_smoke(), "--distributed", "--workdir=new"],
+        "coordinator_address should be defined",
+    ),
+    # Config files and their arguments.
+    "a config of broken Python": (["--config=syntax.py"], "invalid syntax (syntax.py, line 1)"),
+    "a config that fails": (["--config=raises.py"], "error: no way"),
+    "a config without get_config": (["--config=empty.py"], "get_config"),
+    "an unknown argument": (_smoke(argument=":bits=3"), "unknown config argument 'bits'"),
+    "an argument of text": (_smoke(argument=":w=three"), "w must be an integer, got 'three'"),
+    "an argument without value": (_smoke(argument=":seed"), "seed must be an integer, got ''"),
+    "an unknown preset": (_smoke(argument=":preset=good"), "unknown config argument preset 'good'"),
+    "an unknown method": (_smoke(argument=":method=noize"), "did you mean 'noise'?"),
+    # Fields.
+    "an unknown field": (_smoke("samples.num_sample=3"), "did you mean 'num_samples'?"),
+    "an unknown group": (_smoke("sample.num_samples=3"), "did you mean 'samples'?"),
+    "a field of text": (_smoke("samples.num_samples=many"), "num_samples"),
+    "a fraction of an image": (_smoke("samples.num_samples=1.5"), "num_samples"),
+    "a negative seed": (_smoke("seed=-1"), "config.seed must not be negative, got -1"),
+    "no samples": (_smoke("samples.num_samples=0"), "config.samples.num_samples must be positive"),
+    "no steps": (_smoke("synthesis.num_steps=0"), "config.synthesis.num_steps must be positive"),
+    "an empty batch": (_smoke("finetuning.batch_size=0"), "batch_size must be positive, got 0"),
+    "a frozen temperature": (_smoke("finetuning.temperature=0."), "temperature must be positive"),
+    "a ratio over 1": (_smoke("synthesis.initial_ratio=1.5"), "must be between 0 and 1, got 1.5"),
+    "a negative number of epochs": (_smoke("finetuning.epochs=-2"), "must not be negative, got -2"),
+    "nine bits": (_smoke(argument=":w=9"), "weight_bits"),
+    "a single bit": (_smoke(argument=":a=1"), "activation_bits"),
+    "an unknown optimizer": (_smoke("finetuning.optimizer=adm"), "did you mean 'adam'?"),
+    "nothing to optimise": (
+        _smoke(
+            *(
+                f"synthesis.weights.{name}=0."
+                for name in ("similarity", "classes", "total_variation", "coupling", "entropy")
+            )
+        ),
+        "config.synthesis.weights are all 0",
+    ),
+    "MimiQ with coupling": (_smoke("method=mimiq"), "whose loss has no coupling"),
+    # Models.
+    "an unknown model": (_smoke("model.name=vit_tini"), "unknown config.model.name 'vit_tini'"),
+    "an image size that does not divide": (
+        _smoke("model.arguments.img_size=30"),
+        "img_size must be a multiple of patch_size",
+    ),
+    "heads that do not divide": (
+        _smoke("model.arguments.num_heads=5"),
+        "embed_dim must be a multiple of num_heads",
+    ),
+    "an argument of the model that the config lacks": (
+        _smoke("model.arguments.in_chans=1"),
+        "the config has no field 'in_chans': add it in the config file",
+    ),
+    "pixels of other channels": (
+        ["--config=grey.py"],
+        "config.pixels.mean must have a value for each of the model's 1 channels, got 3",
+    ),
+    "classes without a classifier": (
+        _smoke("model.num_classes=0"),
+        "config.synthesis.weights.classes must be 0",
+    ),
+    "class probabilities without a classifier": (
+        _smoke("model.num_classes=0", "synthesis.weights.classes=0."),
+        "output_distance must be 'cosine' or 'mse', got 'kl'",
+    ),
+    # Weights.
+    "no weights": (_smoke("model.weights="), "config.model.weights is missing"),
+    "no such weights": (_smoke("model.weights=gone.safetensors"), "no file gone.safetensors"),
+    "truncated weights": (_smoke("model.weights=truncated.safetensors"), "truncated.safetensors"),
+    "no weights at all": (_smoke("model.weights=text.safetensors"), "text.safetensors"),
+    "weights that promise terabytes": (_smoke("model.weights=bomb.safetensors"), "bomb"),
+    "weights that are not finite": (_smoke("model.weights=nan.safetensors"), "NaN or infinite"),
+    "another model's weights": (
+        _smoke("model.weights=swin.safetensors"),
+        "The weights look like swin",
+    ),
+    "weights of other classes": (_smoke("model.weights=classes.safetensors"), "head"),
+    "a file of another kind": (_smoke("model.weights=weights.txt"), ".safetensors"),
+    "a malformed hub address": (_smoke("model.weights=hf://nobody"), "hf://"),
+    # Datasets.
+    "an unknown dataset": (
+        _smoke("evaluation.dataset=fashion"),
+        "unknown config.evaluation.dataset",
+    ),
+    "an unknown split": (_smoke(argument=":split=tset"), "did you mean 'test'?"),
+    "a dataset without split": (
+        _deit("evaluation.dataset=tfds:imagenet2012", "model.weights=deit.safetensors"),
+        "config.evaluation.split is missing",
+    ),
+    "images of another size": (
+        _deit("evaluation.dataset=fashion_mnist", "evaluation.split=test"),
+        "28 x 28 pixels",
+    ),
+    "real images of another size": (_deit(argument=":method=real"), "config.method 'real' trains"),
+    "more real images than there are": (
+        _smoke("samples.num_samples=5000", argument=":method=real"),
+        "real images ship",
+    ),
+    "no such folder": (_smoke("evaluation.dataset=folder", "evaluation.path=gone"), "no folder"),
+    "a folder without images": (
+        _smoke("evaluation.dataset=folder", "evaluation.path=nothing"),
+        "nothing",
+    ),
+    "a folder of other classes": (
+        _smoke("evaluation.dataset=folder", "evaluation.path=images"),
+        "2 class folders",
+    ),
+    "no such labels": (
+        _smoke(*("evaluation.dataset=folder", "evaluation.path=images", "evaluation.labels=gone")),
+        "config.evaluation.labels: no file gone",
+    ),
+    "labels that do not fit": (
+        _smoke(*("evaluation.dataset=folder", "evaluation.path=images", "evaluation.labels=list")),
+        "list",
+    ),
+    # Work directories.
+    "a work directory that is a file": ([*_smoke(), "--workdir=list"], "is not a directory"),
+    "a work directory of other files": ([*_smoke(), "--workdir=images"], "name another --workdir"),
+    "another run's directory": (
+        [*_smoke(argument=":seed=1"), "--workdir=run"],
+        "holds another run, which differs in",
+    ),
+    "a run's directory that is damaged": ([*_smoke(), "--workdir=damaged"], "is not readable"),
+}
+
+
+def _write_files(directory):
+    (directory / "syntax.py").write_text("def get_config(:\n")
+    (directory / "raises.py").write_text("def get_config():\n    raise RuntimeError('no way')\n")
+    (directory / "empty.py").write_text("")
+    (directory / "grey.py").write_text(
+        "from configs import smoke\n\n\ndef get_config():\n    config = smoke.get_config()\n"
+        "    config.model.arguments.in_chans = 1\n    return config\n"
+    )
+    (directory / "list").write_text("n01/0.png 0\nn01/1.png seven\n")
+    (directory / "weights.txt").write_text("1 2 3")
+    (directory / "text.safetensors").write_text("these are no weights")
+    whole = EMBEDDED.read_bytes()
+    (directory / "truncated.safetensors").write_bytes(whole[: len(whole) // 2])
+    header = json.dumps({"x": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]}})
+    length = len(header).to_bytes(8, "little")
+    (directory / "bomb.safetensors").write_bytes(length + header.encode())
+    (directory / "swin.safetensors").write_bytes(
+        data.weights_path("embedded:swin_fashion").read_bytes()
+    )
+    arrays = load_file(EMBEDDED)
+    save_file(
+        arrays | {"head.bias": np.full(10, np.nan, np.float32)}, directory / "nan.safetensors"
+    )
+    head = {"head.weight": np.zeros((7, 64), np.float32), "head.bias": np.zeros(7, np.float32)}
+    save_file(arrays | head, directory / "classes.safetensors")
+    (directory / "deit.safetensors").write_bytes(whole)
+    (directory / "nothing").mkdir()
+    for number in range(4):
+        path = directory / "images" / f"n0{number // 2}" / f"{number % 2}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((9, 9, 3), number, np.uint8)).save(path)
+    for name, content in (("run", '{"seed": 0}'), ("damaged", "{")):
+        (directory / name).mkdir()
+        (directory / name / "config.json").write_text(content)
+
+
+def _snapshot(directory):
+    return {
+        str(path.relative_to(directory)): path.read_bytes() if path.is_file() else None
+        for path in sorted(directory.rglob("*"))
+        if "__pycache__" not in path.parts
+    }
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory):
+    """Exit status, output and errors of each case; none may change anything in its directory."""
+    directory, output = tmp_path_factory.mktemp("input"), tmp_path_factory.mktemp("output")
+    _write_files(directory)
+    before = _snapshot(directory)
+    cases = [
+        {"arguments": arguments, "directory": str(directory), "output": str(output / f"{number}.")}
+        for number, (arguments, _) in enumerate(CASES.values())
+    ]
+    finished = subprocess.run(
+        [sys.executable, "-c", RUNNER],
+        input=json.dumps(cases),
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=directory,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
+    )
+    assert _snapshot(directory) == before
+    return {
+        name: (
+            int(status),
+            (output / f"{number}.stdout").read_text(),
+            (output / f"{number}.stderr").read_text(),
+        )
+        for number, (name, status) in enumerate(zip(CASES, finished.stdout.split(), strict=True))
+    }
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_mistake_is_answered_in_one_clear_line(answers, name):
+    status, output, errors = answers[name]
+    assert status == 2, errors
+    assert output == ""
+    assert errors.startswith("error: ")
+    assert errors.count("\n") == 1
+    assert CASES[name][1] in errors
+
+
+def test_there_are_enough_mistakes():
+    assert len(CASES) >= 40
