@@ -6,10 +6,7 @@ Weights are random and images few: what is measured is whether a backbone fits, 
 Each case has processes of its own, whose peak memory the system tells. Prints a Markdown table.
 """
 
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
 
 import jax
@@ -17,6 +14,7 @@ import numpy as np
 from PIL import Image
 from safetensors.numpy import save_file
 
+from benchmarks.processes import measure
 from maskaq_jax import torch_import
 from maskaq_jax.models import create_model
 
@@ -95,25 +93,6 @@ def write_images(directory: Path, num_classes: int) -> Path:
             pixels = rng.integers(0, 256, (300, 400, 3), np.uint8)
             Image.fromarray(pixels).save(folder / "image.JPEG")
     return root
-
-
-def measure(*arguments: str) -> tuple[float, float]:
-    """Seconds and peak gigabytes of a Python process, on Linux."""
-    started = time.monotonic()
-    # A process between, since the system tells the largest of all children so far.
-    between = (
-        "import resource, subprocess, sys; "
-        "subprocess.run([sys.executable, *sys.argv[1:]], check=True, stdout=sys.stderr); "
-        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
-    )
-    process = subprocess.run(
-        [sys.executable, "-c", between, *arguments],
-        check=True,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    kilobytes = int(process.stdout.split()[-1])
-    return time.monotonic() - started, kilobytes * 1024 / 1e9
 
 
 if __name__ == "__main__":

@@ -122,7 +122,7 @@ def validated(config: ConfigDict) -> Config:
       ConfigError: names the field, what it holds and what was expected.
     """
     result = from_dict(config.to_dict())
-    _check_values(result)
+    check_values(result)
     return result
 
 
@@ -148,7 +148,12 @@ def as_dict(config: Config) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
-def _check_values(config: Config) -> None:
+def check_values(config: Config) -> None:
+    """Checks what types alone don't say: ranges, choices, and what belongs together.
+
+    Raises:
+      ConfigError: names the field, what it holds and what was expected.
+    """
     schema.choose("config.method", config.method, METHODS)
     settings, samples = config.synthesis, config.samples
     weights = settings.weights

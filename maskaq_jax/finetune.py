@@ -105,7 +105,7 @@ def create_optimizer(settings: Settings, num_steps: int) -> optax.GradientTransf
 
     def group(learning_rate: float) -> optax.GradientTransformation:
         schedule = optax.cosine_decay_schedule(
-            learning_rate, num_steps, alpha=settings.final_learning_rate_ratio
+            learning_rate, max(1, num_steps), alpha=settings.final_learning_rate_ratio
         )
         if settings.optimizer == "adam":
             return optax.adam(schedule)

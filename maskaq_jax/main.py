@@ -4,11 +4,15 @@ import datetime
 import os
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from absl import app, flags, logging
 from ml_collections import config_flags
+
+if TYPE_CHECKING:
+    from maskaq_jax.experiment import Experiment
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file, with its arguments after a colon: configs/vit_fashion.py:w=3,a=3."
@@ -50,7 +54,7 @@ def main(argv: list[str]) -> None:
     # JAX loads after the flags are known to be good: a typo is answered at once.
     import jax
 
-    from maskaq_jax import config, experiment, interruption, parallel, run
+    from maskaq_jax import config, experiment, interruption, parallel
 
     if _CACHE.value:
         jax.config.update("jax_compilation_cache_dir", str(Path(_CACHE.value).expanduser()))
@@ -60,13 +64,25 @@ def main(argv: list[str]) -> None:
         if _is_distributed():
             parallel.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
         workdir = Path(_WORKDIR.value) if _WORKDIR.value else _fresh_workdir()
-        prepared = experiment.prepare(settings, workdir)
     except (ValueError, OSError) as error:
         _refuse(str(error))
+    with interruption.catch_termination() as is_terminated:
+        try:
+            prepared = experiment.prepare(settings, workdir)
+        except (ValueError, OSError) as error:
+            _refuse(str(error))
+        _run(prepared, is_terminated)
+
+
+def _run(prepared: "Experiment", is_terminated: Callable[[], bool]) -> None:
+    """Runs; whatever ends it early is told in one line, with what to do about it."""
+    from maskaq_jax import config, interruption, parallel, run
+
+    workdir = prepared.workdir
     say = print if parallel.is_main_process() else _say_nothing
     say(f"run directory: {workdir}", flush=True)
     try:
-        run.run(prepared)
+        run.run(prepared, is_terminated)
     except config.ConfigError as error:
         _refuse(str(error))
     except interruption.Interrupted:

@@ -1,7 +1,7 @@
-"""Drives the phases over images and devices: the loops around the compiled steps.
+"""Drives the phases over images and devices: the loops around the programs.
 
-Each `make_...` compiles one program for a mesh and returns the function that runs it, so that a
-refresh or a second evaluation compiles nothing.
+Each `make_...` returns a function that runs one program of a mesh, so that a refresh or a second
+evaluation compiles nothing.
 """
 
 import functools
@@ -14,9 +14,9 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
-from maskaq_jax import evaluate, finetune, parallel, randomness, synthesis
+from maskaq_jax import finetune, parallel, programs, randomness, synthesis
 from maskaq_jax.models import Model
-from maskaq_jax.parallel import AXIS, REPLICATED, SHARDED
+from maskaq_jax.parallel import REPLICATED, SHARDED
 
 # Synthesis steps between two returns to the host: enough to hide the return, few enough to show
 # progress.
@@ -38,13 +38,7 @@ def make_accuracy(model: Model, mesh: Mesh) -> Callable[..., float]:
     Raises:
       OSError: no image is valid.
     """
-
-    def per_device(variables: Any, images: Array, labels: Array, valid: Array) -> Any:
-        return evaluate.count_correct(model, variables, images, labels, valid, AXIS)
-
-    count = parallel.map_over_devices(
-        per_device, mesh, (REPLICATED, SHARDED, SHARDED, SHARDED), REPLICATED
-    )
+    count = programs.map_evaluation(model, mesh)
 
     def accuracy(variables: Any, batches: Iterable[Any], advance: Advance) -> float:
         variables = parallel.put(variables, mesh, REPLICATED)
@@ -67,13 +61,7 @@ def make_agreement(model: Model, mesh: Mesh) -> Callable[..., dict[str, float]]:
     It gives `agreement`, the share of images of the same top-1 class in percent, and
     `feature_cosine`, the mean cosine of their pooled features.
     """
-
-    def per_device(params: Any, variables: Any, images: Array, valid: Array) -> Any:
-        return evaluate.count_agreement(model, params, variables, images, valid, AXIS)
-
-    count = parallel.map_over_devices(
-        per_device, mesh, (REPLICATED, REPLICATED, SHARDED, SHARDED), REPLICATED
-    )
+    count = programs.map_agreement(model, mesh)
 
     def agreement(
         params: Any, variables: Any, batches: Iterable[Any], advance: Advance
@@ -128,32 +116,11 @@ def make_synthesis(
       FloatingPointError: while iterating, if the images never come out finite.
     """
     optimizer = synthesis.create_optimizer(spec.settings)
-
-    def per_device(state: Any, batch: Any, key: Array, num_steps: Array) -> Any:
-        return synthesis.synthesize(model, optimizer, spec, state, batch, key, num_steps, AXIS)
-
-    shape = jax.ShapeDtypeStruct((1, *model.input_shape), jnp.float32)
-    state_specs = parallel.leading_axis_specs(
-        jax.eval_shape(lambda images: synthesis.init_state(optimizer, images), shape)
-    )
+    state_specs = programs.synthesis_state_specs(model, spec)
 
     @functools.cache
-    def compile_chunk(is_padded: bool) -> Callable[..., Any]:
-        # A tree of specs in a tree of arrays' place, as jax.shard_map wants it.
-        batch_specs = synthesis.Batch(
-            indices=SHARDED,  # type: ignore[arg-type]
-            labels=SHARDED,  # type: ignore[arg-type]
-            params=REPLICATED,
-            variables=REPLICATED,
-            valid=SHARDED if is_padded else None,  # type: ignore[arg-type]
-        )
-        return parallel.map_over_devices(
-            per_device,
-            mesh,
-            (state_specs, batch_specs, REPLICATED, REPLICATED),
-            (state_specs, REPLICATED),
-            donate=(0,),
-        )
+    def map_chunk(is_padded: bool) -> Callable[..., Any]:
+        return programs.map_synthesis(model, spec, mesh, is_padded)
 
     @jax.jit
     def start(key: Array, indices: Array) -> tuple[synthesis.State, Array]:
@@ -168,7 +135,7 @@ def make_synthesis(
         variables: Any,
         resume_from: SavedProgress | None = None,
     ) -> Iterator[SynthesisProgress]:
-        run_chunk = compile_chunk(share.is_padded)
+        run_chunk = map_chunk(share.is_padded)
         indices, valid = parallel.put((share.indices, share.valid), mesh, SHARDED)
         params, variables = parallel.put((params, variables), mesh, REPLICATED)
         for attempt in range(resume_from.attempt if resume_from else 0, _ATTEMPTS):
@@ -217,25 +184,11 @@ def make_finetuning(
     """
     settings = spec.settings
     steps_per_epoch = finetune.steps_per_epoch(settings, num_samples)
-    optimizer = finetune.create_optimizer(settings, max(1, settings.epochs * steps_per_epoch))
+    num_steps = settings.epochs * steps_per_epoch
+    optimizer = finetune.create_optimizer(settings, num_steps)
     share = parallel.share_batch(0, settings.batch_size, mesh)
 
-    def per_device(state: Any, batch: Any, key: Array) -> Any:
-        return finetune.step(model, optimizer, spec, state, batch, key, AXIS)
-
-    batch_specs = finetune.Batch(
-        indices=SHARDED,  # type: ignore[arg-type]
-        images=SHARDED,  # type: ignore[arg-type]
-        params=REPLICATED,
-        valid=SHARDED if share.is_padded else None,  # type: ignore[arg-type]
-    )
-    compiled_step = parallel.map_over_devices(
-        per_device,
-        mesh,
-        (REPLICATED, batch_specs, REPLICATED),
-        (REPLICATED, REPLICATED),
-        donate=(0,),
-    )
+    take_step = programs.map_finetuning(model, spec, num_steps, mesh, share.is_padded)
     valid = parallel.put(share.valid, mesh, SHARDED) if share.is_padded else None
 
     global_key = parallel.put(key, mesh, REPLICATED)
@@ -262,7 +215,7 @@ def make_finetuning(
             params=parallel.put(params, mesh, REPLICATED),
             valid=valid,
         )
-        state, terms = compiled_step(state, batch, global_key)
+        state, terms = take_step(state, batch, global_key)
         return state, _floats(terms)
 
     return init_state, train_step

@@ -4,6 +4,7 @@ calibrate -> [ synthesize -> fine-tune ... ] every refresh -> evaluate -> save
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -19,6 +20,7 @@ from maskaq_jax import (
     measures,
     parallel,
     phases,
+    programs,
     randomness,
     report,
     schedule,
@@ -32,14 +34,19 @@ from maskaq_jax.experiment import Experiment
 _WORK = {"evaluation": 1.0, "synthesis": 8.0, "finetuning": 8.0}
 
 
-def run(prepared: Experiment) -> dict[str, Any]:
+def run(prepared: Experiment, is_terminated: Callable[[], bool] = lambda: False) -> dict[str, Any]:
     """Quantizes P without data and writes `results.json`, which it returns.
 
     A run that was stopped continues from its newest whole checkpoint.
 
+    Args:
+      prepared: of `experiment.prepare`.
+      is_terminated: asked after every step whether to save and stop, as by
+        `interruption.catch_termination`.
+
     Raises:
       ConfigError: another run is at work in the directory.
-      Interrupted: SIGTERM came, and the state is saved.
+      Interrupted: it was asked to stop, and the state is saved.
       FloatingPointError: synthesis or fine-tuning diverged.
     """
     config, model, mesh = prepared.config, prepared.model, prepared.mesh
@@ -57,7 +64,6 @@ def run(prepared: Experiment) -> dict[str, Any]:
     )
     with (
         experiment.claim(prepared),
-        interruption.catch_termination() as is_terminated,
         _open_reporter(prepared, plan) as reporter,
         checkpoint.open_manager(prepared.workdir / "checkpoints", plan.steps_per_refresh) as saves,
     ):
@@ -76,15 +82,15 @@ def run(prepared: Experiment) -> dict[str, Any]:
             checkpoint.save(saves, step, _to_trees(state), progress)
             clock.restart()
 
-        # Synthesis couples P with Q, so Q needs quantizers before there is an image: noise gives
-        # the first ones.
-        noise = sources.read_noise(prepared, key)
-        variables = _calibrated(prepared, noise, config.samples.calibration_size)
-        saved = _restore(prepared, plan, saves, init_state(variables), reporter)
+        saved = _restore(prepared, plan, saves, reporter)
         terms: dict[str, float] = {}
         epoch_terms: list[dict[str, float]] = []
         if saved is None:
             top1 = {"fp": measure(accuracy_of_p, {"params": params})}
+            # Synthesis couples P with Q, so Q needs quantizers before there is an image: noise
+            # gives the first ones.
+            noise = sources.read_noise(prepared, key)
+            variables = _calibrated(prepared, noise, config.samples.calibration_size)
             samples = make_samples(0, variables)
             if config.samples.calibration == "synthetic":
                 count = min(config.samples.calibration_size, config.samples.num_samples)
@@ -118,6 +124,7 @@ def run(prepared: Experiment) -> dict[str, Any]:
 
         top1["quantized"] = measure(accuracy_of_q, state.variables)
         results = _results(prepared, top1, reporter.seconds)
+        results["redrawn_images"] = sources.count_redrawn(prepared)
         if not measures.is_labelled(prepared):
             results |= measures.measure_agreement(
                 prepared, state.variables, samples, reporter, clock
@@ -136,7 +143,7 @@ def _calibrated(prepared: Experiment, read_images: phases.ReadImages, count: int
 
 
 def _restore(
-    prepared: Experiment, plan: schedule.Plan, saves: Any, state: finetune.State, reporter: Any
+    prepared: Experiment, plan: schedule.Plan, saves: Any, reporter: Any
 ) -> checkpoint.Checkpoint | None:
     """The newest whole state whose samples are whole too, or can be made again from it."""
 
@@ -147,7 +154,9 @@ def _restore(
     def is_usable(step: int) -> bool:
         return plan.is_refresh(step) or is_whole(plan.refresh_of(step))
 
-    saved = checkpoint.restore(saves, _to_trees(state), reporter.warn, is_usable)
+    spec = finetune.Spec(prepared.config.finetuning, prepared.config.pixels)
+    shapes = programs.finetuning_state_shapes(prepared.model, spec, prepared.mesh)
+    saved = checkpoint.restore(saves, _to_trees(shapes), reporter.warn, is_usable)
     step = saved.step if saved else 0
     checkpoint.discard_after(saves, saved.step if saved else -1)
     seconds = saved.progress["seconds"] if saved else {}

@@ -36,6 +36,11 @@ def refresh_folder(directory: Path, refresh: int) -> Path:
     return directory / f"refresh_{refresh:03d}"
 
 
+def list_refreshes(directory: Path) -> list[Path]:
+    """The folders of all refreshes, in order; none if there is no store."""
+    return sorted(directory.glob("refresh_*"))
+
+
 def shard_path(folder: Path, first: int, stop: int) -> Path:
     """The file of the images from number `first` to before `stop`."""
     return folder / f"images_{first:08d}_{stop:08d}.safetensors"
@@ -71,6 +76,12 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     if stored != str(_checksum(arrays)):
         raise BrokenFileError(f"{path} is damaged: its checksum does not fit its content")
     return arrays
+
+
+def read_array(path: Path, name: str) -> np.ndarray:
+    """One of the arrays that `write_arrays` stored, unchecked: the others are not read."""
+    with safe_open(path, framework="numpy") as file:
+        return file.get_tensor(name)
 
 
 def missing_batches(

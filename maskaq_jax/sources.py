@@ -16,6 +16,8 @@ from maskaq_jax.phases import ReadImages, SavedProgress, SynthesisProgress
 
 # Images in samples.png.
 _SAMPLES_DRAWN = 24
+# How often an image was drawn again, in its file and in the metrics.
+_REDRAWS = "redraws"
 
 
 def make_source(
@@ -49,13 +51,19 @@ def _make_synthesis(
         refresh_key = jax.random.fold_in(randomness.named_key(key, "synthesize"), refresh)
         before = _read_progress(unfinished, share)
         with reporter.phase("synthesis") as advance:
-            done = before.step if before else 0
+            attempt, done = (before.attempt, before.step) if before else (0, 0)
             advance(size * done)
             for progress in synthesize_batch(
                 refresh_key, share, experiment.params, variables, before
             ):
                 advance(size * max(0, progress.step - done))
                 done = max(done, progress.step)
+                if progress.attempt > attempt:
+                    attempt = progress.attempt
+                    reporter.warn(
+                        f"images {share.first} to {share.stop - 1} of refresh {refresh} came out "
+                        "with NaN or infinite values: drawn again"
+                    )
                 if progress.step == num_steps:
                     continue  # finished, or to be drawn again
                 is_stopping = clock.is_stopping()
@@ -66,9 +74,9 @@ def _make_synthesis(
                     raise interruption.Interrupted
         write_images(folder, refresh_key, share, progress)
         unfinished.unlink(missing_ok=True)
-        redrawn = {"redrawn": float(progress.attempt)}
+        redraws = {_REDRAWS: float(progress.attempt)}
         reporter.metrics(
-            "synthesis", refresh * num_batches(config) + number, progress.terms | redrawn
+            "synthesis", refresh * num_batches(config) + number, progress.terms | redraws
         )
 
     def write_images(
@@ -85,7 +93,10 @@ def _make_synthesis(
                 drawn, jnp.asarray(indices), model.num_classes, config.synthesis
             )
             path = samples.shard_path(folder, int(indices[0]), int(indices[-1]) + 1)
-            samples.write_arrays(path, {"images": images, "labels": np.asarray(labels)})
+            redraws = np.full(len(images), progress.attempt, np.int32)
+            samples.write_arrays(
+                path, {"images": images, "labels": np.asarray(labels), _REDRAWS: redraws}
+            )
         parallel.wait_for_hosts("written")
 
     def make_samples(refresh: int, variables: Any) -> ReadImages:
@@ -119,6 +130,13 @@ def find_missing(
         )
         is_missing[missing] = True
     return np.flatnonzero(parallel.agree(is_missing)).tolist()
+
+
+def count_redrawn(experiment: Experiment) -> int:
+    """Images of all refreshes that had to be drawn again, since they came out not finite."""
+    folders = samples.list_refreshes(experiment.workdir / "samples")
+    shards = [shard for folder in folders for shard in samples.list_shards(folder)]
+    return sum(int((samples.read_array(shard.path, _REDRAWS) > 0).sum()) for shard in shards)
 
 
 def read_noise(experiment: Experiment, key: Array) -> ReadImages:

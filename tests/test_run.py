@@ -24,6 +24,7 @@ from maskaq_jax import (
     interruption,
     parallel,
     phases,
+    randomness,
     report,
     run,
     samples,
@@ -138,6 +139,7 @@ def test_a_run_leaves_everything_behind(finished):
         "epochs",
         "device",
     } <= set(results)
+    assert results["redrawn_images"] == 0
     with Image.open(workdir / "samples.png") as picture:
         assert picture.width > picture.height > 0
     # Two batches, made at the start and again after two epochs.
@@ -266,6 +268,24 @@ def test_images_that_stay_infinite_end_the_run(settings, tmp_path, monkeypatch):
         run.run(_prepare(settings, tmp_path / "run"))
 
 
+def test_images_drawn_again_are_told_and_counted(settings, tmp_path, monkeypatch, capfd):
+    """A refresh's second batch, images 8 to 15, is not finite when drawn first."""
+    draw = synthesis.draw_first_images
+    key = randomness.named_key(jax.random.key(settings.seed), "synthesize")
+    bad = jax.random.fold_in(jax.random.fold_in(key, 1), 0)
+
+    def draw_badly(key, indices, *arguments):
+        is_bad = (jax.random.key_data(key) == jax.random.key_data(bad)).all() & (indices >= 8)
+        images = draw(key, indices, *arguments)
+        return jnp.where(is_bad[:, None, None, None], jnp.nan, images)
+
+    monkeypatch.setattr(synthesis, "draw_first_images", draw_badly)
+    results = run.run(_prepare(settings, tmp_path / "run"))
+    assert results["redrawn_images"] == 8
+    told = capfd.readouterr().err
+    assert "warning: images 8 to 15 of refresh 1 came out with NaN or infinite values" in told
+
+
 def test_finetuning_that_diverges_names_step_loss_and_the_last_good_state(settings, tmp_path):
     # Weights this large overflow in the first step.
     wild = dataclasses.replace(
@@ -374,8 +394,11 @@ def test_a_run_told_to_stop_saves_and_continues_to_the_same_bits(
 
     with monkeypatch.context() as patch:
         patch.setattr(interruption.Clock, "is_stopping", ask_after_signal)
-        with pytest.raises(interruption.Interrupted):
-            run.run(_prepare(settings, tmp_path / "run"))
+        with (
+            interruption.catch_termination() as is_terminated,
+            pytest.raises(interruption.Interrupted),
+        ):
+            run.run(_prepare(settings, tmp_path / "run"), is_terminated)
     assert len(asked) == signals
     results = run.run(_prepare(settings, tmp_path / "run"))
     _assert_same_run(tmp_path / "run", results, finished)

@@ -1,0 +1,301 @@
+"""Times a step of synthesis, of fine-tuning and of evaluation, and the same steps in eager PyTorch.
+
+    python -m benchmarks.steps --models=deit_t,deit_s,swin_t,vit_fashion --batch=8 --json=FILE
+
+Steps are interleaved, so that all see the same machine; figures are medians after warm-up. PyTorch
+(the `torch` extra) is measured twice, as `benchmarks/torch_steps.py` says, for ViT and DeiT; a Swin
+has none of that. Weights are random, and both models see the same. Peak memory is that of a process
+of its own with all it imports. Prints a Markdown table; `--json` writes all figures.
+"""
+
+import argparse
+import importlib
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.extend
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.processes import measure
+from maskaq_jax import calibration, finetune, parallel, programs, synthesis
+from maskaq_jax import config as config_lib
+from maskaq_jax.config import Config
+from maskaq_jax.models import Model, create_model
+
+PHASES = ("synthesis", "finetuning", "evaluation")
+# Of matrices large enough to be at the machine's rate.
+_MATRIX_SIDE = 1536
+# Takes a step and waits for it.
+Step = Callable[[], None]
+
+
+def main() -> None:
+    """Measures all phases of the models asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", default="deit_t,deit_s,swin_t,vit_fashion", help="of configs/")
+    parser.add_argument("--batch", type=int, default=8, help="images a step")
+    parser.add_argument("--bits", type=int, default=3, help="of weights and activations")
+    parser.add_argument("--repeats", type=int, default=10, help="timed steps of each kind")
+    parser.add_argument("--phases", default=",".join(PHASES))
+    parser.add_argument("--json", type=Path, help="file of all figures")
+    parser.add_argument("--only", help="take three steps of this implementation, and print nothing")
+    options = parser.parse_args()
+    if options.only:
+        take_steps(options)
+        return
+    with tempfile.TemporaryDirectory() as cache:
+        # The processes that tell peak memory find here what is compiled: a compiler needs more.
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = cache
+        jax.config.update("jax_compilation_cache_dir", cache)
+        benchmark_all(options)
+
+
+def benchmark_all(options: argparse.Namespace) -> None:
+    """Measures, and prints and stores as it goes."""
+    print(
+        "| model | step | ours | PyTorch | tuned | ratios | peak memory, PyTorch's | compiled in "
+        "| share of the matrix rate |\n|---|---|---|---|---|---|---|---|---|"
+    )
+    records = []
+    for name in options.models.split(","):
+        for phase in options.phases.split(","):
+            record = benchmark(name, phase, options)
+            records.append(record)
+            print(format_row(record), flush=True)
+            if options.json:
+                options.json.write_text(json.dumps(records, indent=2) + "\n")
+
+
+def benchmark(name: str, phase: str, options: argparse.Namespace) -> dict[str, Any]:
+    """All figures of a phase of a model."""
+    problem = make_problem(name, options.batch, options.bits)
+    step, compile_seconds, cost = make_step(problem, phase)
+    steps = {"ours": step, "matrices": make_product()} | make_torch_steps(problem, phase)
+    seconds = interleave(steps, options.repeats)
+    medians = {kind: statistics.median(values) for kind, values in seconds.items()}
+    peaks = {
+        kind: peak_memory(name, phase, kind, options) for kind in medians if kind != "matrices"
+    }
+    products = count_products(problem.model, phase) * options.batch
+    rate = 2 * _MATRIX_SIDE**3 / medians["matrices"]
+    torch, tuned = medians.get("torch"), medians.get("torch_tuned")
+    return {
+        "model": name,
+        "batch": options.batch,
+        "phase": phase,
+        "seconds": medians["ours"],
+        "seconds_spread": statistics.stdev(seconds["ours"]),
+        "torch_seconds": torch,
+        "torch_tuned_seconds": tuned,
+        "ratio": torch and torch / medians["ours"],
+        "ratio_tuned": tuned and tuned / medians["ours"],
+        "compile_seconds": compile_seconds,
+        "peak_bytes": peaks["ours"],
+        "torch_peak_bytes": peaks.get("torch"),
+        "torch_tuned_peak_bytes": peaks.get("torch_tuned"),
+        "flops": cost["flops"],
+        "product_flops": products,
+        "matmul_flops_per_second": rate,
+        "utilization": products / medians["ours"] / rate,
+        "device": jax.devices()[0].device_kind,
+    }
+
+
+class Problem:
+    """A model with random weights, its calibrated quantizers, and images."""
+
+    def __init__(self, settings: Config, model: Model, batch_size: int):
+        """Draws weights and images."""
+        self.settings, self.model, self.batch_size = settings, model, batch_size
+        key = jax.random.key(0)
+        self.images = jax.random.normal(key, (batch_size, *model.input_shape))
+        full_precision = model.clone(quantization=None)
+        self.params = jax.jit(full_precision.init)(key, self.images)["params"]
+        calibrate = jax.jit(lambda *values: calibration.calibrate(model, *values))
+        self.variables = {"params": self.params, "quant": calibrate(self.params, self.images)}
+        self.labels = jnp.arange(batch_size, dtype=jnp.int32) % max(1, model.num_classes)
+        self.mesh = parallel.make_mesh(jax.devices()[:1])
+
+
+def make_problem(name: str, batch_size: int, bits: int) -> Problem:
+    """The model of a config with the paper's settings."""
+    module = importlib.import_module(f"configs.{name}")
+    preset = ",preset=paper" if "fashion" in name else ""
+    settings = config_lib.validated(module.get_config(f"w={bits},a={bits}{preset}"))
+    model = create_model(
+        settings.model.name,
+        settings.model.num_classes,
+        settings.quantization,
+        **settings.model.arguments,
+    )
+    return Problem(settings, model, batch_size)
+
+
+def make_step(problem: Problem, phase: str) -> tuple[Step, float, dict[str, float]]:
+    """A step of ours, the seconds it took to compile, and XLA's analysis of its cost."""
+    settings, model, key = problem.settings, problem.model, jax.random.key(1)
+    numbers = jnp.arange(problem.batch_size, dtype=jnp.int32)
+    if phase == "synthesis":
+        spec = synthesis.Spec(settings.synthesis, settings.pixels)
+        optimizer = synthesis.create_optimizer(settings.synthesis)
+        state: Any = synthesis.init_state(optimizer, problem.images)
+        batch: Any = synthesis.Batch(numbers, problem.labels, problem.params, problem.variables)
+        program = programs.map_synthesis(model, spec, problem.mesh)
+        rest: tuple[Any, ...] = (batch, key, jnp.int32(1))
+    elif phase == "finetuning":
+        tuning = finetune.Spec(settings.finetuning, settings.pixels)
+        trainer = finetune.create_optimizer(settings.finetuning, 1000)
+        state = finetune.init_state(trainer, problem.variables)
+        batch = finetune.Batch(numbers, problem.images, problem.params)
+        program = programs.map_finetuning(model, tuning, 1000, problem.mesh)
+        rest = (batch, key)
+    else:
+        state = None
+        program = programs.map_evaluation(model, problem.mesh)
+        valid = jnp.ones(problem.batch_size, bool)
+        rest = (problem.variables, problem.images, problem.labels, valid)
+    state = jax.tree.map(jnp.copy, state)  # its memory is reused
+    arguments = rest if state is None else (state, *rest)
+    started = time.perf_counter()
+    compiled = program.lower(*arguments).compile()  # type: ignore[attr-defined]
+    compile_seconds = time.perf_counter() - started
+
+    def take_step() -> None:
+        nonlocal state
+        if state is None:
+            jax.block_until_ready(compiled(*rest))
+        else:
+            state, _ = jax.block_until_ready(compiled(state, *rest))
+
+    return take_step, compile_seconds, compiled.cost_analysis()
+
+
+def make_torch_steps(problem: Problem, phase: str) -> dict[str, Step]:
+    """The same steps in eager PyTorch; none for a Swin."""
+    if not problem.model.num_prefix_tokens:
+        return {}
+    from benchmarks import torch_steps
+
+    model, bits = problem.model, problem.settings.quantization.weight_bits
+    steps: dict[str, Step] = {}
+    for kind, version in (("torch", torch_steps.ORIGINAL), ("torch_tuned", torch_steps.TUNED)):
+        # Fine-tuning trains Q in both versions, and no version needs P's gradients there.
+        is_frozen = version.is_frozen
+        params = torch_steps.load(problem.params, {}, None, is_frozen or phase != "synthesis")
+        variables = torch_steps.load(
+            problem.params, problem.variables["quant"], bits, is_frozen and phase != "finetuning"
+        )
+        images = np.asarray(problem.images)
+        if phase == "synthesis":
+            low, high = problem.settings.pixels.bounds()
+            steps[kind] = torch_steps.make_synthesis_step(
+                *(model, version, params, variables, images, np.asarray(problem.labels)),
+                bounds=(np.asarray(low), np.asarray(high)),
+                num_steps=problem.settings.synthesis.num_steps,
+            )
+        elif phase == "finetuning":
+            steps[kind] = torch_steps.make_finetuning_step(
+                model, version, params, variables, images
+            )
+        else:
+            steps[kind] = torch_steps.make_evaluation_step(model, variables, images)
+    return steps
+
+
+def make_product() -> Step:
+    """A square matrix product, which tells the machine's rate."""
+    matrix = jax.random.normal(jax.random.key(0), (_MATRIX_SIDE, _MATRIX_SIDE))
+    multiply = jax.jit(jnp.matmul)
+    return lambda: jax.block_until_ready(multiply(matrix, matrix))
+
+
+def interleave(steps: dict[str, Step], repeats: int) -> dict[str, list[float]]:
+    """Seconds of each step, `repeats` times in turn, after two that don't count."""
+    seconds: dict[str, list[float]] = {kind: [] for kind in steps}
+    for number in range(repeats + 2):
+        for kind, step in steps.items():
+            started = time.perf_counter()
+            step()
+            if number >= 2:
+                seconds[kind].append(time.perf_counter() - started)
+    return seconds
+
+
+def count_products(model: Model, phase: str) -> float:
+    """Operations an image's matrix products take, counted by hand on the traced forward pass."""
+    full_precision = model.clone(quantization=None)
+    images = jax.ShapeDtypeStruct((1, *model.input_shape), jnp.float32)
+    shapes = jax.eval_shape(full_precision.init, jax.random.key(0), images)
+    jaxpr = jax.make_jaxpr(full_precision.apply)(shapes, images)
+    dense = attention = 0.0
+    for flops, is_batched in _products(jaxpr.jaxpr):
+        if is_batched:
+            attention += flops
+        else:
+            dense += flops
+    if phase == "synthesis":  # both models, forward and to the images
+        return 2 * (2 * dense + 3 * attention)
+    if phase == "finetuning":  # P forward; Q forward, and to its inputs and weights
+        return 4 * dense + 4 * attention
+    return dense + attention
+
+
+def _products(jaxpr: Any) -> Any:
+    """Operations of each product, and whether it is one of activations alone."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            (contracted, _), (batched, _) = equation.params["dimension_numbers"]
+            left = equation.invars[0].aval.shape
+            length = np.prod([left[axis] for axis in contracted])
+            yield 2.0 * length * np.prod(equation.outvars[0].aval.shape), bool(batched)
+        for inner in jax.extend.core.jaxprs_in_params(equation.params):
+            yield from _products(inner)
+
+
+def peak_memory(name: str, phase: str, kind: str, options: argparse.Namespace) -> float:
+    """Bytes at the peak of a process that takes a few steps."""
+    _, gigabytes = measure(
+        *("-m", "benchmarks.steps", f"--models={name}", f"--phases={phase}", f"--only={kind}"),
+        *(f"--batch={options.batch}", f"--bits={options.bits}"),
+    )
+    return gigabytes * 1e9
+
+
+def take_steps(options: argparse.Namespace) -> None:
+    """Takes three steps of one implementation."""
+    problem = make_problem(options.models, options.batch, options.bits)
+    if options.only == "ours":
+        step, _, _ = make_step(problem, options.phases)
+    else:
+        step = make_torch_steps(problem, options.phases)[options.only]
+    for _ in range(3):
+        step()
+
+
+def format_row(record: dict[str, Any]) -> str:
+    """A record as a row of the table."""
+
+    def show(value: float | None, unit: str, factor: float = 1.0) -> str:
+        return "" if value is None else f"{factor * value:.3g}{unit}"
+
+    return (
+        f"| {record['model']}, batch {record['batch']} | {record['phase']} "
+        f"| {show(record['seconds'], ' s')} ± {show(record['seconds_spread'], '')} "
+        f"| {show(record['torch_seconds'], ' s')} | {show(record['torch_tuned_seconds'], ' s')} "
+        f"| {show(record['ratio'], '')}, {show(record['ratio_tuned'], '')} "
+        f"| {show(record['peak_bytes'], ' GB', 1e-9)}, "
+        f"{show(record['torch_peak_bytes'], ' GB', 1e-9)} "
+        f"| {show(record['compile_seconds'], ' s')} | {show(record['utilization'], '%', 100)} |"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""Programs for chips that aren't here: all of them lower, at the sizes they are meant for."""
+
+import jax
+import pytest
+from jax import export
+
+from configs import deit_t, swin_t
+from maskaq_jax import config, finetune, parallel, programs, synthesis
+from maskaq_jax.models import create_model
+
+NUM_DEVICES, BATCH = 4, 8
+
+
+def _evaluation(settings, model, mesh):
+    return programs.map_evaluation(model, mesh), programs.evaluation_shapes(model, BATCH)
+
+
+def _synthesis(settings, model, mesh):
+    spec = synthesis.Spec(settings.synthesis, settings.pixels)
+    program = programs.map_synthesis(model, spec, mesh)
+    return program, programs.synthesis_shapes(model, spec, BATCH)
+
+
+def _finetuning(settings, model, mesh):
+    spec = finetune.Spec(settings.finetuning, settings.pixels)
+    program = programs.map_finetuning(model, spec, 100, mesh)
+    return program, programs.finetuning_shapes(model, spec, BATCH)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("build", [_evaluation, _synthesis, _finetuning])
+@pytest.mark.parametrize("get_config", [deit_t.get_config, swin_t.get_config])
+def test_programs_lower_for_tpu_and_cuda(get_config, build):
+    settings = config.validated(get_config())
+    model = create_model(settings.model.name, settings.model.num_classes, settings.quantization)
+    mesh = parallel.make_mesh(jax.devices()[:NUM_DEVICES])
+    program, shapes = build(settings, model, mesh)
+    exported = export.export(program, platforms=("tpu", "cuda"))(*shapes)
+    assert exported.nr_devices == NUM_DEVICES
+    assert exported.platforms == ("tpu", "cuda")
+    assert "all_reduce" in exported.mlir_module()
+    assert jax.tree.structure(shapes) == exported.in_tree.children()[0]
+
+
+def test_an_unknown_operation_would_be_noticed():
+    """What the lowering guards against: an operation that a chip has no rule for."""
+
+    def only_here(images):
+        return jax.lax.linalg.eig(images)[0]
+
+    image = jax.ShapeDtypeStruct((4, 4), "float32")
+    with pytest.raises(NotImplementedError, match="tpu"):
+        export.export(jax.jit(only_here), platforms=("tpu",))(image)

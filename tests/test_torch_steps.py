@@ -1,0 +1,93 @@
+"""What the speed is measured against computes the same: our PyTorch steps against our losses."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from maskaq_jax import augment, calibration, finetune, regions, synthesis
+from maskaq_jax.models import Quantization, create_model
+
+pytest.importorskip("torch", reason="needs the torch extra")
+from benchmarks import torch_steps
+
+pytestmark = pytest.mark.torch
+
+# At most 64 patches, so that the entropy draws none.
+MODEL = create_model(
+    "vit", 5, Quantization(3, 3), img_size=16, patch_size=4, embed_dim=24, depth=2, num_heads=3
+)
+VERSIONS = [torch_steps.ORIGINAL, torch_steps.TUNED]
+RATIO = 0.3
+
+
+@pytest.fixture(scope="module")
+def problem():
+    images = jax.random.normal(jax.random.key(0), (4, 16, 16, 3))
+    params = MODEL.clone(quantization=None).init(jax.random.key(1), images)["params"]
+    # Larger weights than the initial ones, so that every term counts.
+    params = jax.tree.map(lambda leaf: 2 * leaf, params)
+    quant = calibration.calibrate(MODEL, params, images)
+    return np.asarray(images), params, {"params": params, "quant": quant}
+
+
+def _torch_inputs(images, params, variables, version):
+    import torch
+
+    pixels = torch.tensor(np.moveaxis(images, -1, 1)).requires_grad_()
+    return (
+        pixels,
+        torch_steps.load(params, {}, None, version.is_frozen),
+        torch_steps.load(params, variables["quant"], 3, version.is_frozen),
+    )
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_synthesis_has_the_same_terms_and_gradient(problem, version):
+    import torch
+
+    images, params, variables = problem
+    labels = np.arange(4) % 5
+    settings = synthesis.Settings(
+        drop_rate=0.0, view=augment.SynthesisView(roll=0, brightness=0, colour=0)
+    )
+    batch = synthesis.Batch(jnp.arange(4), jnp.asarray(labels), params, variables)
+
+    def loss(pixels):
+        terms = synthesis.loss_terms(
+            MODEL, settings, batch, pixels, pixels, RATIO, jax.random.key(2)
+        )
+        return sum(terms.values()), terms
+
+    gradient, expected = jax.grad(loss, has_aux=True)(jnp.asarray(images))
+    pixels, p, q = _torch_inputs(images, params, variables, version)
+    terms = torch_steps.synthesis_loss(
+        MODEL, version, p, q, pixels, pixels, torch.tensor(labels), RATIO, drop_rate=0.0
+    )
+    assert terms.keys() == expected.keys()
+    for name, value in terms.items():
+        np.testing.assert_allclose(value.detach(), float(expected[name]), rtol=2e-4, err_msg=name)
+    sum(terms.values()).backward()
+    found = np.moveaxis(pixels.grad.numpy(), 1, -1)
+    np.testing.assert_allclose(found, gradient, atol=2e-3 * np.abs(gradient).max())
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_finetuning_has_the_same_terms(problem, version):
+    images, params, variables = problem
+    moved = variables | {"params": jax.tree.map(lambda leaf: 1.1 * leaf, params)}
+    expected = finetune.loss_terms(MODEL, finetune.Settings(), params, moved, images)
+    pixels, p, _ = _torch_inputs(images, params, variables, version)
+    q = torch_steps.load(moved["params"], moved["quant"], 3, is_frozen=False)
+    terms = torch_steps.finetuning_loss(MODEL, version, p, q, pixels)
+    assert terms.keys() == expected.keys()
+    for name, value in terms.items():
+        np.testing.assert_allclose(value.detach(), float(expected[name]), rtol=1e-3, err_msg=name)
+
+
+def test_regions_are_the_same():
+    import torch
+
+    scores = np.random.default_rng(0).normal(size=(3, 20)).astype(np.float32)
+    ours = regions._top_share(jnp.asarray(scores), RATIO)
+    np.testing.assert_array_equal(torch_steps._regions(torch.tensor(scores), RATIO), ours)
