@@ -27,6 +27,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
     config.model.weights = "embedded:swin_fashion"
     config.samples.num_samples = 256
     config.samples.batch_size = 128
+    config.samples.refresh_every = 0
     return config
 
 
@@ -34,7 +35,9 @@ def _use_best_settings(config: ConfigDict) -> None:
     """What was better than the ViT's settings on the validation images."""
     vit_fashion.use_best_settings(config)
     config.synthesis.smoothness = 0.07
+    config.synthesis.smoothness_spread = 1.2
     config.synthesis.contrast = 1.0
     config.synthesis.weights.similarity = 0.1
     config.synthesis.weights.classes = 0.3
-    config.finetuning.quantizer_learning_rate = 2e-3
+    config.finetuning.quantizer_learning_rate = 1e-2
+    config.finetuning.averaged_share = 0.5

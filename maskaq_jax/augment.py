@@ -199,9 +199,17 @@ def _grey(pixels: Array) -> Array:
 
 
 def _blur(key: Array, pixels: Array) -> Array:
-    """Gaussian blur with an odd kernel of about a tenth of the image."""
+    """Gaussian blur with an odd kernel of about a tenth of the image, reflected at the border.
+
+    By two products with a banded matrix, which a CPU computes far faster than a convolution.
+    """
+    side = pixels.shape[0]
     sigma = jax.random.uniform(key, minval=0.1, maxval=2.0)
-    kernel_size = int(0.1 * pixels.shape[0]) // 2 * 2 + 1
-    radius = kernel_size // 2
-    padded = jnp.pad(pixels, ((radius, radius), (radius, radius), (0, 0)), mode="reflect")
-    return dm_pix.gaussian_blur(padded, sigma, kernel_size, padding="VALID")
+    radius = int(0.1 * side) // 2
+    offset = jnp.arange(-radius, radius + 1)
+    weight = jnp.exp(-jnp.square(offset / sigma) / 2)
+    # Row i of the matrix has the weights of what pixel i sees, reflections added up.
+    row = jnp.arange(side)[:, None]
+    seen = (side - 1) - jnp.abs((side - 1) - jnp.abs(row + offset[None]))
+    matrix = jnp.zeros((side, side)).at[row, seen].add((weight / weight.sum())[None])
+    return jnp.einsum("ih,jw,hwc->ijc", matrix, matrix, pixels)

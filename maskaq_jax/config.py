@@ -184,6 +184,7 @@ def check_values(config: Config) -> None:
         "config.synthesis.initial_ratio": settings.initial_ratio,
         "config.synthesis.final_ratio": settings.final_ratio,
         "config.synthesis.drop_rate": settings.drop_rate,
+        "config.finetuning.averaged_share": config.finetuning.averaged_share,
         "config.finetuning.important_ratio": config.finetuning.important_ratio,
         "config.finetuning.view.min_area": config.finetuning.view.min_area,
     }
@@ -194,6 +195,7 @@ def check_values(config: Config) -> None:
         "config.seed": config.seed,
         "config.samples.refresh_every": samples.refresh_every,
         "config.synthesis.smoothness": settings.smoothness,
+        "config.synthesis.smoothness_spread": settings.smoothness_spread,
         "config.synthesis.contrast": settings.contrast,
         "config.finetuning.epochs": config.finetuning.epochs,
     }

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from maskaq_jax import augment, losses, randomness
+from maskaq_jax import augment, averaging, losses, randomness
 from maskaq_jax.models import Model
 from maskaq_jax.quantizers import ActivationQuantizer
 
@@ -30,6 +30,8 @@ class Settings:
       learning_rate: of the weights, at the start of the cosine.
       quantizer_learning_rate: of step sizes and zero points.
       final_learning_rate_ratio: share of the learning rate left at the end.
+      averaged_share: share of the steps, at the end, whose weights and quantizers are averaged into
+        the final ones; 0 keeps the last.
       output_distance: 'kl' of the class probabilities; 'cosine' or 'mse' of the pooled features,
         for models without a classifier.
       temperature: of 'kl'.
@@ -46,6 +48,7 @@ class Settings:
     learning_rate: float = 1e-3
     quantizer_learning_rate: float = 1e-3
     final_learning_rate_ratio: float = 0.01
+    averaged_share: float = 0.0
     output_distance: Literal["kl", "cosine", "mse"] = "kl"
     temperature: float = 5.0
     attention_weight: float = 10.0
@@ -101,7 +104,10 @@ def steps_per_epoch(settings: Settings, num_samples: int) -> int:
 
 
 def create_optimizer(settings: Settings, num_steps: int) -> optax.GradientTransformation:
-    """One cosine over `num_steps` for the weights and one for the quantizers."""
+    """One cosine over `num_steps` for the weights and one for the quantizers.
+
+    The last of the steps lands on the average of those before it that the settings ask for.
+    """
 
     def group(learning_rate: float) -> optax.GradientTransformation:
         schedule = optax.cosine_decay_schedule(
@@ -111,13 +117,17 @@ def create_optimizer(settings: Settings, num_steps: int) -> optax.GradientTransf
             return optax.adam(schedule)
         return optax.sgd(schedule, momentum=0.9, nesterov=True)
 
-    return optax.partition(
+    optimizer = optax.partition(
         {
             "params": group(settings.learning_rate),
             "quant": group(settings.quantizer_learning_rate),
         },
         {"params": "params", "quant": "quant"},
     )
+    if not settings.averaged_share:
+        return optimizer
+    num_averaged = max(1, round(settings.averaged_share * num_steps))
+    return averaging.average_at_end(optimizer, num_steps, num_averaged)
 
 
 def init_state(optimizer: optax.GradientTransformation, variables: Any) -> State:

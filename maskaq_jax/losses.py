@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from maskaq_jax import attention, reductions
+from maskaq_jax import attention, head_moments, reductions
 
 # SSIM's stabilisers for signals in [0, 1] (Wang et al. 2004).
 _C1 = 0.01**2
@@ -63,13 +63,8 @@ def inter_head_similarity_loss(
 
     def layer_loss(layer: Array) -> Array:
         rows = attention.patch_logits(layer, num_prefix_tokens).astype(jnp.float32)
-        rows = rows - rows.min(axis=-1, keepdims=True)
-        rows = rows / (rows.max(axis=-1, keepdims=True) + 1e-8)
-        mean = rows.mean(axis=-1)
-        centred = rows - mean[..., None]
-        # All pairs of heads at once: a Gram matrix per query.
-        covariance = jnp.einsum("bhqk,bgqk->bhgq", centred, centred) / rows.shape[-1]
-        variance = jnp.square(centred).mean(axis=-1)
+        mean, covariance = head_moments.normalised_moments(rows)
+        variance = jnp.diagonal(covariance, axis1=1, axis2=2).swapaxes(1, 2)
         mean_h, mean_g = mean[:, :, None], mean[:, None]
         variance_h, variance_g = variance[:, :, None], variance[:, None]
         luminance = (2 * mean_h * mean_g + _C1) / (mean_h**2 + mean_g**2 + _C1)

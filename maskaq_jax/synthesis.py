@@ -47,6 +47,8 @@ class Settings:
       drop_rate: share of the informative patches dropped at random.
       smoothness: standard deviation of the Gaussian that the first noise and the updates are
         blurred with, as a share of the image side; it falls linearly to 0 over the run.
+      smoothness_spread: makes images of different smoothness: each has its own, log-uniform up to
+        `exp(spread)` times more or less.
       contrast: standard deviation each blurred first image is scaled to, which blurring lowers;
         training images have 1 by the definition of the normalisation. 0 leaves it as it is.
       balanced_labels: image i is made for class i modulo classes, instead of a random class.
@@ -62,6 +64,7 @@ class Settings:
     final_ratio: float = 0.1
     drop_rate: float = 0.3
     smoothness: float = 0.0
+    smoothness_spread: float = 0.0
     contrast: float = 0.0
     balanced_labels: bool = False
 
@@ -140,11 +143,20 @@ def draw_first_images(key: Array, indices: Array, shape: tuple[int, ...], spec: 
     """[B, *shape] noise to start from, as smooth and as rich in contrast as the settings say."""
     images = draw_noise(key, indices, shape, spec.pixels)
     if spec.settings.smoothness:
-        images = blur(images, spec.settings.smoothness)
+        images = blur(images, draw_smoothness(key, indices, spec.settings))
     if spec.settings.contrast:
         deviation = images.std(axis=(1, 2, 3), keepdims=True)
         images = images * (spec.settings.contrast / jnp.maximum(deviation, 1e-8))
     return images
+
+
+def draw_smoothness(key: Array, indices: Array, settings: Settings) -> Array | float:
+    """[B] float32 smoothness of each image, or [] where all have the same."""
+    if not settings.smoothness_spread:
+        return settings.smoothness
+    keys = randomness.image_keys(randomness.named_key(key, "smoothness"), indices)
+    exponent = jax.vmap(lambda k: jax.random.uniform(k, (), minval=-1.0, maxval=1.0))(keys)
+    return settings.smoothness * jnp.exp(settings.smoothness_spread * exponent)
 
 
 def blur(images: Array, smoothness: Array | float) -> Array:
@@ -152,8 +164,10 @@ def blur(images: Array, smoothness: Array | float) -> Array:
 
     Args:
       images: [B, height, width, channels].
-      smoothness: [] standard deviation, as a share of the image side.
+      smoothness: [] or [B] standard deviation, as a share of the image side.
     """
+    if jnp.ndim(smoothness):
+        return jax.vmap(lambda image, own: blur(image[None], own)[0])(images, smoothness)
 
     def kernel(size: int) -> Array:
         position = jnp.arange(size, dtype=jnp.float32)
@@ -252,6 +266,7 @@ def step(
       The new state and the weighted loss terms before it, of the global batch.
     """
     settings, pixels = spec.settings, spec.pixels
+    smoothness = draw_smoothness(key, batch.indices, settings)
     key = jax.random.fold_in(key, state.step)
     keys = randomness.image_keys(randomness.named_key(key, "view"), batch.indices)
     ratio = regions.mask_ratio(
@@ -273,7 +288,7 @@ def step(
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.images)
     if settings.smoothness:
         remaining = 1 - state.step / settings.num_steps
-        updates = blur(updates, remaining * settings.smoothness)
+        updates = blur(updates, remaining * smoothness)
     images = jnp.clip(optax.apply_updates(state.images, updates), *_image_bounds(pixels))
     return State(state.step + 1, images, opt_state), terms
 

@@ -12,7 +12,7 @@ PACKAGE = ROOT / "maskaq_jax"
 
 # A file may import those of the lines above its own; files of one line don't know each other.
 LAYERS = [
-    ["attention", "reductions"],
+    ["attention", "head_moments", "reductions"],
     ["augment", "losses", "quantizers", "randomness", "regions"],
     ["models.layers"],
     ["models.swin", "models.vit"],
@@ -20,6 +20,7 @@ LAYERS = [
     ["models"],
     ["torch_architecture", "torch_names"],
     ["torch_import"],
+    ["averaging"],
     ["calibration", "evaluate", "finetune", "parallel", "synthesis"],
     ["interruption", "programs"],
     ["phases"],

@@ -1,5 +1,6 @@
 import dataclasses
 
+import dm_pix
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -258,6 +259,16 @@ def test_blur_smooths_and_keeps_the_mean():
     np.testing.assert_allclose(blurred.mean(axis=(1, 2)), images.mean(axis=(1, 2)), atol=0.02)
     assert (blurred.std(axis=(1, 2, 3)) < images.std(axis=(1, 2, 3)) + 1e-5).all()
     assert blurred.std() < 0.6 * images.std()
+
+
+@pytest.mark.parametrize("side", [28, 60])
+def test_blur_is_a_convolution_of_the_reflected_image(side):
+    key, radius = jax.random.key(7), int(0.1 * side) // 2
+    image = jax.random.uniform(jax.random.key(3), (side, side, 3))
+    padded = jnp.pad(image, ((radius, radius), (radius, radius), (0, 0)), mode="reflect")
+    sigma = jax.random.uniform(key, minval=0.1, maxval=2.0)
+    expected = dm_pix.gaussian_blur(padded, sigma, 2 * radius + 1, padding="VALID")
+    np.testing.assert_allclose(augment._blur(key, image), expected, atol=1e-6)
 
 
 def test_shifts_fill_with_the_edge():

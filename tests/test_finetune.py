@@ -1,6 +1,7 @@
 import dataclasses
 import json
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -182,3 +183,25 @@ def test_learning_rates_fall_along_a_cosine_to_their_ratio():
         last, state = optimizer.update(zero, state)
     # Momentum alone is left: 0.9^11 of the first gradient, at 1% of the rate.
     np.testing.assert_allclose(last["params"], -(0.9**11) * 0.01, rtol=1e-4)
+
+
+def test_the_last_step_lands_on_the_average_of_those_that_count():
+    settings = finetune.Settings(
+        optimizer="adam", learning_rate=0.1, quantizer_learning_rate=0.3, averaged_share=0.3
+    )
+    optimizer = finetune.create_optimizer(settings, 10)
+    plain = finetune.create_optimizer(dataclasses.replace(settings, averaged_share=0.0), 10)
+    params = expected = {"params": {"w": jnp.ones(4)}, "quant": {"step": jnp.float32(2)}}
+    state, plain_state = optimizer.init(params), plain.init(params)
+    results = []
+    for number in range(10):
+        gradient = jax.tree.map(lambda leaf, n=number: jnp.cos(leaf + n), expected)
+        updates, state = optimizer.update(gradient, state, params)
+        params = optax.apply_updates(params, updates)
+        updates, plain_state = plain.update(gradient, plain_state, expected)
+        expected = optax.apply_updates(expected, updates)
+        results.append(expected)
+        if number < 9:
+            chex.assert_trees_all_equal(params, expected)
+    mean = jax.tree.map(lambda *leaves: sum(leaves) / 3, *results[-3:])
+    chex.assert_trees_all_close(params, mean, rtol=1e-6)

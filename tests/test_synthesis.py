@@ -183,3 +183,24 @@ def test_views_are_not_what_the_smoothness_term_sees(problem):
 def test_pixel_bounds_are_those_of_the_normalisation():
     low, high = augment.Pixels(mean=(0.5,), std=(0.25,)).bounds()
     np.testing.assert_allclose([low[0], high[0]], [-2, 2])
+
+
+def test_images_of_spread_smoothness_have_their_own():
+    settings = synthesis.Settings(smoothness=0.1, smoothness_spread=1.2)
+    indices = jnp.arange(200)
+    smoothness = synthesis.draw_smoothness(jax.random.key(0), indices, settings)
+    exponents = np.log(np.asarray(smoothness) / 0.1) / 1.2
+    assert np.abs(exponents).max() <= 1
+    assert abs(exponents.mean()) < 0.15
+    assert abs(exponents.std() - 1 / np.sqrt(3)) < 0.06
+    again = synthesis.draw_smoothness(jax.random.key(0), indices[50:], settings)
+    np.testing.assert_array_equal(again, smoothness[50:])
+
+
+def test_each_image_is_blurred_by_its_own_smoothness():
+    images = jax.random.normal(jax.random.key(1), (3, 12, 12, 3))
+    smoothness = jnp.asarray([0.02, 0.1, 0.3])
+    blurred = synthesis.blur(images, smoothness)
+    for i in range(3):
+        alone = synthesis.blur(images[i : i + 1], smoothness[i])[0]
+        np.testing.assert_allclose(blurred[i], alone, atol=1e-6)

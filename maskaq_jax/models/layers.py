@@ -7,6 +7,7 @@ calibrates a model with each layer fed by the quantized ones before it (`method.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -207,7 +208,8 @@ class Mlp(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         hidden = Dense(self.hidden_features, self.quantization, self.dtype, name="fc1")(x)
-        hidden = jax.nn.gelu(hidden, approximate=False)
+        # The exact GELU; by erf, which XLA computes in fewer operations than jax.nn.gelu's erfc.
+        hidden = hidden * (0.5 + 0.5 * jax.lax.erf(hidden * math.sqrt(0.5)))
         return Dense(x.shape[-1], self.quantization, self.dtype, name="fc2")(hidden)
 
 
