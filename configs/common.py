@@ -3,11 +3,23 @@ the choice of a method.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from maskaq_jax import config as config_lib
 from maskaq_jax import data, schema
+
+# What MaskAQ is without one of its parts: the fields that change.
+ABLATIONS: dict[str, dict[str, Any]] = {
+    "entropy": {"synthesis.weights.entropy": 0.0},
+    "coupling": {"synthesis.weights.coupling": 0.0},
+    "drop": {"synthesis.drop_rate": 0.0},
+    "ratio": {"synthesis.initial_ratio": 0.3, "synthesis.final_ratio": 0.3},
+    "refresh": {"samples.refresh_every": 0},
+    "masking": {"finetuning.important_weight": 1.0},
+    "calibration": {"samples.calibration": "noise"},
+}
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -57,7 +69,9 @@ def fashion_config(argument: str | None, use_best: Callable[[ConfigDict], None])
       use_best: changes the paper's settings to what `preset=best` stands for.
     """
     arguments = schema.parse_arguments(
-        argument, w=3, a=3, method="maskaq", source="", preset="best", seed=0, split="test"
+        argument,
+        **{"w": 3, "a": 3, "method": "maskaq", "source": "", "without": "", "preset": "best"},
+        **{"seed": 0, "split": "test"},
     )
     config = config_lib.default()
     config.seed = arguments.seed
@@ -81,14 +95,25 @@ def fashion_config(argument: str | None, use_best: Callable[[ConfigDict], None])
     if schema.choose("config argument preset", arguments.preset, ("best", "paper")) == "best":
         use_best(config)
     set_method(config, arguments.source or arguments.method)
+    if arguments.without:
+        part = schema.choose("config argument without", arguments.without, ABLATIONS)
+        config.update_from_flattened_dict(ABLATIONS[part])
     return config
 
 
 def set_method(config: ConfigDict, method: str) -> None:
-    """Chooses where samples come from; MimiQ lacks what MaskAQ added to it."""
+    """Chooses where samples come from: other methods lack what MaskAQ added.
+
+    That is the refresh, the informative patches' weight in fine-tuning, and loss terms. PSAQ-ViT
+    has terms of its own.
+    """
     config.method = method
-    if method == "mimiq":
-        config.synthesis.weights.coupling = 0.0
-        config.synthesis.weights.entropy = 0.0
-        config.finetuning.important_weight = 1.0
-        config.samples.refresh_every = 0
+    if method not in ("mimiq", "psaq"):
+        return
+    weights = config.synthesis.weights
+    weights.coupling = weights.entropy = 0.0
+    if method == "psaq":
+        weights.similarity = weights.total_variation = 0.0
+        weights.density, weights.variation_gap = 1.0, 0.05
+    config.finetuning.important_weight = 1.0
+    config.samples.refresh_every = 0

@@ -22,8 +22,13 @@ from maskaq_jax.preprocessing import Preprocessing
 from maskaq_jax.schema import ConfigError
 from maskaq_jax.synthesis import Settings as SynthesisSettings
 
-# 'maskaq' and 'mimiq' make their samples; 'noise' and 'real' are the floor and the ceiling.
-SYNTHESIS_METHODS = ("maskaq", "mimiq")
+# The loss terms of the methods that make their samples; 'noise' and 'real' are floor and ceiling.
+METHOD_TERMS = {
+    "maskaq": ("similarity", "classes", "total_variation", "coupling", "entropy"),
+    "mimiq": ("similarity", "classes", "total_variation"),
+    "psaq": ("classes", "density", "variation_gap"),
+}
+SYNTHESIS_METHODS = tuple(METHOD_TERMS)
 METHODS = (*SYNTHESIS_METHODS, "noise", "real")
 
 
@@ -94,7 +99,7 @@ class Config:
 
     Attributes:
       seed: of every random draw.
-      method: where the samples come from: 'maskaq', 'mimiq', 'noise' or 'real'.
+      method: where the samples come from: 'maskaq', 'mimiq', 'psaq', 'noise' or 'real'.
       checkpoint_seconds: least time between two checkpoints within fine-tuning.
     """
 
@@ -157,10 +162,14 @@ def check_values(config: Config) -> None:
     schema.choose("config.method", config.method, METHODS)
     settings, samples = config.synthesis, config.samples
     weights = settings.weights
-    if config.method == "mimiq" and (weights.coupling or weights.entropy):
+    terms = METHOD_TERMS.get(config.method, dataclasses.asdict(weights))
+    foreign = [name for name, weight in dataclasses.asdict(weights).items() if weight]
+    foreign = [name for name in foreign if name not in terms]
+    if foreign:
         raise ConfigError(
-            "config.method is 'mimiq', whose loss has no coupling and no entropy term, but their "
-            "weights are not 0: choose the method by argument, --config=FILE:method=mimiq"
+            f"config.method is {config.method!r}, whose loss has no {' and no '.join(foreign)}: "
+            "their config.synthesis.weights must be 0; choose the method by argument, "
+            f"--config=FILE:method={config.method}"
         )
     if not any(dataclasses.astuple(weights)):
         raise ConfigError("config.synthesis.weights are all 0: nothing to optimise")

@@ -119,6 +119,45 @@ def patch_similarity_entropy_loss(
     return _mean_over_layers(layer_loss(i, layer) for i, layer in enumerate(logits))
 
 
+def patch_similarity_density_loss(
+    outputs: Layers,
+    num_prefix_tokens: int = 1,
+    bandwidth: float = 0.01,
+    num_points: int = 10,
+    axis_name: str | None = None,
+    valid: Array | None = None,
+) -> Array:
+    """PSAQ-ViT's way to decouple: minus the entropy of a kernel density of patch similarities.
+
+    `h = - sum_i f(s_i) log f(s_i) ds`, with f a Gaussian kernel density of the cosine similarities
+    of all pairs of head-averaged attention outputs, at points evenly between an image's smallest
+    and largest (Li et al. 2022).
+
+    Args:
+      outputs: O of each layer.
+      num_prefix_tokens: leading tokens left out.
+      bandwidth: the kernel's standard deviation.
+      num_points: points the density is evaluated at.
+      axis_name: mapped axis of the global batch.
+      valid: images that count.
+    """
+
+    def layer_loss(layer: Array) -> Array:
+        rows = layer[:, :, num_prefix_tokens:].astype(jnp.float32).mean(axis=1)
+        norm = reductions.safe_sqrt(jnp.sum(jnp.square(rows), axis=-1, keepdims=True))
+        rows = rows / (norm + 1e-6)
+        similarity = jnp.einsum("bid,bjd->bij", rows, rows).reshape(len(rows), 1, -1)
+        low, high = jax.lax.stop_gradient((similarity.min(axis=-1), similarity.max(axis=-1)))
+        points = low + (high - low) * jnp.linspace(0, 1, num_points)[None]
+        kernel = jnp.exp(-jnp.square((points[..., None] - similarity) / bandwidth) / 2)
+        density = kernel.mean(axis=-1) / (bandwidth * math.sqrt(2 * math.pi))
+        width = (high - low) / (num_points - 1)
+        entropy = -jnp.sum(density * jnp.log(density + 1e-8) * width, axis=-1)
+        return -reductions.mean(entropy, axis_name, valid)
+
+    return _mean_over_layers(map(layer_loss, outputs))
+
+
 def masked_attention_loss(
     logits_p: Layers,
     logits_q: Layers,

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from maskaq_jax import augment, losses, randomness, regions
+from maskaq_jax import augment, losses, randomness, reductions, regions
 from maskaq_jax.models import Model
 
 Terms = dict[str, Array]
@@ -22,13 +22,27 @@ Terms = dict[str, Array]
 
 @dataclasses.dataclass(frozen=True)
 class LossWeights:
-    """Factors of the loss terms; a term with factor 0 is not computed."""
+    """Factors of the loss terms; a term with factor 0 is not computed.
+
+    MaskAQ's come first; PSAQ-ViT has `classes`, `density` and `variation_gap`.
+
+    Attributes:
+      similarity: of the heads' attention.
+      classes: cross entropy.
+      total_variation: roughness.
+      coupling: of P's and Q's attention on the informative regions.
+      entropy: of the patches' similarities, as if they were normally distributed.
+      density: the same, by a kernel density.
+      variation_gap: distance of the roughness from a random target.
+    """
 
     similarity: float = 1.0
     classes: float = 1.0
     total_variation: float = 2.5e-5
     coupling: float = 0.1
     entropy: float = 1.0
+    density: float = 0.0
+    variation_gap: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,6 +173,20 @@ def draw_smoothness(key: Array, indices: Array, settings: Settings) -> Array | f
     return settings.smoothness * jnp.exp(settings.smoothness_spread * exponent)
 
 
+def draw_variation_target(
+    key: Array, batch: Batch, images: Array, axis_name: str | None = None
+) -> Array:
+    """[] roughness that PSAQ-ViT pulls a batch to: uniform in [2500, 3000] for its 32 images of 224
+    px, and as the norm grows, with the root of their number and area.
+    """
+    target = jax.random.uniform(
+        randomness.named_key(key, "variation"), (), minval=2500.0, maxval=3000.0
+    )
+    count = reductions.total(jnp.ones(len(images)), axis_name, batch.valid)
+    _, height, width, _ = images.shape
+    return target * jnp.sqrt(count * height * width / (32 * 224 * 224))
+
+
 def blur(images: Array, smoothness: Array | float) -> Array:
     """Blurs images with a Gaussian, renormalised at the border.
 
@@ -192,6 +220,7 @@ def loss_terms(
     ratio: Array | float,
     key: Array,
     axis_name: str | None = None,
+    variation_target: Array | float = 0.0,
 ) -> Terms:
     """The weighted terms of the loss.
 
@@ -204,6 +233,7 @@ def loss_terms(
       ratio: [] share of patches in the informative regions.
       key: of this step.
       axis_name: mapped axis of the global batch.
+      variation_target: [] roughness that `variation_gap` pulls to.
 
     Returns:
       Term name -> [] float32, weight applied; the loss is their sum.
@@ -224,6 +254,13 @@ def loss_terms(
     if weights.total_variation:
         terms["total_variation"] = weights.total_variation * losses.total_variation_loss(
             images, axis_name, batch.valid
+        )
+    if weights.variation_gap:
+        gap = losses.total_variation_loss(images, axis_name, batch.valid) - variation_target
+        terms["variation_gap"] = weights.variation_gap * jnp.abs(gap)
+    if weights.density:
+        terms["density"] = weights.density * losses.patch_similarity_density_loss(
+            out["attention_outputs"], prefix, axis_name=axis_name, valid=batch.valid
         )
     if weights.coupling:
         _, out_q = model.apply(batch.variables, views)
@@ -267,6 +304,7 @@ def step(
     """
     settings, pixels = spec.settings, spec.pixels
     smoothness = draw_smoothness(key, batch.indices, settings)
+    variation_target = draw_variation_target(key, batch, state.images, axis_name)
     key = jax.random.fold_in(key, state.step)
     keys = randomness.image_keys(randomness.named_key(key, "view"), batch.indices)
     ratio = regions.mask_ratio(
@@ -275,7 +313,9 @@ def step(
 
     def loss(images: Array) -> tuple[Array, Terms]:
         views = augment.synthesis_view(keys, images, state.step, settings.num_steps, settings.view)
-        terms = loss_terms(model, settings, batch, images, views, ratio, key, axis_name)
+        terms = loss_terms(
+            *(model, settings, batch, images, views, ratio, key, axis_name, variation_target)
+        )
         return jnp.sum(jnp.stack(list(terms.values()))), terms
 
     gradient, terms = jax.grad(loss, has_aux=True)(state.images)

@@ -109,9 +109,10 @@ def test_a_model_without_classes_cannot_distil_them(settings):
     assert config_lib.validated(settings).model.num_classes == 0
 
 
-def test_mimiq_s_loss_is_chosen_by_argument(settings):
-    settings.method = "mimiq"
-    with pytest.raises(ConfigError, match="method=mimiq"):
+@pytest.mark.parametrize("method", ["mimiq", "psaq"])
+def test_another_method_s_loss_is_chosen_by_argument(settings, method):
+    settings.method = method
+    with pytest.raises(ConfigError, match=f"method={method}"):
         config_lib.validated(settings)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from configs import common
 from maskaq_jax import config as config_lib
 
 NAMES = {path.stem for path in (Path(__file__).parents[1] / "configs").glob("*.py")} - {"common"}
@@ -23,7 +24,7 @@ def module(request):
 
 
 @pytest.mark.parametrize("name", sorted(BACKBONES))
-@pytest.mark.parametrize("method", ["maskaq", "mimiq", "noise"])
+@pytest.mark.parametrize("method", ["maskaq", "mimiq", "psaq", "noise"])
 def test_a_backbone_differs_from_the_papers_settings_in_its_arguments_alone(name, method, tmp_path):
     get_config = _import(name).get_config
     config = config_lib.validated(get_config(f"w=3,a=8,method={method},seed=2,val={tmp_path}"))
@@ -60,9 +61,24 @@ def test_it_is_valid_whatever_its_arguments(module):
             assert config.evaluation.split == "validation"
 
 
-def test_mimiq_never_refreshes(module):
-    assert module.get_config("method=maskaq").samples.refresh_every > 0
-    assert module.get_config("method=mimiq").samples.refresh_every == 0
+@pytest.mark.parametrize("method", ["mimiq", "psaq"])
+def test_other_methods_never_refresh(module, method):
+    assert module.get_config(f"method={method}").samples.refresh_every == 0
+
+
+@pytest.mark.parametrize("part", common.ABLATIONS)
+def test_parts_of_maskaq_can_be_left_out(module, part):
+    config = config_lib.as_dict(config_lib.validated(module.get_config(f"without={part}")))
+    for path, expected in common.ABLATIONS[part].items():
+        value = config
+        for name in path.split("."):
+            value = value[name]
+        assert value == expected
+
+
+def test_an_unknown_part_is_named(module):
+    with pytest.raises(config_lib.ConfigError, match="without 'mask': did you mean 'masking'"):
+        module.get_config("without=mask")
 
 
 def test_methods_differ_in_the_samples_alone(module):

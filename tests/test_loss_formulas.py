@@ -79,6 +79,33 @@ def entropy_formula(layers, prefix=1):
     return np.mean(means)
 
 
+def density_formula(layers, prefix=1, bandwidth=0.1, ends=None):
+    """With the ends of each image's similarities at `ends`, which carry no gradient."""
+    means = []
+    for number, layer in enumerate(layers):
+        entropies = []
+        for i, image in enumerate(layer):
+            rows = image.mean(axis=0)[prefix:]
+            cosines = [x @ y / np.sqrt((x @ x) * (y @ y)) for x in rows for y in rows]
+            low, high = ends[number, i] if ends is not None else (min(cosines), max(cosines))
+            entropy = 0.0
+            for point in np.linspace(low, high, 10):
+                bumps = [np.exp(-(((point - c) / bandwidth) ** 2) / 2) for c in cosines]
+                density = np.mean(bumps) / (bandwidth * np.sqrt(2 * np.pi))
+                entropy -= density * np.log(density) * (high - low) / 9
+            entropies.append(entropy)
+        means.append(-np.mean(entropies))
+    return np.mean(means)
+
+
+def _similarity_ends(layers, prefix=1):
+    """Smallest and largest similarity of each layer and image, [L, B, 2]."""
+    rows = layers.astype(np.float64).mean(axis=2)[:, :, prefix:]
+    rows /= np.linalg.norm(rows, axis=-1, keepdims=True)
+    cosines = (rows @ rows.swapaxes(-1, -2)).reshape(*rows.shape[:2], -1)
+    return np.stack([cosines.min(axis=-1), cosines.max(axis=-1)], axis=-1)
+
+
 def coupling_formula(layers_p, layers_q, mask, prefix=1):
     def score(image, patch):
         column = image[:, :, prefix + patch]
@@ -194,6 +221,11 @@ CASES = {
         lambda x: losses.patch_similarity_entropy_loss(x, 0),
         lambda x: entropy_formula(x, 0),
         UNEVEN,
+    ),
+    "density": (
+        lambda x: losses.patch_similarity_density_loss(x, bandwidth=0.1),
+        lambda x: density_formula(x, ends=_similarity_ends(OUTPUTS)),
+        OUTPUTS,
     ),
     "coupling": _coupling(),
     "coupling beside two prefix tokens": _coupling(mask=MASK[:, :5], prefix=2),

@@ -60,6 +60,14 @@ CONTRACT = {
         (),
         (LAYERS,),
     ),
+    "patch_similarity_density": (
+        lambda x, axis_name=None: losses.patch_similarity_density_loss(
+            x, bandwidth=0.1, axis_name=axis_name
+        ),
+        OUTPUTS_P,
+        (),
+        (LAYERS,),
+    ),
     "masked_attention": (
         lambda x, p, mask, axis_name=None: losses.masked_attention_loss(
             p, x, mask, axis_name=axis_name

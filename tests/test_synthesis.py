@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maskaq_jax import augment, calibration, synthesis, torch_import
+from maskaq_jax import augment, calibration, losses, synthesis, torch_import
 from maskaq_jax.augment import Pixels, SynthesisView
 from maskaq_jax.models import Quantization, create_model
 from maskaq_jax.synthesis import Batch, LossWeights, Settings, Spec
@@ -109,7 +109,8 @@ def test_grey_images_stay_grey(problem):
 @pytest.mark.parametrize("left_out", LossWeights.__dataclass_fields__)
 def test_a_term_without_weight_is_not_computed(problem, left_out):
     model, batch, noise = problem
-    settings = Settings(weights=LossWeights(**{left_out: 0.0}))
+    weights = dict.fromkeys(LossWeights.__dataclass_fields__, 1.0)
+    settings = Settings(weights=LossWeights(**weights | {left_out: 0.0}))
     terms = jax.eval_shape(
         lambda images: synthesis.loss_terms(
             model, settings, batch, images, images, 0.3, jax.random.key(0)
@@ -204,3 +205,37 @@ def test_each_image_is_blurred_by_its_own_smoothness():
     for i in range(3):
         alone = synthesis.blur(images[i : i + 1], smoothness[i])[0]
         np.testing.assert_allclose(blurred[i], alone, atol=1e-6)
+
+
+def test_the_roughness_of_psaq_is_a_target_of_the_batch(problem):
+    _, batch, _ = problem
+    images = jnp.zeros((32, 224, 224, 3))
+    batch = batch.replace(valid=None)
+    targets = [
+        float(synthesis.draw_variation_target(jax.random.key(seed), batch, images))
+        for seed in range(50)
+    ]
+    assert 2500 <= min(targets) < 2600
+    assert 2900 < max(targets) <= 3000
+    small = synthesis.draw_variation_target(jax.random.key(0), batch, images[:8, ::2, ::2])
+    np.testing.assert_allclose(small, targets[0] / 4, rtol=1e-6)
+
+
+def test_psaq_pulls_the_roughness_to_its_target(problem):
+    model, batch, noise = problem
+    settings = Settings(
+        weights=LossWeights(0.0, 0.0, 0.0, 0.0, 0.0, density=0.0, variation_gap=2.0)
+    )
+
+    def loss(images, target):
+        terms = synthesis.loss_terms(
+            *(model, settings, batch, images, images, 0.3, jax.random.key(0)),
+            variation_target=target,
+        )
+        return terms["variation_gap"]
+
+    roughness = losses.total_variation_loss(noise)
+    above, below = (jax.grad(loss)(noise, roughness + gap) for gap in (-1.0, 1.0))
+    np.testing.assert_allclose(loss(noise, roughness - 1.0), 2.0, rtol=1e-4)
+    np.testing.assert_allclose(above, -below, atol=1e-6)
+    assert np.abs(above).max() > 0
