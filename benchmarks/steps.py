@@ -77,7 +77,7 @@ def benchmark_all(options: argparse.Namespace) -> None:
 def benchmark(name: str, phase: str, options: argparse.Namespace) -> dict[str, Any]:
     """All figures of a phase of a model."""
     problem = make_problem(name, options.batch, options.bits)
-    step, compile_seconds, cost = make_step(problem, phase)
+    step, compiled, compile_seconds = make_step(problem, phase)
     steps = {"ours": step, "matrices": make_product()} | make_torch_steps(problem, phase)
     seconds = interleave(steps, options.repeats)
     medians = {kind: statistics.median(values) for kind, values in seconds.items()}
@@ -101,7 +101,7 @@ def benchmark(name: str, phase: str, options: argparse.Namespace) -> dict[str, A
         "peak_bytes": peaks["ours"],
         "torch_peak_bytes": peaks.get("torch"),
         "torch_tuned_peak_bytes": peaks.get("torch_tuned"),
-        "flops": cost["flops"],
+        "flops": compiled.cost_analysis()["flops"],
         "product_flops": products,
         "matmul_flops_per_second": rate,
         "utilization": products / medians["ours"] / rate,
@@ -122,11 +122,11 @@ class Problem:
         calibrate = jax.jit(lambda *values: calibration.calibrate(model, *values))
         self.variables = {"params": self.params, "quant": calibrate(self.params, self.images)}
         self.labels = jnp.arange(batch_size, dtype=jnp.int32) % max(1, model.num_classes)
-        self.mesh = parallel.make_mesh(jax.devices()[:1])
+        self.mesh = parallel.make_mesh(jax.devices())
 
 
-def make_problem(name: str, batch_size: int, bits: int) -> Problem:
-    """The model of a config with the paper's settings."""
+def make_problem(name: str, batch_size: int, bits: int, **arguments: Any) -> Problem:
+    """The model of a config, with other arguments where given, with the paper's settings."""
     module = importlib.import_module(f"configs.{name}")
     preset = ",preset=paper" if "fashion" in name else ""
     settings = config_lib.validated(module.get_config(f"w={bits},a={bits}{preset}"))
@@ -134,13 +134,13 @@ def make_problem(name: str, batch_size: int, bits: int) -> Problem:
         settings.model.name,
         settings.model.num_classes,
         settings.quantization,
-        **settings.model.arguments,
+        **(settings.model.arguments | arguments),
     )
     return Problem(settings, model, batch_size)
 
 
-def make_step(problem: Problem, phase: str) -> tuple[Step, float, dict[str, float]]:
-    """A step of ours, the seconds it took to compile, and XLA's analysis of its cost."""
+def make_step(problem: Problem, phase: str) -> tuple[Step, Any, float]:
+    """A step of ours, its compiled program, and the seconds it took to compile."""
     settings, model, key = problem.settings, problem.model, jax.random.key(1)
     numbers = jnp.arange(problem.batch_size, dtype=jnp.int32)
     if phase == "synthesis":
@@ -175,7 +175,7 @@ def make_step(problem: Problem, phase: str) -> tuple[Step, float, dict[str, floa
         else:
             state, _ = jax.block_until_ready(compiled(state, *rest))
 
-    return take_step, compile_seconds, compiled.cost_analysis()
+    return take_step, compiled, compile_seconds
 
 
 def make_torch_steps(problem: Problem, phase: str) -> dict[str, Step]:

@@ -1,0 +1,148 @@
+"""How a step's cost grows with the batch, the tokens, the depth and the devices.
+
+    python -m benchmarks.growth --model=deit_t --phase=synthesis --out=docs/growth
+
+Varies one of them at a time, each point in a process of its own, and writes OUT.csv, the median
+seconds of a step and the memory of its temporary values, and OUT.png, which draws both for each
+image. Devices share the cores of the CPU there is: more of them than cores gain nothing.
+"""
+
+import argparse
+import csv
+import json
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from benchmarks.steps import PHASES, interleave, make_problem, make_step
+
+# Where nothing else is said: images, pixels a side, blocks and devices.
+_DEFAULT = {"batch": 8, "img_size": 224, "depth": 12, "devices": 1}
+_VALUES = {
+    "batch": (1, 2, 4, 8, 16, 32, 64),
+    "img_size": (112, 160, 224, 320),
+    "depth": (3, 6, 12, 24),
+    "devices": (1, 2, 4),
+}
+_LABELS = {
+    "batch": "images a step",
+    "img_size": "tokens an image",
+    "depth": "blocks",
+    "devices": "devices",
+}
+_PATCH_SIZE = 16
+_REPEATS = 5
+
+
+def main() -> None:
+    """Measures all points, or, in a process of its own, one."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="deit_t", help="a ViT or DeiT of configs/")
+    parser.add_argument("--phase", default="synthesis", choices=PHASES)
+    parser.add_argument("--out", type=Path, default=Path("docs/growth"))
+    parser.add_argument("--point", type=json.loads, help="measure this one, and print it as JSON")
+    options = parser.parse_args()
+    if options.point:
+        print(json.dumps(measure_point(options.model, options.phase, **options.point)))
+        return
+    measured: dict[str, dict[str, Any]] = {}
+    for name, values in _VALUES.items():
+        for value in values:
+            key = json.dumps(_DEFAULT | {name: value})
+            if key not in measured:
+                measured[key] = run_point(options.model, options.phase, key)
+                print(measured[key], flush=True)
+    points = list(measured.values())
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    write_table(points, options.out.with_suffix(".csv"))
+    draw(points, f"{options.model}, {options.phase}", options.out.with_suffix(".png"))
+
+
+def run_point(model: str, phase: str, point: str) -> dict[str, Any]:
+    """Measures a point in a process of its own, which has as many devices as it says."""
+    devices = json.loads(point)["devices"]
+    completed = subprocess.run(
+        [
+            *(sys.executable, "-m", "benchmarks.growth", f"--model={model}", f"--phase={phase}"),
+            f"--point={point}",
+        ],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"},
+    )
+    return json.loads(completed.stdout.splitlines()[-1])
+
+
+def measure_point(
+    model: str, phase: str, batch: int, img_size: int, depth: int, devices: int
+) -> dict[str, Any]:
+    """The row of a point."""
+    problem = make_problem(model, batch, bits=3, img_size=img_size, depth=depth)
+    step, compiled, compile_seconds = make_step(problem, phase)
+    seconds = interleave({"step": step}, _REPEATS)["step"]
+    return {
+        "batch": batch,
+        "img_size": img_size,
+        "depth": depth,
+        "devices": devices,
+        "seconds": round(statistics.median(seconds), 4),
+        # The analysis is that of one device's program.
+        "temporary_bytes": compiled.memory_analysis().temp_size_in_bytes * devices,
+        "compile_seconds": round(compile_seconds, 2),
+        "device": jax.devices()[0].device_kind,
+    }
+
+
+def write_table(points: list[dict[str, Any]], path: Path) -> None:
+    """A row a point."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(points[0]))
+        writer.writeheader()
+        writer.writerows(points)
+
+
+def draw(points: list[dict[str, Any]], title: str, path: Path) -> None:
+    """Seconds and memory of an image against each of what varies."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    figure, rows = pyplot.subplots(
+        2, len(_VALUES), figsize=(12, 5), sharey="row", layout="constrained"
+    )
+    measures = (
+        ("seconds an image", lambda point: point["seconds"] / point["batch"]),
+        ("GB an image", lambda point: point["temporary_bytes"] / point["batch"] / 1e9),
+    )
+    for axes, (label, measure) in zip(rows, measures, strict=True):
+        axes[0].set_ylabel(label)
+        for axis, name in zip(axes, _VALUES, strict=True):
+            others = {key: value for key, value in _DEFAULT.items() if key != name}
+            line = sorted(
+                (abscissa(name, point[name]), measure(point))
+                for point in points
+                if all(point[key] == value for key, value in others.items())
+            )
+            axis.plot(*zip(*line, strict=True), marker="o")
+            axis.set_xlabel(_LABELS[name])
+            axis.set_xlim(left=0)
+            axis.set_ylim(bottom=0)
+            axis.grid(alpha=0.3)
+    figure.suptitle(title)
+    figure.savefig(path, dpi=100)
+
+
+def abscissa(name: str, value: int) -> int:
+    """Where a value is drawn: an image's side as its number of tokens."""
+    return (value // _PATCH_SIZE) ** 2 + 1 if name == "img_size" else value
+
+
+if __name__ == "__main__":
+    main()
