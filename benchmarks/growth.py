@@ -19,6 +19,7 @@ from typing import Any
 
 import jax
 
+from benchmarks import charts
 from benchmarks.steps import PHASES, interleave, make_problem, make_step
 
 # Where nothing else is said: images, pixels a side, blocks and devices.
@@ -109,14 +110,7 @@ def write_table(points: list[dict[str, Any]], path: Path) -> None:
 
 def draw(points: list[dict[str, Any]], title: str, path: Path) -> None:
     """Seconds and memory of an image against each of what varies."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
-    figure, rows = pyplot.subplots(
-        2, len(_VALUES), figsize=(12, 5), sharey="row", layout="constrained"
-    )
+    figure, rows = charts.new_figure(2, len(_VALUES), (12, 5), sharey="row")
     measures = (
         ("seconds an image", lambda point: point["seconds"] / point["batch"]),
         ("GB an image", lambda point: point["temporary_bytes"] / point["batch"] / 1e9),

@@ -4,26 +4,26 @@
 
 A run of `maskaq_jax.main` for each cell of the grid, one after another, each in a directory of its
 own under `--workdir`: what is done is skipped, and what was stopped continues. Writes
-`docs/results/methods.csv`, a row a run, and `docs/results/methods.md`, tables of means and standard
-deviations with paired differences. At W3A3, `--ablations` adds MaskAQ without each of its parts.
+`docs/results/methods.csv`, a row a run; `docs/results/methods.md`, tables of means and standard
+deviations with paired differences; and `docs/results/methods.png`, a chart. At W3A3, `--ablations`
+adds MaskAQ without each of its parts.
 """
 
 import argparse
 import csv
 import dataclasses
 import itertools
-import json
 import math
 import shlex
 import statistics
-import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from scipy import stats
 
+from benchmarks import charts, runs
 from configs import common
 
 # Name of a method on the bench: what a config makes of it.
@@ -113,20 +113,7 @@ def run(cell: Cell, workdir: Path) -> dict[str, Any]:
     Raises:
       CalledProcessError: it failed.
     """
-    name = directory_name(cell)
-    results = workdir / name / "results.json"
-    if not results.is_file():
-        subprocess.run(
-            [
-                *(sys.executable, "-m", "maskaq_jax.main"),
-                *(
-                    f"--config=configs/{cell.model}.py:{cell.argument}",
-                    f"--workdir={workdir / name}",
-                ),
-            ],
-            check=True,
-        )
-    values = json.loads(results.read_text(encoding="utf-8"))
+    values = runs.finish(workdir / directory_name(cell), f"{cell.model}.py:{cell.argument}")
     return {
         "model": cell.model,
         "weight_bits": cell.weight_bits,
@@ -167,6 +154,25 @@ def write_results(rows: list[dict[str, Any]], out: Path) -> None:
     cells = sorted({cell_of(row) for row in rows})
     page += [describe_cell(cell, [row for row in rows if cell_of(row) == cell]) for cell in cells]
     (out / "methods.md").write_text("\n\n".join(page) + "\n", encoding="utf-8")
+    charts.draw_accuracies(out / "methods.png", collect_lines(rows), "bits")
+
+
+def collect_lines(rows: list[dict[str, Any]]) -> Mapping[str, charts.Lines]:
+    """For each model, accuracies of each method at all bits it was run at; not of the ablations."""
+    panels: dict[str, dict[str, list[tuple[str, list[float]]]]] = {}
+    for model, weight_bits, activation_bits in sorted({cell_of(row) for row in rows}):
+        cell = [row for row in rows if cell_of(row) == (model, weight_bits, activation_bits)]
+        for method in METHODS:
+            top1 = [row["top1"] for row in cell if label_of(row) == method]
+            if top1:
+                line = panels.setdefault(model, {}).setdefault(method, [])
+                line.append((f"W{weight_bits}A{activation_bits}", top1))
+    return panels
+
+
+def label_of(row: dict[str, Any]) -> str:
+    """The name of a row's method in `METHODS` or `ABLATIONS`."""
+    return row["method"] + (" (paper)" if row["preset"] == "paper" else "")
 
 
 def cell_of(row: dict[str, Any]) -> tuple[str, int, int]:
@@ -186,21 +192,21 @@ def describe_cell(cell: tuple[str, int, int], rows: list[dict[str, Any]]) -> str
     for row in rows:
         by_method.setdefault((row["method"], row["preset"]), {})[row["seed"]] = row
     accuracies = {
-        method: {seed: row["top1"] for seed, row in runs.items()}
-        for method, runs in by_method.items()
+        method: {seed: row["top1"] for seed, row in by_seed.items()}
+        for method, by_seed in by_method.items()
     }
     noise, real, best = (
         accuracies.get((method, "best"), {}) for method in ("noise", "real", "maskaq")
     )
-    for (method, preset), runs in by_method.items():
+    for (method, preset), by_seed in by_method.items():
         top1 = accuracies[method, preset]
         seeds = top1.keys() & noise.keys() & real.keys()
         recovery = [(top1[s] - noise[s]) / (real[s] - noise[s]) for s in seeds]
         name = method if preset == "best" else f"{method}, `preset={preset}`"
-        seconds = statistics.mean(row["seconds"] for row in runs.values())
+        seconds = statistics.mean(row["seconds"] for row in by_seed.values())
         lines.append(
-            f"| {name} | {len(runs)} "
-            f"| {show(row['calibrated_top1'] for row in runs.values())} "
+            f"| {name} | {len(by_seed)} "
+            f"| {show(row['calibrated_top1'] for row in by_seed.values())} "
             f"| {show(top1.values())} | {show(recovery, 3)} "
             f"| {show_difference(top1, best)} | {seconds:.0f} |"
         )

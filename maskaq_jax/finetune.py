@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from maskaq_jax import augment, averaging, losses, randomness
+from maskaq_jax import augment, averaging, distances, losses, randomness
 from maskaq_jax.models import Model
 from maskaq_jax.quantizers import ActivationQuantizer
 
@@ -52,7 +52,7 @@ class Settings:
     output_distance: Literal["kl", "cosine", "mse"] = "kl"
     temperature: float = 5.0
     attention_weight: float = 10.0
-    attention_distance: losses.Distance = "ssim"
+    attention_distance: distances.Distance = "ssim"
     important_ratio: float = 0.1
     important_weight: float = 2.0
     view: augment.FinetuningView = augment.FinetuningView()

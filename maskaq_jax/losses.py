@@ -9,21 +9,16 @@ every device. With `valid`, [B] bool, images where it is false are padding and d
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from maskaq_jax import attention, head_moments, reductions
-
-# SSIM's stabilisers for signals in [0, 1] (Wang et al. 2004).
-_C1 = 0.01**2
-_C2 = 0.03**2
+from maskaq_jax import attention, distances, head_moments, reductions
 
 Layers = Array | Sequence[Array]
-Distance = Literal["ssim", "mse", "l1", "kl"]
 FeatureDistance = Literal["cosine", "mse"]
 
 
@@ -67,8 +62,12 @@ def inter_head_similarity_loss(
         variance = jnp.diagonal(covariance, axis1=1, axis2=2).swapaxes(1, 2)
         mean_h, mean_g = mean[:, :, None], mean[:, None]
         variance_h, variance_g = variance[:, :, None], variance[:, None]
-        luminance = (2 * mean_h * mean_g + _C1) / (mean_h**2 + mean_g**2 + _C1)
-        structure = (2 * covariance + _C2) / (variance_h + variance_g + _C2)
+        luminance = (2 * mean_h * mean_g + distances.SSIM_C1) / (
+            mean_h**2 + mean_g**2 + distances.SSIM_C1
+        )
+        structure = (2 * covariance + distances.SSIM_C2) / (
+            variance_h + variance_g + distances.SSIM_C2
+        )
         return reductions.mean(1 - jnp.square(luminance * structure), axis_name, valid)
 
     return _mean_over_layers(map(layer_loss, logits))
@@ -278,7 +277,7 @@ def masked_attention_distillation_loss(
     ratio: float = 0.1,
     high: float = 2.0,
     low: float = 1.0,
-    distance: Distance = "ssim",
+    distance: distances.Distance = "ssim",
     axis_name: str | None = None,
     valid: Array | None = None,
 ) -> Array:
@@ -302,8 +301,10 @@ def masked_attention_distillation_loss(
     Raises:
       ValueError: unknown distance.
     """
-    if distance not in _DISTANCES:
-        raise ValueError(f"distance must be one of {', '.join(_DISTANCES)}, got {distance!r}")
+    if distance not in distances.DISTANCES:
+        raise ValueError(
+            f"distance must be one of {', '.join(distances.DISTANCES)}, got {distance!r}"
+        )
 
     def layer_loss(layer_p: Array, layer_q: Array) -> Array:
         target = jax.lax.stop_gradient(layer_p)[:, :, num_prefix_tokens:].astype(jnp.float32)
@@ -313,7 +314,9 @@ def masked_attention_distillation_loss(
         def expectation(x: Array) -> Array:
             return jnp.sum(weight * x, axis=2, keepdims=True)
 
-        return reductions.mean(_DISTANCES[distance](target, output, expectation), axis_name, valid)
+        return reductions.mean(
+            distances.DISTANCES[distance](target, output, expectation), axis_name, valid
+        )
 
     return _mean_over_layers(map(layer_loss, outputs_p, outputs_q))
 
@@ -328,41 +331,6 @@ def _importance_weight(target: Array, ratio: float, high: float, low: float) -> 
     # The authors add 1e-6 before normalising: weights of 0 are allowed.
     weight = weight + 1e-6
     return (weight / weight.sum(axis=-1, keepdims=True))[:, None, :, None]
-
-
-# A distance maps P's and Q's outputs [B, H, n, d] and the weighted mean over patches to the
-# distance of every channel, [B, H, 1, d].
-_Expectation = Callable[[Array], Array]
-
-
-def _ssim_distance(target: Array, output: Array, expectation: _Expectation) -> Array:
-    target = target - expectation(target)
-    output = output - expectation(output)
-    covariance = expectation(target * output)
-    variances = expectation(target**2) + expectation(output**2)
-    return 1 - (2 * covariance + _C2) / (variances + _C2 + 1e-6)
-
-
-def _mse_distance(target: Array, output: Array, expectation: _Expectation) -> Array:
-    return expectation(jnp.square(target - output))
-
-
-def _l1_distance(target: Array, output: Array, expectation: _Expectation) -> Array:
-    return expectation(jnp.abs(target - output))
-
-
-def _kl_distance(target: Array, output: Array, expectation: _Expectation) -> Array:
-    """Of the distributions over patches that a softmax makes of each channel."""
-    target, output = jax.nn.log_softmax(target, axis=2), jax.nn.log_softmax(output, axis=2)
-    return expectation(jnp.exp(target) * (target - output))
-
-
-_DISTANCES: dict[str, Callable[[Array, Array, _Expectation], Array]] = {
-    "ssim": _ssim_distance,
-    "mse": _mse_distance,
-    "l1": _l1_distance,
-    "kl": _kl_distance,
-}
 
 
 def _mean_over_layers(layers: Iterable[Array]) -> Array:

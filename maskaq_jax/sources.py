@@ -9,7 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from maskaq_jax import interruption, parallel, phases, randomness, report, samples, synthesis
+from maskaq_jax import (
+    interruption,
+    noise,
+    parallel,
+    phases,
+    randomness,
+    report,
+    samples,
+    synthesis,
+)
 from maskaq_jax.config import SYNTHESIS_METHODS, Config
 from maskaq_jax.experiment import Experiment
 from maskaq_jax.phases import ReadImages, SavedProgress, SynthesisProgress
@@ -28,8 +37,8 @@ def make_source(
     Batches that the store holds already are kept; the others are made against Q's `variables`.
     """
     if experiment.config.method == "noise":
-        noise = read_noise(experiment, key)
-        return lambda refresh, variables: noise
+        images = read_noise(experiment, key)
+        return lambda refresh, variables: images
     if experiment.real is not None:
         real = experiment.real
         return lambda refresh, variables: lambda indices: real[indices]
@@ -146,7 +155,7 @@ def read_noise(experiment: Experiment, key: Array) -> ReadImages:
 
     @jax.jit
     def draw(indices: Array) -> Array:
-        return synthesis.draw_noise(noise_key, indices, shape, pixels)
+        return noise.draw_noise(noise_key, indices, shape, pixels)
 
     return lambda indices: np.asarray(draw(jnp.asarray(indices)))
 

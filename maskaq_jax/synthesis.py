@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from maskaq_jax import augment, losses, randomness, reductions, regions
+from maskaq_jax import augment, losses, noise, randomness, reductions, regions
 from maskaq_jax.models import Model
 
 Terms = dict[str, Array]
@@ -144,33 +144,15 @@ def draw_labels(key: Array, indices: Array, num_classes: int, settings: Settings
     return jax.vmap(lambda k: jax.random.randint(k, (), 0, num_classes))(keys)
 
 
-def draw_noise(key: Array, indices: Array, shape: tuple[int, ...], pixels: augment.Pixels) -> Array:
-    """[B, *shape] Gaussian images in normalised pixel space; equal channels if `pixels.grey`."""
-    keys = randomness.image_keys(randomness.named_key(key, "noise"), indices)
-    if not pixels.grey:
-        return jax.vmap(lambda k: jax.random.normal(k, shape))(keys)
-    noise = jax.vmap(lambda k: jax.random.normal(k, (*shape[:-1], 1)))(keys)
-    return jnp.broadcast_to(noise, (len(indices), *shape))
-
-
 def draw_first_images(key: Array, indices: Array, shape: tuple[int, ...], spec: Spec) -> Array:
     """[B, *shape] noise to start from, as smooth and as rich in contrast as the settings say."""
-    images = draw_noise(key, indices, shape, spec.pixels)
+    images = noise.draw_noise(key, indices, shape, spec.pixels)
     if spec.settings.smoothness:
-        images = blur(images, draw_smoothness(key, indices, spec.settings))
+        images = noise.blur(images, _draw_smoothness(key, indices, spec.settings))
     if spec.settings.contrast:
         deviation = images.std(axis=(1, 2, 3), keepdims=True)
         images = images * (spec.settings.contrast / jnp.maximum(deviation, 1e-8))
     return images
-
-
-def draw_smoothness(key: Array, indices: Array, settings: Settings) -> Array | float:
-    """[B] float32 smoothness of each image, or [] where all have the same."""
-    if not settings.smoothness_spread:
-        return settings.smoothness
-    keys = randomness.image_keys(randomness.named_key(key, "smoothness"), indices)
-    exponent = jax.vmap(lambda k: jax.random.uniform(k, (), minval=-1.0, maxval=1.0))(keys)
-    return settings.smoothness * jnp.exp(settings.smoothness_spread * exponent)
 
 
 def draw_variation_target(
@@ -185,25 +167,6 @@ def draw_variation_target(
     count = reductions.total(jnp.ones(len(images)), axis_name, batch.valid)
     _, height, width, _ = images.shape
     return target * jnp.sqrt(count * height * width / (32 * 224 * 224))
-
-
-def blur(images: Array, smoothness: Array | float) -> Array:
-    """Blurs images with a Gaussian, renormalised at the border.
-
-    Args:
-      images: [B, height, width, channels].
-      smoothness: [] or [B] standard deviation, as a share of the image side.
-    """
-    if jnp.ndim(smoothness):
-        return jax.vmap(lambda image, own: blur(image[None], own)[0])(images, smoothness)
-
-    def kernel(size: int) -> Array:
-        position = jnp.arange(size, dtype=jnp.float32)
-        distance = (position[:, None] - position[None]) / jnp.maximum(smoothness * size, 1e-3)
-        weight = jnp.exp(-0.5 * jnp.square(distance))
-        return weight / weight.sum(axis=1, keepdims=True)
-
-    return jnp.einsum("ih,jw,bhwc->bijc", kernel(images.shape[1]), kernel(images.shape[2]), images)
 
 
 def init_state(optimizer: optax.GradientTransformation, images: Array) -> State:
@@ -303,7 +266,7 @@ def step(
       The new state and the weighted loss terms before it, of the global batch.
     """
     settings, pixels = spec.settings, spec.pixels
-    smoothness = draw_smoothness(key, batch.indices, settings)
+    smoothness = _draw_smoothness(key, batch.indices, settings)
     variation_target = draw_variation_target(key, batch, state.images, axis_name)
     key = jax.random.fold_in(key, state.step)
     keys = randomness.image_keys(randomness.named_key(key, "view"), batch.indices)
@@ -328,7 +291,7 @@ def step(
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.images)
     if settings.smoothness:
         remaining = 1 - state.step / settings.num_steps
-        updates = blur(updates, remaining * smoothness)
+        updates = noise.blur(updates, remaining * smoothness)
     images = jnp.clip(optax.apply_updates(state.images, updates), *_image_bounds(pixels))
     return State(state.step + 1, images, opt_state), terms
 
@@ -351,6 +314,10 @@ def synthesize(
     shapes = jax.eval_shape(take_step, state)[1]
     terms = jax.tree.map(lambda term: jnp.zeros(term.shape, term.dtype), shapes)
     return jax.lax.fori_loop(0, num_steps, lambda _, carry: take_step(carry[0]), (state, terms))
+
+
+def _draw_smoothness(key: Array, indices: Array, settings: Settings) -> Array | float:
+    return noise.draw_smoothness(key, indices, settings.smoothness, settings.smoothness_spread)
 
 
 def _coupled_regions(

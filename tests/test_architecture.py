@@ -1,4 +1,4 @@
-"""The layering of `docs/design.md`: an import points up the list of files, never down."""
+"""The layering that the README shows: an import points up the list of files, never down."""
 
 import ast
 import subprocess
@@ -12,8 +12,9 @@ PACKAGE = ROOT / "maskaq_jax"
 
 # A file may import those of the lines above its own; files of one line don't know each other.
 LAYERS = [
-    ["attention", "head_moments", "reductions"],
+    ["attention", "distances", "head_moments", "reductions"],
     ["augment", "losses", "quantizers", "randomness", "regions"],
+    ["noise"],
     ["models.layers"],
     ["models.swin", "models.vit"],
     ["models.registry"],
@@ -34,7 +35,7 @@ LAYERS = [
     ["run"],
     ["main"],
 ]
-ARRAYS = [*LAYERS[0], *LAYERS[1]]
+ARRAYS = [*LAYERS[0], *LAYERS[1], *LAYERS[2]]
 PLACE = {module: place for place, layer in enumerate(LAYERS) for module in layer}
 # How the embedded files were made: scripts that nothing imports.
 ASSETS = "assets"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmarks import methods
+from benchmarks import methods, runs
 from configs import vit_fashion
 from maskaq_jax import config
 
@@ -45,7 +45,7 @@ def test_the_grid_has_every_cell_once_and_more_seeds_at_three_bits():
 
 
 def test_a_finished_run_is_not_run_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(methods.subprocess, "run", pytest.fail)
+    monkeypatch.setattr(runs.subprocess, "run", pytest.fail)
     cell = methods.Cell("vit_fashion", 3, 3, "maskaq (paper)", 1)
     directory = tmp_path / methods.directory_name(cell)
     directory.mkdir()
@@ -75,6 +75,7 @@ def test_results_hold_every_run_and_the_way_from_noise_to_real(tmp_path):
     methods.write_results(rows, tmp_path)
     with (tmp_path / "methods.csv").open() as file:
         assert [float(row["top1"]) for row in csv.DictReader(file)] == [20, 30, 80, 81, 90, 90]
+    assert (tmp_path / "methods.png").stat().st_size > 1000
     page = (tmp_path / "methods.md").read_text()
     # (80 - 20) / 70 and (81 - 30) / 60
     assert "| maskaq | 2 | 60.00 ± 0.00 | 80.50 ± 0.71 | 0.854 ± 0.005 |" in page

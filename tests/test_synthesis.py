@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maskaq_jax import augment, calibration, losses, synthesis, torch_import
+from maskaq_jax import augment, calibration, losses, noise, synthesis, torch_import
 from maskaq_jax.augment import Pixels, SynthesisView
 from maskaq_jax.models import Quantization, create_model
 from maskaq_jax.synthesis import Batch, LossWeights, Settings, Spec
@@ -52,26 +52,26 @@ def test_terms_and_image_gradient_agree_with_the_reference(golden, close, bits):
 def problem():
     model = create_model("vit", 4, Quantization(3, 3), **TINY)
     indices = jnp.arange(4, dtype=jnp.int32)
-    noise = synthesis.draw_noise(jax.random.key(0), indices, (8, 8, 3), PIXELS)
-    params = model.clone(quantization=None).init(jax.random.key(1), noise)["params"]
-    variables = {"params": params, "quant": calibration.calibrate(model, params, noise)}
-    return model, Batch(indices, indices % 4, params, variables), noise
+    images = noise.draw_noise(jax.random.key(0), indices, (8, 8, 3), PIXELS)
+    params = model.clone(quantization=None).init(jax.random.key(1), images)["params"]
+    variables = {"params": params, "quant": calibration.calibrate(model, params, images)}
+    return model, Batch(indices, indices % 4, params, variables), images
 
 
 def _take_steps(problem, settings, pixels=PIXELS, num_steps=1):
-    model, batch, noise = problem
+    model, batch, images = problem
     optimizer = synthesis.create_optimizer(settings)
-    state = synthesis.init_state(optimizer, noise)
+    state = synthesis.init_state(optimizer, images)
     return jax.jit(synthesis.synthesize, static_argnums=(0, 1, 2))(
         model, optimizer, Spec(settings, pixels), state, batch, jax.random.key(2), num_steps
     )
 
 
 def test_the_loop_takes_the_steps_one_by_one(problem):
-    model, batch, noise = problem
+    model, batch, images = problem
     optimizer, spec = synthesis.create_optimizer(SETTINGS), Spec(SETTINGS, PIXELS)
     step = jax.jit(synthesis.step, static_argnums=(0, 1, 2))
-    state = synthesis.init_state(optimizer, noise)
+    state = synthesis.init_state(optimizer, images)
     for _ in range(3):
         state, terms = step(model, optimizer, spec, state, batch, jax.random.key(2))
     looped, looped_terms = _take_steps(problem, SETTINGS, num_steps=3)
@@ -100,22 +100,22 @@ def test_images_stay_within_real_pixels(problem):
 
 
 def test_grey_images_stay_grey(problem):
-    model, batch, noise = problem
-    grey = noise.mean(axis=-1, keepdims=True) * jnp.ones((1, 1, 1, 3))
+    model, batch, images = problem
+    grey = images.mean(axis=-1, keepdims=True) * jnp.ones((1, 1, 1, 3))
     state, _ = _take_steps((model, batch, grey), SETTINGS, Pixels(grey=True), num_steps=6)
     np.testing.assert_allclose(state.images[..., 0], state.images[..., 2], atol=1e-6)
 
 
 @pytest.mark.parametrize("left_out", LossWeights.__dataclass_fields__)
 def test_a_term_without_weight_is_not_computed(problem, left_out):
-    model, batch, noise = problem
+    model, batch, images = problem
     weights = dict.fromkeys(LossWeights.__dataclass_fields__, 1.0)
     settings = Settings(weights=LossWeights(**weights | {left_out: 0.0}))
     terms = jax.eval_shape(
         lambda images: synthesis.loss_terms(
             model, settings, batch, images, images, 0.3, jax.random.key(0)
         ),
-        noise,
+        images,
     )
     assert set(terms) == set(LossWeights.__dataclass_fields__) - {left_out}
 
@@ -124,7 +124,7 @@ def test_draws_of_an_image_depend_on_its_number_alone():
     few, many = jnp.array([5, 2]), jnp.arange(8)
     key, shape = jax.random.key(0), (4, 4, 3)
     for draw in (
-        lambda indices: synthesis.draw_noise(key, indices, shape, PIXELS),
+        lambda indices: noise.draw_noise(key, indices, shape, PIXELS),
         lambda indices: synthesis.draw_labels(key, indices, 10, Settings()),
     ):
         np.testing.assert_array_equal(draw(few), np.asarray(draw(many))[few])
@@ -134,13 +134,6 @@ def test_balanced_labels_take_turns():
     settings = Settings(balanced_labels=True)
     labels = synthesis.draw_labels(jax.random.key(0), jnp.arange(7), 3, settings)
     np.testing.assert_array_equal(labels, [0, 1, 2, 0, 1, 2, 0])
-
-
-def test_blur_keeps_a_constant_and_smooths_noise():
-    images = jax.random.normal(jax.random.key(0), (1, 8, 8, 3))
-    np.testing.assert_allclose(synthesis.blur(jnp.ones_like(images), 0.2), 1, rtol=1e-6)
-    assert synthesis.blur(images, 0.2).std() < 0.5 * images.std()
-    np.testing.assert_allclose(synthesis.blur(images, 0.0), images, atol=1e-6)
 
 
 def test_first_images_are_smooth_and_keep_their_contrast():
@@ -173,10 +166,10 @@ def test_smooth_synthesis_makes_smoother_images(problem):
 
 
 def test_views_are_not_what_the_smoothness_term_sees(problem):
-    model, batch, noise = problem
+    model, batch, images = problem
     settings = Settings(weights=LossWeights(0, 0, 1.0, 0, 0))
     terms = synthesis.loss_terms(
-        model, settings, batch, noise, jnp.zeros_like(noise), 0.3, jax.random.key(0)
+        model, settings, batch, images, jnp.zeros_like(images), 0.3, jax.random.key(0)
     )
     assert terms["total_variation"] > 1
 
@@ -184,27 +177,6 @@ def test_views_are_not_what_the_smoothness_term_sees(problem):
 def test_pixel_bounds_are_those_of_the_normalisation():
     low, high = augment.Pixels(mean=(0.5,), std=(0.25,)).bounds()
     np.testing.assert_allclose([low[0], high[0]], [-2, 2])
-
-
-def test_images_of_spread_smoothness_have_their_own():
-    settings = synthesis.Settings(smoothness=0.1, smoothness_spread=1.2)
-    indices = jnp.arange(200)
-    smoothness = synthesis.draw_smoothness(jax.random.key(0), indices, settings)
-    exponents = np.log(np.asarray(smoothness) / 0.1) / 1.2
-    assert np.abs(exponents).max() <= 1
-    assert abs(exponents.mean()) < 0.15
-    assert abs(exponents.std() - 1 / np.sqrt(3)) < 0.06
-    again = synthesis.draw_smoothness(jax.random.key(0), indices[50:], settings)
-    np.testing.assert_array_equal(again, smoothness[50:])
-
-
-def test_each_image_is_blurred_by_its_own_smoothness():
-    images = jax.random.normal(jax.random.key(1), (3, 12, 12, 3))
-    smoothness = jnp.asarray([0.02, 0.1, 0.3])
-    blurred = synthesis.blur(images, smoothness)
-    for i in range(3):
-        alone = synthesis.blur(images[i : i + 1], smoothness[i])[0]
-        np.testing.assert_allclose(blurred[i], alone, atol=1e-6)
 
 
 def test_the_roughness_of_psaq_is_a_target_of_the_batch(problem):
@@ -222,7 +194,7 @@ def test_the_roughness_of_psaq_is_a_target_of_the_batch(problem):
 
 
 def test_psaq_pulls_the_roughness_to_its_target(problem):
-    model, batch, noise = problem
+    model, batch, images = problem
     settings = Settings(
         weights=LossWeights(0.0, 0.0, 0.0, 0.0, 0.0, density=0.0, variation_gap=2.0)
     )
@@ -234,8 +206,8 @@ def test_psaq_pulls_the_roughness_to_its_target(problem):
         )
         return terms["variation_gap"]
 
-    roughness = losses.total_variation_loss(noise)
-    above, below = (jax.grad(loss)(noise, roughness + gap) for gap in (-1.0, 1.0))
-    np.testing.assert_allclose(loss(noise, roughness - 1.0), 2.0, rtol=1e-4)
+    roughness = losses.total_variation_loss(images)
+    above, below = (jax.grad(loss)(images, roughness + gap) for gap in (-1.0, 1.0))
+    np.testing.assert_allclose(loss(images, roughness - 1.0), 2.0, rtol=1e-4)
     np.testing.assert_allclose(above, -below, atol=1e-6)
     assert np.abs(above).max() > 0

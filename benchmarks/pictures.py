@@ -1,0 +1,159 @@
+"""The paper's pictures, of the runs that `benchmarks.methods` made.
+
+    python -m benchmarks.pictures --models=vit_fashion,swin_fashion
+
+For each model, writes into `docs/results/`: `samples_MODEL.png`, images of each method side by
+side; `similarity_MODEL.png`, how similar P finds the patches of an image of each; and
+`attention_MODEL.png`, where P and Q look in MaskAQ's images, with the informative regions outlined.
+All of seed 0 at W3A3, and of the last block.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks import charts, methods
+from maskaq_jax import attention, config, experiment, samples, sources
+
+_NUM_COLUMNS = 12
+
+
+def main() -> None:
+    """Draws all pictures."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", default="vit_fashion,swin_fashion", help="of configs/")
+    parser.add_argument("--workdir", type=Path, default=Path("runs/methods"))
+    parser.add_argument("--out", type=Path, default=Path("docs/results"))
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    for model in options.models.split(","):
+        images = {}
+        for method in methods.METHODS:
+            prepared = open_run(model, method, options.workdir)
+            images[method] = read_images(prepared, np.arange(_NUM_COLUMNS))
+        draw_samples(options.out / f"samples_{model}.png", images, prepared)
+        draw_similarity(options.out / f"similarity_{model}.png", images, prepared)
+        prepared = open_run(model, "maskaq", options.workdir)
+        _, variables = experiment.load(prepared.workdir)
+        draw_attention(
+            options.out / f"attention_{model}.png", images["maskaq"], variables, prepared
+        )
+
+
+def open_run(model: str, method: str, workdir: Path) -> experiment.Experiment:
+    """What a finished run of the bench read.
+
+    Raises:
+      FileNotFoundError: there is none.
+    """
+    cell = methods.Cell(model, 3, 3, method, seed=0)
+    directory = workdir / methods.directory_name(cell)
+    if not (directory / "results.json").is_file():
+        raise FileNotFoundError(f"no finished run in {directory}: start benchmarks.methods first")
+    values = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    return experiment.prepare(config.from_dict(values), directory)
+
+
+def read_images(prepared: experiment.Experiment, indices: np.ndarray) -> np.ndarray:
+    """[B, height, width, channels] images that the run was trained on at its end."""
+    if prepared.real is not None:
+        return prepared.real[indices]
+    if prepared.config.method == "noise":
+        return sources.read_noise(prepared, jax.random.key(prepared.config.seed))(indices)
+    folder = samples.list_refreshes(prepared.workdir / "samples")[-1]
+    return samples.open_images(folder)(indices)
+
+
+def apply(prepared: experiment.Experiment, variables: Any, images: np.ndarray) -> jax.Array:
+    """Attention logits of the last block, [B, H, N, N]; of P where `variables` is its `params`.
+
+    Raises:
+      ValueError: its windows are not whole images.
+    """
+    model = prepared.model if "quant" in variables else prepared.model.clone(quantization=None)
+    _, out = jax.jit(model.apply)(variables, jnp.asarray(images))
+    logits = out["attention_logits"][-1]
+    if len(logits) != len(images):
+        raise ValueError("the last block must attend over whole images")
+    return logits
+
+
+def draw_samples(
+    path: Path, images: dict[str, np.ndarray], prepared: experiment.Experiment
+) -> None:
+    """A row of images for each method."""
+    figure, axes = charts.new_figure(len(images), _NUM_COLUMNS, (_NUM_COLUMNS, len(images)))
+    for row, (method, own) in zip(axes, images.items(), strict=True):
+        for axis, picture in zip(row, to_pixels(own, prepared), strict=True):
+            show(axis, picture)
+        row[0].set_ylabel(method, rotation=0, ha="right", va="center")
+    figure.savefig(path, dpi=100)
+
+
+def draw_similarity(
+    path: Path, images: dict[str, np.ndarray], prepared: experiment.Experiment
+) -> None:
+    """Cosines between the head-averaged attention rows of an image's patches, for each method."""
+    figure, axes = charts.new_figure(2, len(images), (2 * len(images), 4))
+    for column, (method, own) in enumerate(images.items()):
+        logits = apply(prepared, {"params": prepared.params}, own[:1])
+        rows = attention.patch_logits(logits, prepared.model.num_prefix_tokens).mean(axis=1)[0]
+        rows = rows / jnp.linalg.norm(rows, axis=-1, keepdims=True)
+        show(axes[0, column], to_pixels(own, prepared)[0])
+        axes[0, column].set_title(method)
+        show(axes[1, column], rows @ rows.T, vmin=-1, vmax=1, cmap="RdBu_r")
+    axes[1, 0].set_ylabel("patch similarity")
+    figure.savefig(path, dpi=100)
+
+
+def draw_attention(
+    path: Path, images: np.ndarray, variables: Any, prepared: experiment.Experiment
+) -> None:
+    """Images, and what P and Q attend to in them; P's informative regions are outlined."""
+    model, settings = prepared.model, prepared.config.synthesis
+    rows = {"image": to_pixels(images, prepared)}
+    params = {"params": prepared.params}
+    for name, values in (("P", params), ("Q", variables)):
+        scores = attention.patch_scores(apply(prepared, values, images), model.num_prefix_tokens)
+        rows[name] = np.asarray(scores).reshape(-1, *model.patch_grid)
+    _, out = model.clone(quantization=None).apply(params, jnp.asarray(images))
+    masks = model.patch_regions(out["attention_logits"], settings.initial_ratio)
+    height, width = images.shape[1:3]
+    figure, axes = charts.new_figure(len(rows), len(images), (len(images), len(rows)))
+    for axis_row, (name, pictures) in zip(axes, rows.items(), strict=True):
+        for axis, picture, mask in zip(axis_row, pictures, masks, strict=True):
+            show(axis, picture, extent=(0, width, height, 0))
+            outline(axis, np.asarray(mask).reshape(model.patch_grid), height, width)
+        axis_row[0].set_ylabel(name, rotation=0, ha="right", va="center")
+    figure.savefig(path, dpi=100)
+
+
+def outline(axis: Any, mask: np.ndarray, height: int, width: int) -> None:
+    """Draws the border of the marked patches."""
+    patch = height // mask.shape[0], width // mask.shape[1]
+    pixels = np.kron(mask, np.ones(patch))
+    axis.contour(
+        np.arange(width) + 0.5, np.arange(height) + 0.5, pixels, levels=[0.5], colors="orangered"
+    )
+
+
+def to_pixels(images: np.ndarray, prepared: experiment.Experiment) -> np.ndarray:
+    """Normalised images as values from 0 to 1."""
+    pixels = prepared.config.pixels
+    return np.clip(images * np.asarray(pixels.std) + np.asarray(pixels.mean), 0, 1)
+
+
+def show(axis: Any, picture: Any, **options: Any) -> None:
+    """An image without ticks."""
+    axis.imshow(picture, **options)
+    axis.set_xticks([])
+    axis.set_yticks([])
+
+
+if __name__ == "__main__":
+    main()
