@@ -36,6 +36,9 @@ METHODS = {
     "real": "method=real",
 }
 ABLATIONS = {f"without {part}": f"method=maskaq,without={part}" for part in common.ABLATIONS}
+# The best settings make images once.
+_REFRESHED = "with a refresh"
+ABLATIONS[_REFRESHED] = "method=maskaq"
 COLUMNS = (
     *("model", "weight_bits", "activation_bits", "method", "preset", "seed", "num_samples"),
     *("synthesis_steps", "epochs", "fp_top1", "calibrated_top1", "top1", "seconds"),
@@ -57,6 +60,11 @@ class Cell:
         """Of the config."""
         method = (METHODS | ABLATIONS)[self.method]
         return f"w={self.weight_bits},a={self.activation_bits},{method},seed={self.seed}"
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """Of the command line."""
+        return ("--config.samples.refresh_every=30",) if self.method == _REFRESHED else ()
 
 
 def main() -> None:
@@ -113,7 +121,9 @@ def run(cell: Cell, workdir: Path) -> dict[str, Any]:
     Raises:
       CalledProcessError: it failed.
     """
-    values = runs.finish(workdir / directory_name(cell), f"{cell.model}.py:{cell.argument}")
+    values = runs.finish(
+        workdir / directory_name(cell), f"{cell.model}.py:{cell.argument}", *cell.flags
+    )
     return {
         "model": cell.model,
         "weight_bits": cell.weight_bits,

@@ -8,12 +8,12 @@ top-1 at W3A3 (3 seeds, +- 0.2); the teacher has 90.5%.
 
 from ml_collections import ConfigDict
 
-from configs import common, vit_fashion
+from configs import common
 
 
 def get_config(argument: str | None = None) -> ConfigDict:
     """The embedded experiment on a Swin of two stages, 14 x 14 and 7 x 7 tokens."""
-    config = common.fashion_config(argument, _use_best_settings)
+    config = common.fashion_config(argument)
     config.model.name = "swin"
     config.model.arguments = ConfigDict(
         {
@@ -28,17 +28,4 @@ def get_config(argument: str | None = None) -> ConfigDict:
     config.model.weights = "embedded:swin_fashion"
     config.samples.num_samples = 256
     config.samples.batch_size = 128
-    config.samples.refresh_every = 0
     return config
-
-
-def _use_best_settings(config: ConfigDict) -> None:
-    """What was better than the ViT's settings on the validation images."""
-    vit_fashion.use_best_settings(config)
-    config.synthesis.smoothness = 0.07
-    config.synthesis.smoothness_spread = 1.2
-    config.synthesis.contrast = 1.0
-    config.synthesis.weights.similarity = 0.1
-    config.synthesis.weights.classes = 0.3
-    config.finetuning.quantizer_learning_rate = 4e-2
-    config.finetuning.averaged_share = 0.5
