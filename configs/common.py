@@ -17,6 +17,8 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "ratio": {"synthesis.initial_ratio": 0.3, "synthesis.final_ratio": 0.3},
     "masking": {"finetuning.important_weight": 1.0},
     "calibration": {"samples.calibration": "noise"},
+    # But for one step: what the first images are worth as they are.
+    "synthesis": {"synthesis.num_steps": 1},
 }
 # Those that make their images once, and have none of the terms that MaskAQ added.
 FORERUNNERS = ("mimiq", "psaq")

@@ -18,7 +18,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
     config.samples.batch_size = 32
     config.samples.refresh_every = 0 if config.method in common.FORERUNNERS else 1
     config.samples.calibration_size = 32
-    config.synthesis.num_steps = 10
+    config.synthesis.num_steps = min(config.synthesis.num_steps, 10)
     config.finetuning.epochs = 2
     config.finetuning.batch_size = 16
     return config
