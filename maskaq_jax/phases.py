@@ -179,8 +179,9 @@ def make_finetuning(
     """Returns `init_state(variables)` and `train_step(state, step, read_images, params)`.
 
     An epoch visits every sample once in an order drawn for it; its last batch is filled from the
-    order's beginning. A step gives the new state and the loss terms; a batch that the devices
-    don't divide is padded with images that don't count.
+    order's beginning. A step gives the new state and the loss terms, and reads the images of the
+    next one while the devices work; a batch that the devices don't divide is padded with images
+    that don't count.
     """
     settings = spec.settings
     steps_per_epoch = finetune.steps_per_epoch(settings, num_samples)
@@ -204,18 +205,21 @@ def make_finetuning(
         state = finetune.init_state(optimizer, jax.tree.map(jnp.copy, variables))
         return parallel.put(state, mesh, REPLICATED)
 
+    @functools.lru_cache(maxsize=2)
+    def load(step: int, read_images: ReadImages) -> tuple[Array, Array]:
+        epoch, number = divmod(step, steps_per_epoch)
+        indices = draw_order(epoch)[number][share.indices]
+        return parallel.put((indices, read_images(indices)), mesh, SHARDED)
+
     def train_step(
         state: finetune.State, step: int, read_images: ReadImages, params: Any
     ) -> tuple[finetune.State, dict[str, float]]:
-        epoch, number = divmod(step, steps_per_epoch)
-        indices = draw_order(epoch)[number][share.indices]
-        batch = finetune.Batch(
-            indices=parallel.put(indices, mesh, SHARDED),
-            images=parallel.put(read_images(indices), mesh, SHARDED),
-            params=parallel.put(params, mesh, REPLICATED),
-            valid=valid,
-        )
+        indices, images = load(step, read_images)
+        params = parallel.put(params, mesh, REPLICATED)
+        batch = finetune.Batch(indices, images, params, valid)
         state, terms = take_step(state, batch, global_key)
+        if step + 1 < num_steps:
+            load(step + 1, read_images)  # while the devices work
         return state, _floats(terms)
 
     return init_state, train_step
