@@ -203,13 +203,16 @@ def _blur(key: Array, pixels: Array) -> Array:
 
     By two products with a banded matrix, which a CPU computes far faster than a convolution.
     """
-    side = pixels.shape[0]
+    height, width, _ = pixels.shape
     sigma = jax.random.uniform(key, minval=0.1, maxval=2.0)
-    radius = int(0.1 * side) // 2
+    radius = int(0.1 * height) // 2
     offset = jnp.arange(-radius, radius + 1)
     weight = jnp.exp(-jnp.square(offset / sigma) / 2)
-    # Row i of the matrix has the weights of what pixel i sees, reflections added up.
-    row = jnp.arange(side)[:, None]
-    seen = (side - 1) - jnp.abs((side - 1) - jnp.abs(row + offset[None]))
-    matrix = jnp.zeros((side, side)).at[row, seen].add((weight / weight.sum())[None])
-    return jnp.einsum("ih,jw,hwc->ijc", matrix, matrix, pixels)
+
+    def matrix(side: int) -> Array:
+        # Row i has the weights of what pixel i sees, reflections added up.
+        row = jnp.arange(side)[:, None]
+        seen = (side - 1) - jnp.abs((side - 1) - jnp.abs(row + offset[None]))
+        return jnp.zeros((side, side)).at[row, seen].add((weight / weight.sum())[None])
+
+    return jnp.einsum("ih,jw,hwc->ijc", matrix(height), matrix(width), pixels)
