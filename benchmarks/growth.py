@@ -127,8 +127,9 @@ def draw(points: list[dict[str, Any]], title: str, path: Path) -> None:
             axis.plot(*zip(*line, strict=True), marker="o")
             axis.set_xlabel(_LABELS[name])
             axis.set_xlim(left=0)
-            axis.set_ylim(bottom=0)
             axis.grid(alpha=0.3)
+        # A limit stops the scale that the panels of a row share from growing, so it comes last.
+        axes[0].set_ylim(bottom=0)
     figure.suptitle(title)
     figure.savefig(path, dpi=100)
 
