@@ -52,6 +52,9 @@ def main(argv: list[str]) -> None:
         _refuse("--config is missing; try --config=configs/vit_fashion.py")
 
     # JAX loads after the flags are known to be good: a typo is answered at once.
+    from maskaq_jax import memory
+
+    memory.keep_freed_memory()
     import jax
 
     from maskaq_jax import config, experiment, interruption, parallel

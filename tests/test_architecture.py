@@ -25,7 +25,7 @@ LAYERS = [
     ["calibration", "evaluate", "finetune", "parallel", "synthesis"],
     ["interruption", "programs"],
     ["phases"],
-    ["hub", "preprocessing", "schema"],
+    ["hub", "memory", "preprocessing", "schema"],
     ["data", "samples"],
     ["image_folder", "tfds_images"],
     ["config"],

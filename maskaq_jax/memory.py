@@ -1,0 +1,31 @@
+"""Keeps the memory that compiled programs free, instead of asking the system for it at every step."""
+
+import ctypes
+import platform
+
+# Of glibc's malloc.h: parameters of mallopt, and values that switch off what they govern.
+_SETTINGS = {
+    # One heap for all threads: those of other threads can't hold a program's temporary values, and
+    # pass the request to the system. First, since threads that start later make their own.
+    "M_ARENA_MAX": (-8, 1),
+    # Large blocks come from the heap too,
+    "M_MMAP_MAX": (-4, 0),
+    # which keeps what is freed at its end.
+    "M_TRIM_THRESHOLD": (-1, 2**31 - 1),
+}
+
+
+def keep_freed_memory() -> bool:
+    """Makes the C library's allocator keep what is freed, for the life of the process.
+
+    A program of XLA's CPU backend allocates its temporary values anew whenever it runs, and glibc
+    would fetch them from the system, a page fault for every 4 KB, and give them back
+    (`docs/performance.md` has what that costs). Accelerators have allocators of their own.
+
+    Returns:
+      Whether it could; nothing changes where the C library is not glibc.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    return all(mallopt(parameter, value) for parameter, value in _SETTINGS.values())
