@@ -21,6 +21,7 @@ import jax
 
 from benchmarks import charts
 from benchmarks.steps import PHASES, interleave, make_problem, make_step
+from maskaq_jax import memory
 
 # Where nothing else is said: images, pixels a side, blocks and devices.
 _DEFAULT = {"batch": 8, "img_size": 224, "depth": 12, "devices": 1}
@@ -48,6 +49,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/growth"))
     parser.add_argument("--point", type=json.loads, help="measure this one, and print it as JSON")
     options = parser.parse_args()
+    memory.keep_freed_memory()  # as a run does
     if options.point:
         print(json.dumps(measure_point(options.model, options.phase, **options.point)))
         return

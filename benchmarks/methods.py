@@ -2,18 +2,27 @@
 
     python -m benchmarks.methods --models=vit_fashion,swin_fashion --bits=3x3,4x4,5x5,4x8 --seeds=3
 
-A run of `maskaq_jax.main` for each cell of the grid, one after another, each in a directory of its
-own under `--workdir`: what is done is skipped, and what was stopped continues. Writes
-`docs/results/methods.csv`, a row a run; `docs/results/methods.md`, tables of means and standard
-deviations with paired differences; and `docs/results/methods.png`, a chart. At W3A3, `--ablations`
-adds MaskAQ without each of its parts.
+A run of `maskaq_jax.main` for each cell of the grid, `--jobs` of them side by side with a share of
+the cores each, in a directory of its own under `--workdir`. Writes `docs/results/methods.csv`, a
+row a run; `docs/results/methods.png`, a chart; and, between the marks of `docs/results/README.md`,
+tables of means and standard deviations with paired differences. At W3A3, `--ablations` adds MaskAQ
+without each of its parts.
+
+Runs in the table are done, unless the settings have changed since: `docs/results/methods.json` has
+a digest of each run's. So a grid that was stopped continues, on another machine too.
 """
 
 import argparse
+import concurrent.futures
 import csv
 import dataclasses
+import hashlib
+import importlib
 import itertools
+import json
 import math
+import queue
+import re
 import shlex
 import statistics
 import sys
@@ -25,20 +34,31 @@ from scipy import stats
 
 from benchmarks import charts, runs
 from configs import common
+from maskaq_jax import config as config_lib
 
-# Name of a method on the bench: what a config makes of it.
+# Name of a method on the bench: its argument to a config, and the preset its row names.
+#
+# All but the last are trained with the best settings. The forerunners make images as published;
+# with what `best` adds to any images, they are among the ablations.
 METHODS = {
-    "noise": "method=noise",
-    "psaq": "method=psaq",
-    "mimiq": "method=mimiq",
-    "maskaq": "method=maskaq",
-    "maskaq (paper)": "method=maskaq,preset=paper",
-    "real": "method=real",
+    "noise": ("method=noise", "best"),
+    "psaq": ("method=psaq,images=paper", "paper images"),
+    "mimiq": ("method=mimiq,images=paper", "paper images"),
+    "maskaq": ("method=maskaq", "best"),
+    "real": ("method=real", "best"),
+    "maskaq (paper)": ("method=maskaq,preset=paper", "paper"),
 }
-ABLATIONS = {f"without {part}": f"method=maskaq,without={part}" for part in common.ABLATIONS}
-# The best settings make images once.
 _REFRESHED = "with a refresh"
-ABLATIONS[_REFRESHED] = "method=maskaq"
+ABLATIONS = {
+    "psaq (best images)": ("method=psaq", "best"),
+    "mimiq (best images)": ("method=mimiq", "best"),
+    "maskaq (paper images)": ("method=maskaq,images=paper", "paper images"),
+    **{f"without {part}": (f"method=maskaq,without={part}", "best") for part in common.ABLATIONS},
+    # The best settings make images once.
+    _REFRESHED: ("method=maskaq", "best"),
+}
+# Around the tables in the page.
+_BEGIN, _END = "<!-- tables: begin -->", "<!-- tables: end -->"
 COLUMNS = (
     *("model", "weight_bits", "activation_bits", "method", "preset", "seed", "num_samples"),
     *("synthesis_steps", "epochs", "fp_top1", "calibrated_top1", "top1", "seconds"),
@@ -58,8 +78,8 @@ class Cell:
     @property
     def argument(self) -> str:
         """Of the config."""
-        method = (METHODS | ABLATIONS)[self.method]
-        return f"w={self.weight_bits},a={self.activation_bits},{method},seed={self.seed}"
+        argument, _ = (METHODS | ABLATIONS)[self.method]
+        return f"w={self.weight_bits},a={self.activation_bits},{argument},seed={self.seed}"
 
     @property
     def flags(self) -> tuple[str, ...]:
@@ -75,6 +95,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="runs of each cell")
     parser.add_argument("--seeds_w3a3", type=int, default=5, help="the same at 3x3")
     parser.add_argument("--ablations", action="store_true", help="MaskAQ without its parts, at 3x3")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     parser.add_argument("--workdir", type=Path, default=Path("runs/methods"))
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     options = parser.parse_args()
@@ -82,12 +103,93 @@ def main() -> None:
     cells = list_cells(options.models.split(","), bits, options.seeds, options.seeds_w3a3)
     if options.ablations:
         cells += list_ablations(options.models.split(","), options.seeds_w3a3)
-    rows = []
-    for number, cell in enumerate(cells, start=1):
-        print(f"{number} of {len(cells)}: {cell.model} {cell.argument}", flush=True)
-        rows.append(run(cell, options.workdir))
+    table = Table(options.out)
+    missing = [cell for cell in cells if not table.has(cell)]
+    print(f"{len(cells) - len(missing)} of {len(cells)} runs are in {table.path}", flush=True)
+    for cell, row in run_all(missing, options.workdir, options.jobs):
+        table.add(cell, row)
+        print(f"{name_of(cell)}: {row['top1']} in {row['seconds']} s", flush=True)
         # After every run, so that a stopped grid leaves what it has.
-        write_results(rows, options.out)
+        write_results(list(table.rows.values()), options.out)
+
+
+class Table:
+    """The rows of `methods.csv` by the name of their run, and digests of the settings they had."""
+
+    def __init__(self, out: Path):
+        """Reads what there is."""
+        self.path, self._digests_path = out / "methods.csv", out / "methods.json"
+        self.rows: dict[str, dict[str, Any]] = {}
+        self._digests: dict[str, str] = {}
+        if self.path.is_file():
+            self._digests = json.loads(self._digests_path.read_text(encoding="utf-8"))
+            with self.path.open(newline="", encoding="utf-8") as file:
+                rows = [
+                    {name: parse(text) for name, text in row.items()}
+                    for row in csv.DictReader(file)
+                ]
+            self.rows = dict(zip(self._digests, rows, strict=True))
+
+    def has(self, cell: Cell) -> bool:
+        """Whether a run is there, made with the settings it would have now."""
+        return self._digests.get(name_of(cell)) == digest(cell)
+
+    def add(self, cell: Cell, row: dict[str, Any]) -> None:
+        """Adds a run, or replaces it."""
+        name = name_of(cell)
+        self.rows[name], self._digests[name] = row, digest(cell)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows(self.rows.values())
+        digests = {name: self._digests[name] for name in self.rows}
+        self._digests_path.write_text(json.dumps(digests, indent=2) + "\n", encoding="utf-8")
+
+
+def parse(text: str) -> Any:
+    """A value of the table."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return text
+
+
+def digest(cell: Cell) -> str:
+    """Of all settings of a run."""
+    config = importlib.import_module(f"configs.{cell.model}").get_config(cell.argument)
+    for flag in cell.flags:
+        name, _, value = flag.removeprefix("--config.").partition("=")
+        config.update_from_flattened_dict({name: int(value)})
+    values = json.dumps(config_lib.as_dict(config_lib.validated(config)), sort_keys=True)
+    return hashlib.sha256(values.encode()).hexdigest()[:12]
+
+
+def run_all(
+    cells: Iterable[Cell], workdir: Path, jobs: int
+) -> Iterable[tuple[Cell, dict[str, Any]]]:
+    """Runs cells side by side, each on cores of its own, and yields their rows as they come."""
+    cores = runs.split_cores(jobs)
+    free: queue.SimpleQueue[frozenset[int] | None] = queue.SimpleQueue()
+    for share in cores:
+        free.put(share)
+
+    def run_next(cell: Cell) -> tuple[Cell, dict[str, Any]]:
+        share = free.get()
+        try:
+            return cell, run(cell, workdir, share)
+        finally:
+            free.put(share)
+
+    with concurrent.futures.ThreadPoolExecutor(len(cores)) as pool:
+        futures = [pool.submit(run_next, cell) for cell in cells]
+        try:
+            for future in concurrent.futures.as_completed(futures):
+                yield future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def list_cells(
@@ -115,21 +217,24 @@ def list_ablations(models: Iterable[str], num_seeds: int) -> list[Cell]:
     ]
 
 
-def run(cell: Cell, workdir: Path) -> dict[str, Any]:
-    """The row of a run, made now or before.
+def run(cell: Cell, workdir: Path, cores: frozenset[int] | None = None) -> dict[str, Any]:
+    """The row of a run, made now or before, on the cores given.
 
     Raises:
       CalledProcessError: it failed.
     """
     values = runs.finish(
-        workdir / directory_name(cell), f"{cell.model}.py:{cell.argument}", *cell.flags
+        run_directory(cell, workdir),
+        f"{cell.model}.py:{cell.argument}",
+        *cell.flags,
+        cores=cores,
     )
     return {
         "model": cell.model,
         "weight_bits": cell.weight_bits,
         "activation_bits": cell.activation_bits,
-        "method": cell.method.removesuffix(" (paper)"),
-        "preset": "paper" if cell.method.endswith("(paper)") else "best",
+        "method": re.sub(r" \(.*\)", "", cell.method),
+        "preset": (METHODS | ABLATIONS)[cell.method][1],
         "seed": cell.seed,
         "num_samples": values["num_samples"],
         "synthesis_steps": values["synthesis_steps"],
@@ -141,30 +246,29 @@ def run(cell: Cell, workdir: Path) -> dict[str, Any]:
     }
 
 
-def directory_name(cell: Cell) -> str:
-    """A directory's name."""
-    method = cell.method.replace(" ", "_").strip("()")
+def run_directory(cell: Cell, workdir: Path) -> Path:
+    """Where a run is made; another one for other settings."""
+    return workdir / f"{name_of(cell)}_{digest(cell)}"
+
+
+def name_of(cell: Cell) -> str:
+    """The name of a run."""
+    method = re.sub(r"\W+", "_", cell.method).strip("_")
     return f"{cell.model}_w{cell.weight_bits}a{cell.activation_bits}_{method}_{cell.seed}"
 
 
 def write_results(rows: list[dict[str, Any]], out: Path) -> None:
-    """Writes the table of runs and the page of what they say."""
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / "methods.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
-    page = [
-        "# Methods compared",
-        f"Written by `python -m benchmarks.methods {shlex.join(sys.argv[1:])}`: top-1 in percent "
-        "on test images, mean ± standard deviation over seeds. *Recovery* is the share of the way "
-        "from noise to real; *against `maskaq`* the mean difference of the same seeds and its 95% "
-        "interval. Seconds are those of a run.",
-    ]
+    """Writes the chart, and the tables into the page of what they say."""
     cells = sorted({cell_of(row) for row in rows})
-    page += [describe_cell(cell, [row for row in rows if cell_of(row) == cell]) for cell in cells]
-    (out / "methods.md").write_text("\n\n".join(page) + "\n", encoding="utf-8")
+    tables = [describe_cell(cell, [row for row in rows if cell_of(row) == cell]) for cell in cells]
     charts.draw_accuracies(out / "methods.png", collect_lines(rows), "bits")
+    page = out / "README.md"
+    text = page.read_text(encoding="utf-8") if page.is_file() else f"{_BEGIN}\n{_END}\n"
+    before, _, rest = text.partition(_BEGIN)
+    _, _, after = rest.partition(_END)
+    made = f"Made by `python -m benchmarks.methods {shlex.join(sys.argv[1:])}`."
+    content = "\n\n".join([_BEGIN, made, *tables, _END])
+    page.write_text(before + content + after, encoding="utf-8")
 
 
 def collect_lines(rows: list[dict[str, Any]]) -> Mapping[str, charts.Lines]:
@@ -182,7 +286,12 @@ def collect_lines(rows: list[dict[str, Any]]) -> Mapping[str, charts.Lines]:
 
 def label_of(row: dict[str, Any]) -> str:
     """The name of a row's method in `METHODS` or `ABLATIONS`."""
-    return row["method"] + (" (paper)" if row["preset"] == "paper" else "")
+    same = [
+        name
+        for name, (_, preset) in (METHODS | ABLATIONS).items()
+        if preset == row["preset"] and re.sub(r" \(.*\)", "", name) == row["method"]
+    ]
+    return same[0]
 
 
 def cell_of(row: dict[str, Any]) -> tuple[str, int, int]:
@@ -198,21 +307,18 @@ def describe_cell(cell: tuple[str, int, int], rows: list[dict[str, Any]]) -> str
         "| method | seeds | calibrated | top-1 | recovery | against `maskaq` | seconds |",
         "|---|---|---|---|---|---|---|",
     ]
-    by_method: dict[tuple[str, str], dict[int, dict[str, Any]]] = {}
+    by_method: dict[str, dict[int, dict[str, Any]]] = {}
     for row in rows:
-        by_method.setdefault((row["method"], row["preset"]), {})[row["seed"]] = row
+        by_method.setdefault(label_of(row), {})[row["seed"]] = row
     accuracies = {
-        method: {seed: row["top1"] for seed, row in by_seed.items()}
-        for method, by_seed in by_method.items()
+        name: {seed: row["top1"] for seed, row in by_seed.items()}
+        for name, by_seed in by_method.items()
     }
-    noise, real, best = (
-        accuracies.get((method, "best"), {}) for method in ("noise", "real", "maskaq")
-    )
-    for (method, preset), by_seed in by_method.items():
-        top1 = accuracies[method, preset]
+    noise, real, best = (accuracies.get(name, {}) for name in ("noise", "real", "maskaq"))
+    for name in filter(by_method.__contains__, METHODS | ABLATIONS):
+        by_seed, top1 = by_method[name], accuracies[name]
         seeds = top1.keys() & noise.keys() & real.keys()
         recovery = [(top1[s] - noise[s]) / (real[s] - noise[s]) for s in seeds]
-        name = method if preset == "best" else f"{method}, `preset={preset}`"
         seconds = statistics.mean(row["seconds"] for row in by_seed.values())
         lines.append(
             f"| {name} | {len(by_seed)} "

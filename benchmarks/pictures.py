@@ -52,7 +52,7 @@ def open_run(model: str, method: str, workdir: Path) -> experiment.Experiment:
       FileNotFoundError: there is none.
     """
     cell = methods.Cell(model, 3, 3, method, seed=0)
-    directory = workdir / methods.directory_name(cell)
+    directory = methods.run_directory(cell, workdir)
     if not (directory / "results.json").is_file():
         raise FileNotFoundError(f"no finished run in {directory}: start benchmarks.methods first")
     values = json.loads((directory / "config.json").read_text(encoding="utf-8"))

@@ -16,6 +16,7 @@ from pathlib import Path
 import jax
 
 from benchmarks.steps import PHASES, Step, make_problem, make_step
+from maskaq_jax import memory
 
 NUM_STEPS = 5
 # Name of a part: what the scope of its instructions holds; the first that fits counts.
@@ -38,6 +39,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8, help="images a step")
     parser.add_argument("--bits", type=int, default=3, help="of weights and activations")
     options = parser.parse_args()
+    memory.keep_freed_memory()  # as a run does
     problem = make_problem(options.model, options.batch, options.bits)
     step, compiled, _ = make_step(problem, options.phase)
     milliseconds = trace(step, read_scopes(compiled.as_text()))

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.processes import measure
-from maskaq_jax import calibration, finetune, parallel, programs, synthesis
+from maskaq_jax import calibration, finetune, memory, parallel, programs, synthesis
 from maskaq_jax import config as config_lib
 from maskaq_jax.config import Config
 from maskaq_jax.models import Model, create_model
@@ -48,6 +48,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="file of all figures")
     parser.add_argument("--only", help="take three steps of this implementation, and print nothing")
     options = parser.parse_args()
+    memory.keep_freed_memory()  # as a run does
     if options.only:
         take_steps(options)
         return

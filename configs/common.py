@@ -68,8 +68,11 @@ def fashion_config(argument: str | None) -> ConfigDict:
     arguments = schema.parse_arguments(
         argument,
         **{"w": 3, "a": 3, "method": "maskaq", "source": "", "without": "", "preset": "best"},
-        **{"seed": 0, "split": "test"},
+        **{"images": "", "seed": 0, "split": "test"},
     )
+    presets = ("best", "paper")
+    preset = schema.choose("config argument preset", arguments.preset, presets)
+    images = schema.choose("config argument images", arguments.images or preset, presets)
     config = config_lib.default()
     config.seed = arguments.seed
     config.model.num_classes = 10
@@ -89,8 +92,10 @@ def fashion_config(argument: str | None) -> ConfigDict:
     config.finetuning.epochs = 60
     config.finetuning.batch_size = 32
 
-    if schema.choose("config argument preset", arguments.preset, ("best", "paper")) == "best":
-        _use_best_settings(config)
+    if images == "best":
+        _use_best_images(config)
+    if preset == "best":
+        _use_best_training(config)
     set_method(config, arguments.source or arguments.method)
     if arguments.without:
         part = schema.choose("config argument without", arguments.without, ABLATIONS)
@@ -116,8 +121,8 @@ def set_method(config: ConfigDict, method: str) -> None:
     config.samples.refresh_every = 0
 
 
-def _use_best_settings(config: ConfigDict) -> None:
-    """What was better than the paper's settings on the validation images: `docs/settings.md`."""
+def _use_best_images(config: ConfigDict) -> None:
+    """What makes better images than the paper's settings, by `docs/settings.md`."""
     config.samples.refresh_every = 0
     config.synthesis.smoothness = 0.07
     config.synthesis.smoothness_spread = 1.2
@@ -127,11 +132,16 @@ def _use_best_settings(config: ConfigDict) -> None:
     config.synthesis.weights.classes = 0.3
     config.synthesis.view.brightness = 0.0
     config.synthesis.view.colour = 0.0
+
+
+def _use_best_training(config: ConfigDict) -> None:
+    """What trains better on any images than the paper's settings, by `docs/settings.md`."""
     config.finetuning.optimizer = "adam"
     config.finetuning.learning_rate = 5e-4
     config.finetuning.quantizer_learning_rate = 4e-2
     config.finetuning.averaged_share = 0.5
     config.finetuning.attention_weight = 0.1
+    config.finetuning.block_weight = 1.0
     # The views the teacher was trained on: flips and shifts.
     config.finetuning.view.min_area = 1.0
     config.finetuning.view.shift = 2

@@ -9,7 +9,8 @@ Arguments, as in `--config=configs/vit_fashion.py:w=4,a=8,method=noise`:
     without        a part of MaskAQ left out: entropy, coupling, drop (of regions at random), ratio
                    (that falls: 0.3 throughout), masking (of distillation), calibration (on
                    samples: on noise) or synthesis (but for one step)
-    preset         best or paper
+    preset         best or paper, the settings of images and training
+    images         best or paper, where those of the images are to differ
     seed           of every random draw
     split          images to evaluate on: test, or validation to choose settings
 

@@ -4,7 +4,12 @@ Logits of a layer are [B, H, N, N] before softmax (`method.md`: A); the first `n
 tokens are the class and distillation tokens, the others are patches.
 """
 
+from collections.abc import Sequence
+
 from jax import Array
+
+# One array [L, ...], or one a layer.
+Layers = Array | Sequence[Array]
 
 
 def patch_logits(logits: Array, num_prefix_tokens: int) -> Array:

@@ -37,7 +37,8 @@ class Settings:
       temperature: of 'kl'.
       attention_weight: factor c of the attention distillation; 0 leaves it out.
       attention_distance: 'ssim', 'mse', 'l1' or 'kl'.
-      important_ratio: share of patches that weigh more in it.
+      block_weight: factor of the distillation of every block's tokens; 0 leaves it out.
+      important_ratio: share of patches that weigh more in both.
       important_weight: how much they weigh; the others weigh 1, so 1 makes it unmasked.
       view: augmentation.
     """
@@ -53,6 +54,7 @@ class Settings:
     temperature: float = 5.0
     attention_weight: float = 10.0
     attention_distance: distances.Distance = "ssim"
+    block_weight: float = 0.0
     important_ratio: float = 0.1
     important_weight: float = 2.0
     view: augment.FinetuningView = augment.FinetuningView()
@@ -199,6 +201,16 @@ def loss_terms(
             valid=valid,
         )
         terms["attention"] = settings.attention_weight * attention
+    if settings.block_weight:
+        blocks = losses.masked_block_distillation_loss(
+            out_p["block_outputs"],
+            out_q["block_outputs"],
+            ratio=settings.important_ratio,
+            high=settings.important_weight,
+            axis_name=axis_name,
+            valid=valid,
+        )
+        terms["blocks"] = settings.block_weight * blocks
     return terms
 
 

@@ -1,4 +1,4 @@
-"""Keeps the memory that compiled programs free, instead of asking the system for it at every step."""
+"""Keeps the memory that compiled programs free, instead of asking for it anew at every step."""
 
 import ctypes
 import platform

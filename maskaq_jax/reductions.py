@@ -4,6 +4,8 @@ With `axis_name`, they are over every device of that mapped axis, and the same o
 `valid`, [B] bool, images where it is false don't count.
 """
 
+from collections.abc import Iterable
+
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -35,3 +37,8 @@ def safe_sqrt(x: Array) -> Array:
     """Square root with slope 0 at 0, where sqrt's is infinite."""
     positive = x > 0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1.0)), 0.0)
+
+
+def mean_over_layers(layers: Iterable[Array]) -> Array:
+    """[] mean of the layers' losses."""
+    return jnp.stack(list(layers)).mean()

@@ -13,8 +13,8 @@ PACKAGE = ROOT / "maskaq_jax"
 # A file may import those of the lines above its own; files of one line don't know each other.
 LAYERS = [
     ["attention", "distances", "head_moments", "reductions"],
-    ["augment", "losses", "quantizers", "randomness", "regions"],
-    ["noise"],
+    ["augment", "losses.distillation", "losses.images", "quantizers", "randomness", "regions"],
+    ["losses", "noise"],
     ["models.layers"],
     ["models.swin", "models.vit"],
     ["models.registry"],

@@ -170,6 +170,10 @@ def test_the_mask_changes_the_attention_term_alone(problem):
     assert masked["distillation"] == unmasked["distillation"]
     assert masked["attention"] != unmasked["attention"]
     assert set(terms(attention_weight=0.0)) == {"distillation"}
+    assert terms(block_weight=2.0)["blocks"] == 2 * terms(block_weight=1.0)["blocks"] > 0
+    assert (
+        terms(block_weight=1.0, important_weight=1.0)["blocks"] != terms(block_weight=1.0)["blocks"]
+    )
 
 
 def test_learning_rates_fall_along_a_cosine_to_their_ratio():

@@ -14,6 +14,7 @@ LOGITS_P = jax.random.normal(KEYS[0], (2, 8, 3, 10, 10))
 LOGITS_Q = LOGITS_P + 0.3 * jax.random.normal(KEYS[1], LOGITS_P.shape)
 OUTPUTS_P = jax.random.normal(KEYS[2], (2, 8, 3, 10, 4))
 OUTPUTS_Q = OUTPUTS_P + 0.3 * jax.random.normal(KEYS[3], OUTPUTS_P.shape)
+TOKENS_P, TOKENS_Q = (x.swapaxes(2, 3).reshape(2, 8, 10, 12) for x in (OUTPUTS_P, OUTPUTS_Q))
 IMAGES = jax.random.normal(KEYS[4], (8, 6, 5, 3))
 CLASSES = jax.random.normal(KEYS[5], (8, 7))
 LABELS = jnp.arange(8) % 7
@@ -88,6 +89,22 @@ CONTRACT = {
         (CLASSES[::-1],),
         (BATCH, BATCH),
     ),
+    "feature_distillation": (
+        lambda x, teacher, axis_name=None: losses.feature_distillation_loss(
+            x, teacher, axis_name=axis_name
+        ),
+        CLASSES,
+        (CLASSES[::-1],),
+        (BATCH, BATCH),
+    ),
+    "block_distillation": (
+        lambda x, target, axis_name=None: losses.masked_block_distillation_loss(
+            target, x, axis_name=axis_name
+        ),
+        TOKENS_Q,
+        (TOKENS_P,),
+        (LAYERS, LAYERS),
+    ),
 } | {f"attention_distillation_{name}": _distillation(name) for name in ("ssim", "mse", "l1", "kl")}
 
 
@@ -135,6 +152,27 @@ def test_equal_outputs_have_no_distance(distance):
     loss, _, _, _ = _distillation(distance)
     # SSIM's denominator alone has an extra 1e-6.
     np.testing.assert_allclose(loss(OUTPUTS_P, OUTPUTS_P), 0, atol=1e-5)
+
+
+def test_equal_blocks_have_no_distance():
+    assert losses.masked_block_distillation_loss(TOKENS_P, TOKENS_P) == 0
+
+
+def test_block_distance_is_the_weighted_error_as_a_share_of_the_variance():
+    target, output = np.asarray(TOKENS_P, np.float64), np.asarray(TOKENS_Q, np.float64)
+    total = []
+    for layer, image in itertools.product(range(2), range(8)):
+        p, q = target[layer, image], output[layer, image]
+        spread = p - p.mean(axis=0)
+        weight = np.ones(10)
+        weight[np.argsort(-np.abs(spread).mean(axis=1))[:3]] = 2.0
+        error = (weight[:, None] * (p - q) ** 2).sum() / weight.sum() / 12
+        total.append(error / (spread**2).mean())
+    np.testing.assert_allclose(
+        losses.masked_block_distillation_loss(TOKENS_P, TOKENS_Q, ratio=0.3),
+        np.mean(total),
+        rtol=1e-4,
+    )
 
 
 def test_equal_attention_has_no_coupling():
@@ -340,8 +378,9 @@ HALF_LOGITS, HALF_OUTPUTS, HALF_CLASSES = _half(1, 2, 3, 6, 6), _half(1, 2, 3, 6
         lambda: losses.total_variation_loss(_half(2, 4, 4, 3)),
         lambda: losses.distillation_loss(HALF_CLASSES, HALF_CLASSES, 5.0),
         lambda: losses.masked_attention_distillation_loss(HALF_OUTPUTS, HALF_OUTPUTS),
+        lambda: losses.masked_block_distillation_loss(HALF_OUTPUTS[0], HALF_OUTPUTS[0]),
     ],
-    ids=["class", "similarity", "entropy", "coupling", "variation", "kd", "attention"],
+    ids=["class", "similarity", "entropy", "coupling", "variation", "kd", "attention", "blocks"],
 )
 def test_losses_of_half_precision_arrays_are_float32(loss):
     assert jax.eval_shape(loss).dtype == jnp.float32

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import sys
 
 import numpy as np
 import pytest
@@ -31,6 +33,9 @@ def test_every_method_is_a_valid_config_of_the_same_budget(method):
     settings = config.validated(vit_fashion.get_config(cell.argument))
     budget = settings.samples.num_samples, settings.finetuning.epochs
     assert budget == (320, 60)
+    is_published = "images=paper" in cell.argument or "preset=paper" in cell.argument
+    assert (settings.synthesis.smoothness == 0) == is_published
+    assert (settings.finetuning.optimizer == "sgd") == ("preset=paper" in cell.argument)
     assert settings.synthesis.num_steps == (1 if method == "without synthesis" else 100)
     assert settings.seed == 2
     assert settings.quantization.weight_bits == 4
@@ -39,7 +44,7 @@ def test_every_method_is_a_valid_config_of_the_same_budget(method):
 def test_the_grid_has_every_cell_once_and_more_seeds_at_three_bits():
     cells = methods.list_cells(["a", "b"], [(3, 3), (4, 8)], num_seeds=3, num_seeds_w3a3=5)
     assert len(set(cells)) == len(cells) == 2 * len(methods.METHODS) * (5 + 3)
-    assert len({methods.directory_name(cell) for cell in cells}) == len(cells)
+    assert len({methods.name_of(cell) for cell in cells}) == len(cells)
     # A grid that is stopped has compared all methods on the seeds it has.
     assert {cell.method for cell in cells[: 4 * len(methods.METHODS)]} == set(methods.METHODS)
     assert all(cell.seed == 0 for cell in cells[: 4 * len(methods.METHODS)])
@@ -48,7 +53,7 @@ def test_the_grid_has_every_cell_once_and_more_seeds_at_three_bits():
 def test_a_finished_run_is_not_run_again(tmp_path, monkeypatch):
     monkeypatch.setattr(runs.subprocess, "run", pytest.fail)
     cell = methods.Cell("vit_fashion", 3, 3, "maskaq (paper)", 1)
-    directory = tmp_path / methods.directory_name(cell)
+    directory = methods.run_directory(cell, tmp_path)
     directory.mkdir()
     results = {
         "num_samples": 320,
@@ -66,21 +71,77 @@ def test_a_finished_run_is_not_run_again(tmp_path, monkeypatch):
     assert row["seconds"] == 4.0
 
 
+@pytest.mark.parametrize("method", methods.METHODS | methods.ABLATIONS)
+def test_a_row_tells_its_method(method):
+    if method.startswith("w"):  # with and without: told from MaskAQ by their names
+        assert methods.label_of(_row(method, 0, 0.0)) == method
+        return
+    preset = (methods.METHODS | methods.ABLATIONS)[method][1]
+    assert methods.label_of(_row(method.partition(" (")[0], 0, 0.0, preset)) == method
+
+
+def _fill(table, accuracies):
+    for method, values in accuracies.items():
+        for seed, top1 in enumerate(values):
+            table.add(methods.Cell("vit_fashion", 3, 3, method, seed), _row(method, seed, top1))
+
+
 def test_results_hold_every_run_and_the_way_from_noise_to_real(tmp_path):
     accuracies = {"noise": (20.0, 30.0), "maskaq": (80.0, 81.0), "real": (90.0, 90.0)}
-    rows = [
-        _row(method, seed, top1)
-        for method, values in accuracies.items()
-        for seed, top1 in enumerate(values)
-    ]
-    methods.write_results(rows, tmp_path)
+    table = methods.Table(tmp_path)
+    _fill(table, accuracies)
+    (tmp_path / "README.md").write_text(f"Before.\n{methods._BEGIN} old {methods._END}\nAfter.\n")
+    methods.write_results(list(table.rows.values()), tmp_path)
     with (tmp_path / "methods.csv").open() as file:
         assert [float(row["top1"]) for row in csv.DictReader(file)] == [20, 30, 80, 81, 90, 90]
     assert (tmp_path / "methods.png").stat().st_size > 1000
-    page = (tmp_path / "methods.md").read_text()
+    page = (tmp_path / "README.md").read_text()
+    assert page.startswith("Before.\n")
+    assert page.endswith("\nAfter.\n")
+    assert "old" not in page
     # (80 - 20) / 70 and (81 - 30) / 60
     assert "| maskaq | 2 | 60.00 ± 0.00 | 80.50 ± 0.71 | 0.854 ± 0.005 |" in page
     assert "| real | 2 | 60.00 ± 0.00 | 90.00 ± 0.00 | 1.000 ± 0.000 | +9.50 (" in page
+
+
+def test_a_table_is_read_again_and_other_settings_are_another_run(tmp_path, monkeypatch):
+    cell = methods.Cell("vit_fashion", 3, 3, "maskaq", 0)
+    _fill(methods.Table(tmp_path), {"maskaq": (80.25,)})
+    table = methods.Table(tmp_path)
+    assert list(table.rows.values()) == [_row("maskaq", 0, 80.25)]
+    assert table.has(cell)
+    assert not table.has(methods.Cell("vit_fashion", 3, 3, "maskaq", 1))
+    before = methods.digest(cell)
+    monkeypatch.setattr(vit_fashion.common, "_use_best_training", lambda config: None)
+    assert methods.digest(cell) != before
+    assert not table.has(cell)
+
+
+def test_runs_side_by_side_share_the_cores(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs.os, "sched_getaffinity", lambda process: {0, 1, 2}, raising=False)
+    shares = []
+
+    def run(cell, workdir, cores):
+        shares.append(cores)
+        return _row(cell.method, cell.seed, 80.0)
+
+    monkeypatch.setattr(methods, "run", run)
+    cells = [methods.Cell("vit_fashion", 3, 3, "maskaq", seed) for seed in range(6)]
+    finished = list(methods.run_all(cells, tmp_path, jobs=2))
+    assert {cell for cell, _ in finished} == set(cells)
+    assert set(shares) <= {frozenset({0, 2}), frozenset({1})}
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores can't be chosen")
+def test_a_run_stays_on_its_cores(tmp_path, monkeypatch):
+    core = min(os.sched_getaffinity(0))
+    script = "import os, sys; print(sorted(os.sched_getaffinity(0))); sys.exit(3)"
+    (tmp_path / "python").write_text(f"#!/bin/sh\nexec {sys.executable} -c '{script}'\n")
+    monkeypatch.setattr(runs.sys, "executable", tmp_path / "python")
+    (tmp_path / "python").chmod(0o755)
+    with pytest.raises(runs.subprocess.CalledProcessError):
+        runs.finish(tmp_path / "run", "vit_fashion.py", cores=frozenset({core}))
+    assert (tmp_path / "run.log").read_text() == f"[{core}]\n"
 
 
 def test_the_interval_is_that_of_a_paired_t_test():

@@ -108,7 +108,7 @@ def _start(directory, workdir, *flags, script=None, devices=1, **options):
 
 
 def _finish(process):
-    output, _ = process.communicate(timeout=300)
+    output, _ = process.communicate(timeout=900)
     assert process.returncode == 0, output
     return output
 
@@ -161,7 +161,7 @@ def test_twenty_kills_change_no_bit(directory, finished):
     hit = []
     for seed, (phase, count) in enumerate(KILLS):
         process = _start(directory, workdir, script=[KILLER, phase, str(count), str(seed)])
-        output, _ = process.communicate(timeout=300)
+        output, _ = process.communicate(timeout=900)
         if process.returncode == -signal.SIGKILL:
             hit.append(phase)
         else:
@@ -178,7 +178,7 @@ def test_sigterm_saves_and_says_so(directory, finished):
         if line.startswith("run directory"):
             break
     process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=300)
+    output, _ = process.communicate(timeout=900)
     assert process.returncode == 75, output
     assert f"start again with --workdir={workdir}" in output
     _finish(_start(directory, workdir))
@@ -195,7 +195,7 @@ def test_a_full_disk_is_told_and_loses_nothing(directory, finished):
     workdir = directory / "full"
     # Compiled programs are larger too, and already there.
     process = _start(directory, workdir, preexec_fn=_limit_files)
-    output, _ = process.communicate(timeout=300)
+    output, _ = process.communicate(timeout=900)
     assert process.returncode == 1, output
     last = output.strip().splitlines()[-1]
     assert last.startswith("error: the disk has no room")
@@ -211,7 +211,7 @@ def test_a_second_run_in_the_directory_is_refused(directory):
         if "% of the run" in line or (workdir / "metrics.jsonl").exists():
             break
     second = _start(directory, workdir)
-    output, _ = second.communicate(timeout=300)
+    output, _ = second.communicate(timeout=900)
     assert second.returncode == 2, output
     assert f"another run is at work in {workdir}" in output
     _finish(first)

@@ -156,11 +156,11 @@ class Stage(nn.Module):
     dtype: DTypeLike
 
     @nn.compact
-    def __call__(self, x: Array) -> tuple[Array, list[Array], list[Array]]:
-        """[B, grid, grid, C] -> tokens; logits and outputs of each block."""
+    def __call__(self, x: Array) -> tuple[Array, list[Array], list[Array], list[Array]]:
+        """[B, grid, grid, C] -> tokens; of each block its logits, outputs and tokens in a row."""
         if self.downsample:
             x = PatchMerging(self.quantization, self.dtype, name="downsample")(x)
-        all_logits, all_outputs = [], []
+        all_logits, all_outputs, all_blocks = [], [], []
         for i in range(self.depth):
             x, logits, outputs = Block(
                 self.num_heads,
@@ -173,7 +173,8 @@ class Stage(nn.Module):
             )(x)
             all_logits.append(logits)
             all_outputs.append(outputs)
-        return x, all_logits, all_outputs
+            all_blocks.append(x.reshape(len(x), -1, x.shape[-1]))
+        return x, all_logits, all_outputs, all_blocks
 
 
 class Head(nn.Module):
@@ -274,8 +275,9 @@ class SwinTransformer(nn.Module):
         Returns:
           logits: [B, num_classes] float32 (the features if num_classes is 0).
           out: `attention_logits`, a tuple of [B * windows, H, N, N] a layer, an image's windows in
-            a row; `attention_outputs`, of [B * windows, H, N, d]; `tokens` [B, grid, grid, C] after
-            the last norm; `features` [B, C], pooled.
+            a row; `attention_outputs`, of [B * windows, H, N, d]; `block_outputs`, of
+            [B, grid * grid, C]; `tokens` [B, grid, grid, C] after the last norm; `features` [B, C],
+            pooled.
         """
         if images.shape[1:] != self.input_shape:
             raise ValueError(f"expected images of [B, {self.input_shape}], got {images.shape}")
@@ -287,10 +289,10 @@ class SwinTransformer(nn.Module):
             _LAYER_NORM_EPSILON,
             name="patch_embed",
         )(images)
-        attention_logits, attention_outputs = [], []
+        attention_logits, attention_outputs, block_outputs = [], [], []
         for i, (depth, heads) in enumerate(zip(self.depths, self.num_heads, strict=True)):
             window = self._window(i)
-            x, logits, outputs = Stage(
+            x, logits, outputs, blocks = Stage(
                 depth,
                 heads,
                 window,
@@ -303,11 +305,13 @@ class SwinTransformer(nn.Module):
             )(x)
             attention_logits += logits
             attention_outputs += outputs
+            block_outputs += blocks
         x = layers.layer_norm(_LAYER_NORM_EPSILON, self.dtype)(x).astype(jnp.float32)
         features = x.mean(axis=(1, 2))
         out = {
             "attention_logits": tuple(attention_logits),
             "attention_outputs": tuple(attention_outputs),
+            "block_outputs": tuple(block_outputs),
             "tokens": x,
             "features": features,
         }

@@ -121,7 +121,8 @@ class VisionTransformer(nn.Module):
         Returns:
           logits: [B, num_classes] float32 (the features if num_classes is 0).
           out: `attention_logits`, a tuple of [B, H, N, N] a layer; `attention_outputs`, of
-            [B, H, N, d]; `tokens` [B, N, C] after the last norm; `features` [B, C], pooled.
+            [B, H, N, d]; `block_outputs`, of [B, N, C]; `tokens` [B, N, C] after the last norm;
+            `features` [B, C], pooled.
         """
         if images.shape[1:] != self.input_shape:
             raise ValueError(f"expected images of [B, {self.input_shape}], got {images.shape}")
@@ -136,7 +137,7 @@ class VisionTransformer(nn.Module):
         x = jnp.concatenate([*tokens, x.reshape(batch, rows * columns, channels)], axis=1)
         x = x + self._embedding("pos_embed", x.shape[1])
 
-        attention_logits, attention_outputs = [], []
+        attention_logits, attention_outputs, block_outputs = [], [], []
         for i in range(self.depth):
             x, logits, outputs = Block(
                 self.num_heads,
@@ -148,12 +149,14 @@ class VisionTransformer(nn.Module):
             )(x)
             attention_logits.append(logits)
             attention_outputs.append(outputs)
+            block_outputs.append(x)
         x = layers.layer_norm(_LAYER_NORM_EPSILON, self.dtype, "norm")(x).astype(jnp.float32)
 
         features = x[:, : self.num_prefix_tokens].mean(axis=1)
         out = {
             "attention_logits": tuple(attention_logits),
             "attention_outputs": tuple(attention_outputs),
+            "block_outputs": tuple(block_outputs),
             "tokens": x,
             "features": features,
         }

@@ -1,25 +1,16 @@
-"""Every loss of synthesis and fine-tuning, each a function of arrays to a float32 scalar.
+"""The losses of synthesis: what makes an image one that P and Q can be aligned on.
 
-Symbols: B images, L layers, H heads, N tokens, n of them patches, d channels a head. Attention
-logits A are [B, H, N, N] a layer, before softmax; attention outputs O are [B, H, N, d]. A loss over
-layers takes one array [L, ...] or a sequence with one array a layer, and is the mean of the layers'
-losses. With `axis_name`, a loss is that of the global batch over that mapped axis, the same on
-every device. With `valid`, [B] bool, images where it is false are padding and don't count. Source:
-`method.md` sections 2 and 3.
+Source: `method.md` section 2.
 """
 
 import math
-from collections.abc import Iterable, Sequence
-from typing import Literal
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from maskaq_jax import attention, distances, head_moments, reductions
-
-Layers = Array | Sequence[Array]
-FeatureDistance = Literal["cosine", "mse"]
 
 
 def class_loss(
@@ -39,7 +30,7 @@ def class_loss(
 
 
 def inter_head_similarity_loss(
-    logits: Layers,
+    logits: attention.Layers,
     num_prefix_tokens: int = 1,
     axis_name: str | None = None,
     valid: Array | None = None,
@@ -70,11 +61,11 @@ def inter_head_similarity_loss(
         )
         return reductions.mean(1 - jnp.square(luminance * structure), axis_name, valid)
 
-    return _mean_over_layers(map(layer_loss, logits))
+    return reductions.mean_over_layers(map(layer_loss, logits))
 
 
 def patch_similarity_entropy_loss(
-    logits: Layers,
+    logits: attention.Layers,
     num_prefix_tokens: int = 1,
     key: Array | None = None,
     max_patches: int = 64,
@@ -115,11 +106,11 @@ def patch_similarity_entropy_loss(
         entropy = 0.5 * (math.log(2 * math.pi * math.e) + jnp.log(variance + 1e-8))
         return -reductions.mean(entropy, axis_name, valid)
 
-    return _mean_over_layers(layer_loss(i, layer) for i, layer in enumerate(logits))
+    return reductions.mean_over_layers(layer_loss(i, layer) for i, layer in enumerate(logits))
 
 
 def patch_similarity_density_loss(
-    outputs: Layers,
+    outputs: attention.Layers,
     num_prefix_tokens: int = 1,
     bandwidth: float = 0.01,
     num_points: int = 10,
@@ -154,13 +145,13 @@ def patch_similarity_density_loss(
         entropy = -jnp.sum(density * jnp.log(density + 1e-8) * width, axis=-1)
         return -reductions.mean(entropy, axis_name, valid)
 
-    return _mean_over_layers(map(layer_loss, outputs))
+    return reductions.mean_over_layers(map(layer_loss, outputs))
 
 
 def masked_attention_loss(
-    logits_p: Layers,
-    logits_q: Layers,
-    mask: Layers,
+    logits_p: attention.Layers,
+    logits_q: attention.Layers,
+    mask: attention.Layers,
     num_prefix_tokens: int = 1,
     axis_name: str | None = None,
     valid: Array | None = None,
@@ -191,7 +182,7 @@ def masked_attention_loss(
             reductions.total(layer_mask, axis_name, valid) + 1e-8
         )
 
-    return _mean_over_layers(map(layer_loss, logits_p, logits_q, masks))
+    return reductions.mean_over_layers(map(layer_loss, logits_p, logits_q, masks))
 
 
 def total_variation_loss(
@@ -216,122 +207,3 @@ def total_variation_loss(
         rising, axis_name, valid
     )
     return straight + diagonal / math.sqrt(2)
-
-
-def distillation_loss(
-    student_logits: Array,
-    teacher_logits: Array,
-    temperature: float,
-    axis_name: str | None = None,
-    valid: Array | None = None,
-) -> Array:
-    """`T^2 KL(softmax(teacher / T) || softmax(student / T))`, mean over images.
-
-    Args:
-      student_logits: [B, classes] of Q.
-      teacher_logits: [B, classes] of P; no gradient flows to them.
-      temperature: T.
-      axis_name: mapped axis of the global batch.
-      valid: images that count.
-    """
-    student = jax.nn.log_softmax(student_logits.astype(jnp.float32) / temperature)
-    teacher = jax.nn.log_softmax(
-        jax.lax.stop_gradient(teacher_logits).astype(jnp.float32) / temperature
-    )
-    divergence = jnp.sum(jnp.exp(teacher) * (teacher - student), axis=-1)
-    return temperature**2 * reductions.mean(divergence, axis_name, valid)
-
-
-def feature_distillation_loss(
-    student: Array,
-    teacher: Array,
-    distance: FeatureDistance = "cosine",
-    axis_name: str | None = None,
-    valid: Array | None = None,
-) -> Array:
-    """Distance of Q's pooled features from P's, for models without a classifier.
-
-    Args:
-      student: [B, C] of Q.
-      teacher: [B, C] of P; no gradient flows to them.
-      distance: 'cosine', `1 - cos`, mean over images; or 'mse', mean over images and channels.
-      axis_name: mapped axis of the global batch.
-      valid: images that count.
-    """
-    student = student.astype(jnp.float32)
-    teacher = jax.lax.stop_gradient(teacher).astype(jnp.float32)
-    if distance == "mse":
-        return reductions.mean(jnp.square(student - teacher), axis_name, valid)
-    norms = reductions.safe_sqrt(jnp.sum(jnp.square(student), axis=-1)) * jnp.linalg.norm(
-        teacher, axis=-1
-    )
-    return reductions.mean(
-        1 - jnp.sum(student * teacher, axis=-1) / (norms + 1e-6), axis_name, valid
-    )
-
-
-def masked_attention_distillation_loss(
-    outputs_p: Layers,
-    outputs_q: Layers,
-    num_prefix_tokens: int = 1,
-    ratio: float = 0.1,
-    high: float = 2.0,
-    low: float = 1.0,
-    distance: distances.Distance = "ssim",
-    axis_name: str | None = None,
-    valid: Array | None = None,
-) -> Array:
-    """Aligns Q's attention outputs with P's, the patches important to P weighing more.
-
-    The top `max(1, round(ratio n))` patches by mean |O_P| weigh `high`, the others `low`. 'ssim' is
-    the mean over channels and heads of 1 - SSIM over the patches, without its luminance term, with
-    weighted moments.
-
-    Args:
-      outputs_p: O of P's layers, [B, H, N, d] each; no gradient flows to them.
-      outputs_q: O of Q's layers.
-      num_prefix_tokens: leading tokens left out.
-      ratio: share of important patches.
-      high: their weight.
-      low: the others' weight.
-      distance: 'ssim', or 'mse', 'l1' or 'kl'.
-      axis_name: mapped axis of the global batch.
-      valid: images that count.
-
-    Raises:
-      ValueError: unknown distance.
-    """
-    if distance not in distances.DISTANCES:
-        raise ValueError(
-            f"distance must be one of {', '.join(distances.DISTANCES)}, got {distance!r}"
-        )
-
-    def layer_loss(layer_p: Array, layer_q: Array) -> Array:
-        target = jax.lax.stop_gradient(layer_p)[:, :, num_prefix_tokens:].astype(jnp.float32)
-        output = layer_q[:, :, num_prefix_tokens:].astype(jnp.float32)
-        weight = _importance_weight(target, ratio, high, low)
-
-        def expectation(x: Array) -> Array:
-            return jnp.sum(weight * x, axis=2, keepdims=True)
-
-        return reductions.mean(
-            distances.DISTANCES[distance](target, output, expectation), axis_name, valid
-        )
-
-    return _mean_over_layers(map(layer_loss, outputs_p, outputs_q))
-
-
-def _importance_weight(target: Array, ratio: float, high: float, low: float) -> Array:
-    """[B, H, n, d] -> [B, 1, n, 1], `high` to `low` for the top patches by mean |O_P|, sum 1."""
-    importance = jnp.abs(target).mean(axis=(1, 3))
-    count = max(1, round(ratio * importance.shape[-1]))
-    rows = jnp.arange(importance.shape[0])[:, None]
-    _, top = jax.lax.top_k(importance, count)
-    weight = jnp.full_like(importance, low).at[rows, top].set(high)
-    # The authors add 1e-6 before normalising: weights of 0 are allowed.
-    weight = weight + 1e-6
-    return (weight / weight.sum(axis=-1, keepdims=True))[:, None, :, None]
-
-
-def _mean_over_layers(layers: Iterable[Array]) -> Array:
-    return jnp.stack(list(layers)).mean()
