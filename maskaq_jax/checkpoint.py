@@ -66,7 +66,7 @@ def save(
     """
     if step in manager.all_steps():
         return
-    checksums = {name: _checksum(tree) for name, tree in trees.items()}
+    checksums = {name: checksum(tree) for name, tree in trees.items()}
     # A copy: it is written in the background, while the run goes on.
     progress = json.loads(json.dumps(progress))
     record = {"progress": progress, "checksums": checksums, "own": _json_checksum(progress)}
@@ -118,12 +118,12 @@ def _check(record: dict[str, Any], trees: dict[str, Any]) -> None:
     if record["own"] != _json_checksum(record["progress"]):
         raise DamagedError("its progress does not fit its checksum")
     for name, tree in trees.items():
-        if record["checksums"][name] != _checksum(tree):
+        if record["checksums"][name] != checksum(tree):
             raise DamagedError(f"its {name} do not fit their checksum")
 
 
-def _checksum(tree: Any) -> int:
-    """CRC-32 of replicated arrays, with their names."""
+def checksum(tree: Any) -> int:
+    """CRC-32 of a tree of replicated arrays, with their names."""
     value = 0
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         array = np.ascontiguousarray(parallel.fetch(leaf) if isinstance(leaf, jax.Array) else leaf)

@@ -189,13 +189,24 @@ def check_values(config: Config) -> None:
     for name, value in positive.items():
         if value <= 0:
             raise ConfigError(f"{name} must be positive, got {value}")
+    for i, value in enumerate(config.pixels.std):
+        if value <= 0:
+            raise ConfigError(f"config.pixels.std[{i}] must be positive, got {value}")
+    finetuning, view = config.finetuning, config.finetuning.view
     shares = {
         "config.synthesis.initial_ratio": settings.initial_ratio,
         "config.synthesis.final_ratio": settings.final_ratio,
         "config.synthesis.drop_rate": settings.drop_rate,
-        "config.finetuning.averaged_share": config.finetuning.averaged_share,
-        "config.finetuning.important_ratio": config.finetuning.important_ratio,
-        "config.finetuning.view.min_area": config.finetuning.view.min_area,
+        "config.synthesis.view.roll": settings.view.roll,
+        "config.synthesis.view.flip": settings.view.flip,
+        "config.finetuning.final_learning_rate_ratio": finetuning.final_learning_rate_ratio,
+        "config.finetuning.averaged_share": finetuning.averaged_share,
+        "config.finetuning.important_ratio": finetuning.important_ratio,
+        "config.finetuning.view.min_area": view.min_area,
+        "config.finetuning.view.flip": view.flip,
+        "config.finetuning.view.jitter": view.jitter,
+        "config.finetuning.view.grey": view.grey,
+        "config.finetuning.view.blur": view.blur,
     }
     for name, value in shares.items():
         if not 0 <= value <= 1:
@@ -206,7 +217,21 @@ def check_values(config: Config) -> None:
         "config.synthesis.smoothness": settings.smoothness,
         "config.synthesis.smoothness_spread": settings.smoothness_spread,
         "config.synthesis.contrast": settings.contrast,
-        "config.finetuning.epochs": config.finetuning.epochs,
+        "config.synthesis.final_learning_rate": settings.final_learning_rate,
+        "config.synthesis.weight_decay": settings.weight_decay,
+        "config.synthesis.view.brightness": settings.view.brightness,
+        "config.synthesis.view.colour": settings.view.colour,
+        **{
+            f"config.synthesis.weights.{name}": weight
+            for name, weight in dataclasses.asdict(weights).items()
+        },
+        "config.finetuning.epochs": finetuning.epochs,
+        "config.finetuning.quantizer_learning_rate": finetuning.quantizer_learning_rate,
+        "config.finetuning.attention_weight": finetuning.attention_weight,
+        "config.finetuning.block_weight": finetuning.block_weight,
+        "config.finetuning.important_weight": finetuning.important_weight,
+        "config.finetuning.view.shift": view.shift,
+        "config.checkpoint_seconds": config.checkpoint_seconds,
     }
     for name, value in counts.items():
         if value < 0:
@@ -223,7 +248,12 @@ def _check_model(config: Config) -> None:
         )
     except (TypeError, ValueError) as error:
         raise ConfigError(f"config.model: {error}") from error
-    channels = network.input_shape[-1]
+    side, _, channels = network.input_shape
+    if config.finetuning.view.shift >= side:
+        raise ConfigError(
+            f"config.finetuning.view.shift must be smaller than the model's images of {side} "
+            f"pixels, got {config.finetuning.view.shift}"
+        )
     for name in ("mean", "std"):
         if len(getattr(config.pixels, name)) != channels:
             raise ConfigError(

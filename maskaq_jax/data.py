@@ -50,6 +50,8 @@ def weights_path(weights: str) -> Path:
 
 def missing_file(path: Path) -> str:
     """Says that there is no such file, and which one beside it has the nearest name."""
+    if path.is_dir():
+        return f"{path} is a folder, not a file"
     beside = [other.name for other in path.parent.glob(f"*{path.suffix}")]
     near = difflib.get_close_matches(path.name, beside, n=1)
     return f"no file {path}" + (f": did you mean {path.parent / near[0]}?" if near else "")

@@ -29,6 +29,10 @@ from maskaq_jax.models import Model, create_model
 from maskaq_jax.schema import ConfigError
 
 _LOCK = "lock"
+# Of the weights a run was started with.
+_WEIGHTS = "weights.json"
+# What a run that ended before it began leaves behind.
+_REMAINS = (_LOCK, "config.json.unfinished")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +70,7 @@ def prepare(settings: Config, workdir: Path) -> Experiment:
     model = _create_model(settings)
     evaluation = _open_evaluation(settings, model)
     params = torch_import.load_torch_weights(_weights_file(settings.model.weights), model)
+    _check_weights(params, settings, workdir)
     channels = model.input_shape[-1]
     real = _read_real_samples(settings, channels) if settings.method == "real" else None
     return Experiment(settings, workdir, mesh, model, params, evaluation, real)
@@ -80,17 +85,15 @@ def claim(experiment: Experiment) -> Iterator[None]:
     """
     workdir = experiment.workdir
     lock = filelock.FileLock(workdir / _LOCK)
+    refusal: Exception | None = None
     if parallel.is_main_process():
-        workdir.mkdir(parents=True, exist_ok=True)
         try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout:
-            raise ConfigError(
-                f"another run is at work in {workdir}: name another --workdir"
-            ) from None
-        _check_workdir(experiment.config, workdir)
-        report.write_json(workdir / "config.json", config.as_dict(experiment.config))
-    parallel.wait_for_hosts("workdir")
+            _write_start(experiment, lock)
+        except (ConfigError, OSError) as error:
+            refusal = error
+    if parallel.agree(refusal is not None):
+        lock.release()
+        raise refusal or ConfigError(f"process 0 refuses {workdir}: its own message says why")
     if not (workdir / "config.json").is_file():
         raise ConfigError(
             f"process {jax.process_index()} doesn't see {workdir}: name a --workdir that all hosts "
@@ -100,6 +103,38 @@ def claim(experiment: Experiment) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def _write_start(experiment: Experiment, lock: filelock.BaseFileLock) -> None:
+    """Takes the directory and says in it what the run is."""
+    workdir = experiment.workdir
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"workdir {workdir} can't be made: {error.strerror}") from error
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise ConfigError(f"another run is at work in {workdir}: name another --workdir") from None
+    _check_workdir(experiment.config, workdir)
+    report.write_json(workdir / _WEIGHTS, {"crc32": checkpoint.checksum(experiment.params)})
+    report.write_json(workdir / "config.json", config.as_dict(experiment.config))
+
+
+def _check_weights(params: Any, settings: Config, workdir: Path) -> None:
+    """Raises `ConfigError` if a run was started there with other weights."""
+    saved = workdir / _WEIGHTS
+    if not saved.is_file():
+        return
+    try:
+        before = json.loads(saved.read_text(encoding="utf-8"))["crc32"]
+    except (ValueError, TypeError, LookupError) as error:
+        raise ConfigError(f"{saved} is not readable: {error}") from error
+    if before != checkpoint.checksum(params):
+        raise ConfigError(
+            f"workdir {workdir} holds a run of other weights than those that "
+            f"{settings.model.weights} has now: name another --workdir"
+        )
 
 
 def load(workdir: str | os.PathLike[str]) -> tuple[Model, Any]:
@@ -123,7 +158,12 @@ def load(workdir: str | os.PathLike[str]) -> tuple[Model, Any]:
     values = json.loads((workdir / "config.json").read_text(encoding="utf-8"))
     model = _create_model(config.from_dict(values))
     image = jax.ShapeDtypeStruct((1, *model.input_shape), np.float32)
-    template = {"quant": {}} | jax.eval_shape(model.init, jax.random.key(0), image)
+    shapes = {"quant": {}} | jax.eval_shape(model.init, jax.random.key(0), image)
+    # Here, wherever the run was.
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    template = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), shapes
+    )
     with checkpoint.open_manager(workdir / "checkpoints") as checkpoints:
         saved = checkpoint.restore(checkpoints, {"variables": template}, _fail)
     if saved is None:
@@ -166,20 +206,25 @@ def _create_model(settings: Config) -> Model:
 
 
 def _check_workdir(settings: Config, workdir: Path) -> None:
+    if "\0" in str(workdir):
+        raise ConfigError(f"workdir {str(workdir)!r} is no name of a directory")
+    there = next(path for path in (workdir.absolute(), *workdir.absolute().parents) if _is(path))
+    if not there.is_dir():
+        raise ConfigError(f"workdir {workdir}: {there} is not a directory")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ConfigError(f"workdir {workdir}: {there} can't be written to")
     if not workdir.exists():
         return
-    if not workdir.is_dir():
-        raise ConfigError(f"workdir {workdir} is not a directory")
     saved = workdir / "config.json"
     if not saved.is_file():
-        if any(path.name != _LOCK for path in workdir.iterdir()):
+        if any(path.name not in (*_REMAINS, _WEIGHTS) for path in workdir.iterdir()):
             raise ConfigError(
                 f"workdir {workdir} holds files that are no run of ours: name another --workdir"
             )
         return
     try:
         before = json.loads(saved.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{saved} is not readable: {error}") from error
     # Through JSON, so that tuples compare equal to the lists they are stored as.
     now = json.loads(json.dumps(config.as_dict(settings)))
@@ -189,6 +234,11 @@ def _check_workdir(settings: Config, workdir: Path) -> None:
             f"workdir {workdir} holds another run, which differs in {', '.join(differences[:3])}"
             f"{', ...' if len(differences) > 3 else ''}: name another --workdir"
         )
+
+
+def _is(path: Path) -> bool:
+    """Whether something has that name, if only a link to nothing."""
+    return path.exists() or path.is_symlink()
 
 
 def _differences(before: Any, now: Any, path: str) -> list[str]:

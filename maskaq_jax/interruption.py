@@ -1,4 +1,4 @@
-"""Tells a run when to save and when to stop: a clock, and the signal that ends a preempted job."""
+"""Tells a run when to save and when to stop: a clock, and the signals that ask it to end."""
 
 import contextlib
 import errno
@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 
 from maskaq_jax import parallel
 
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -19,19 +20,27 @@ class Interrupted(Exception):  # noqa: N818  (not an error)
 
 @contextlib.contextmanager
 def catch_termination() -> Iterator[Callable[[], bool]]:
-    """Yields a function that tells whether SIGTERM has come since, instead of ending the program.
+    """Yields a function that tells whether SIGTERM or Ctrl-C has come since.
 
-    Outside the main thread no signal can be caught, and it never has.
+    They no longer end the program, but for a second Ctrl-C. Outside the main thread no signal can
+    be caught, and it never has.
     """
     received = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield received.is_set
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: received.set())
+
+    def receive(number: int, _: object) -> None:
+        received.set()
+        if number == signal.SIGINT:
+            signal.signal(number, before[signal.SIGINT])
+
+    before = {number: signal.signal(number, receive) for number in _SIGNALS}
     try:
         yield received.is_set
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class Clock:

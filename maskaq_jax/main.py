@@ -114,6 +114,10 @@ def _is_distributed() -> bool:
         _refuse("--coordinator, --num_processes and --process_id go together")
     if (any(given) or _DISTRIBUTED.value) and not _WORKDIR.value:
         _refuse("--workdir is missing: processes of one run share a directory")
+    if _COORDINATOR.value is not None:
+        host, _, port = _COORDINATOR.value.rpartition(":")
+        if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+            _refuse(f"--coordinator must be HOST:PORT, got {_COORDINATOR.value!r}")
     return any(given) or _DISTRIBUTED.value
 
 

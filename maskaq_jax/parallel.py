@@ -59,8 +59,16 @@ def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
     """One axis, `data`, over the devices of every host, or over those given.
 
     A host's devices stand side by side, so that its rows of a batch are consecutive.
+
+    Raises:
+      OSError: JAX finds none.
     """
-    ordered = sorted(devices or jax.devices(), key=lambda device: (device.process_index, device.id))
+    if not devices:
+        try:
+            devices = jax.devices()
+        except RuntimeError as error:
+            raise OSError(f"JAX finds no device: {error}") from error
+    ordered = sorted(devices, key=lambda device: (device.process_index, device.id))
     return Mesh(np.asarray(ordered), (AXIS,))
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -142,14 +143,15 @@ class Reporter:
 
 
 def _trim_metrics(path: Path, first_epoch: int) -> None:
-    """Drops later epochs, which will be written again, and a line half written."""
+    """Drops later epochs, which will be written again, and what is damaged or half written."""
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             record = json.loads(line)
-        except ValueError:
+            is_kept = record["phase"] != "finetuning" or record["step"] < first_epoch
+        except (ValueError, TypeError, LookupError):
             continue
-        if record["phase"] != "finetuning" or record["step"] < first_epoch:
+        if is_kept:
             kept.append(line + "\n")
     unfinished = path.with_name(path.name + ".unfinished")
     unfinished.write_text("".join(kept), encoding="utf-8")
@@ -200,10 +202,16 @@ def print_results(console: Console, results: dict[str, Any]) -> None:
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Writes JSON that appears whole or not at all."""
+    """Writes JSON that appears whole or not at all, even where the power fails."""
     unfinished = path.with_name(path.name + ".unfinished")
-    unfinished.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    unfinished.replace(path)
+    try:
+        with unfinished.open("w", encoding="utf-8") as file:
+            file.write(json.dumps(values, indent=2) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def draw_samples(

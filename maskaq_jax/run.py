@@ -82,7 +82,10 @@ def run(prepared: Experiment, is_terminated: Callable[[], bool] = lambda: False)
             checkpoint.save(saves, step, _to_trees(state), progress)
             clock.restart()
 
-        saved = _restore(prepared, plan, saves, reporter)
+        find_missing = functools.cache(
+            functools.partial(sources.find_missing, prepared, on_broken=reporter.warn)
+        )
+        saved = _restore(prepared, plan, saves, reporter, find_missing)
         terms: dict[str, float] = {}
         epoch_terms: list[dict[str, float]] = []
         if saved is None:
@@ -101,7 +104,8 @@ def run(prepared: Experiment, is_terminated: Callable[[], bool] = lambda: False)
         else:
             first_step, state = saved.step, _from_trees(saved.trees)
             top1, epoch_terms = saved.progress["top1"], saved.progress["epoch_terms"]
-            samples = make_samples(plan.refresh_of(first_step), state.variables)
+            refresh = plan.refresh_of(first_step)
+            samples = make_samples(refresh, state.variables, find_missing(refresh))
 
         for step in range(first_step, plan.num_steps):
             if step > first_step and plan.is_refresh(step):
@@ -143,21 +147,24 @@ def _calibrated(prepared: Experiment, read_images: phases.ReadImages, count: int
 
 
 def _restore(
-    prepared: Experiment, plan: schedule.Plan, saves: Any, reporter: Any
+    prepared: Experiment,
+    plan: schedule.Plan,
+    saves: Any,
+    reporter: Any,
+    find_missing: Callable[[int], list[int]],
 ) -> checkpoint.Checkpoint | None:
     """The newest whole state whose samples are whole too, or can be made again from it."""
 
-    @functools.cache
-    def is_whole(refresh: int) -> bool:
-        return not sources.find_missing(prepared, refresh, reporter.warn)
-
     def is_usable(step: int) -> bool:
-        return plan.is_refresh(step) or is_whole(plan.refresh_of(step))
+        return plan.is_refresh(step) or not find_missing(plan.refresh_of(step))
 
+    newest = saves.latest_step()
     spec = finetune.Spec(prepared.config.finetuning, prepared.config.pixels)
     shapes = programs.finetuning_state_shapes(prepared.model, spec, prepared.mesh)
     saved = checkpoint.restore(saves, _to_trees(shapes), reporter.warn, is_usable)
     step = saved.step if saved else 0
+    if newest is not None and newest > step:
+        reporter.warn(f"training goes back from step {newest} to {step}, the last that is whole")
     checkpoint.discard_after(saves, saved.step if saved else -1)
     seconds = saved.progress["seconds"] if saved else {}
     reporter.resume(seconds, _work_until(prepared, plan, step), step // plan.steps_per_epoch)
@@ -177,8 +184,8 @@ def _check_finite(
     good = saves.latest_step()
     raise FloatingPointError(
         f"fine-tuning diverged at step {step} of {plan.num_steps} ({losses or 'before any step'}): "
-        "lower config.finetuning.learning_rate or quantizer_learning_rate; the last good "
-        f"checkpoint is {'none' if good is None else saves.directory / str(good)}"
+        "lower config.finetuning.learning_rate or quantizer_learning_rate, with another --workdir; "
+        f"the last good checkpoint is {'none' if good is None else saves.directory / str(good)}"
     )
 
 

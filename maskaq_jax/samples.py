@@ -58,6 +58,8 @@ def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".unfinished")
     save_file(arrays, unfinished, metadata={_CHECKSUM: str(_checksum(arrays))})
+    with unfinished.open("rb") as file:
+        os.fsync(file.fileno())
     os.replace(unfinished, path)
 
 

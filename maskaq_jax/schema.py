@@ -2,12 +2,16 @@
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from ml_collections import ConfigDict
+
+# Of an int32, as which programs count.
+_LARGEST = 2**31 - 1
 
 
 class ConfigError(ValueError):
@@ -67,9 +71,13 @@ def build(kind: Any, value: Any, path: str) -> Any:
     if origin in (dict, types.UnionType):
         return value
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        value = float(value) if abs(value) <= _LARGEST else math.inf
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise ConfigError(f"{path} must be {_article(kind)}, got {value!r}")
+    if kind is float and not math.isfinite(value):
+        raise ConfigError(f"{path} must be a finite number, got {value}")
+    if kind is int and abs(value) > _LARGEST:
+        raise ConfigError(f"{path} must be at most {_LARGEST}, got {value}")
     return value
 
 

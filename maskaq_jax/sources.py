@@ -1,6 +1,6 @@
 """Where a run's samples come from: synthesis, noise or real images."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,23 +31,24 @@ _REDRAWS = "redraws"
 
 def make_source(
     experiment: Experiment, key: Array, reporter: report.Reporter, clock: interruption.Clock
-) -> Callable[[int, Any], ReadImages]:
-    """Returns `make_samples(refresh, variables)`, which gives the images of a refresh.
+) -> Callable[..., ReadImages]:
+    """Returns `make_samples(refresh, variables, missing=None)`, which gives a refresh's images.
 
     Batches that the store holds already are kept; the others are made against Q's `variables`.
+    Which ones are `missing` is found out, unless it is known.
     """
     if experiment.config.method == "noise":
         images = read_noise(experiment, key)
-        return lambda refresh, variables: images
+        return lambda refresh, variables, missing=None: images
     if experiment.real is not None:
         real = experiment.real
-        return lambda refresh, variables: lambda indices: real[indices]
+        return lambda refresh, variables, missing=None: lambda indices: real[indices]
     return _make_synthesis(experiment, key, reporter, clock)
 
 
 def _make_synthesis(
     experiment: Experiment, key: Array, reporter: report.Reporter, clock: interruption.Clock
-) -> Callable[[int, Any], ReadImages]:
+) -> Callable[..., ReadImages]:
     config, model, mesh = experiment.config, experiment.model, experiment.mesh
     size, num_steps = config.samples.batch_size, config.synthesis.num_steps
     synthesize_batch = phases.make_synthesis(
@@ -58,7 +59,7 @@ def _make_synthesis(
         share = parallel.share_batch(number * size, (number + 1) * size, mesh)
         unfinished = folder / f"unfinished_{share.first:08d}_{jax.process_index()}.safetensors"
         refresh_key = jax.random.fold_in(randomness.named_key(key, "synthesize"), refresh)
-        before = _read_progress(unfinished, share)
+        before = _read_progress(unfinished, share, reporter.warn)
         with reporter.phase("synthesis") as advance:
             attempt, done = (before.attempt, before.step) if before else (0, 0)
             advance(size * done)
@@ -87,6 +88,8 @@ def _make_synthesis(
         reporter.metrics(
             "synthesis", refresh * num_batches(config) + number, progress.terms | redraws
         )
+        if clock.is_stopping():
+            raise interruption.Interrupted
 
     def write_images(
         folder: Path, refresh_key: Array, share: parallel.Share, progress: SynthesisProgress
@@ -108,9 +111,12 @@ def _make_synthesis(
             )
         parallel.wait_for_hosts("written")
 
-    def make_samples(refresh: int, variables: Any) -> ReadImages:
+    def make_samples(
+        refresh: int, variables: Any, missing: Sequence[int] | None = None
+    ) -> ReadImages:
         folder = samples.refresh_folder(experiment.workdir / "samples", refresh)
-        missing = find_missing(experiment, refresh, reporter.warn)
+        if missing is None:
+            missing = find_missing(experiment, refresh, reporter.warn)
         with reporter.phase("synthesis") as advance:
             advance((num_batches(config) - len(missing)) * size * num_steps)
         for number in missing:
@@ -175,16 +181,21 @@ def _write_progress(path: Path, share: parallel.Share, progress: SynthesisProgre
     samples.write_arrays(path, arrays)
 
 
-def _read_progress(path: Path, share: parallel.Share) -> SavedProgress | None:
+def _read_progress(
+    path: Path, share: parallel.Share, on_broken: Callable[[str], None]
+) -> SavedProgress | None:
     """Where a stopped synthesis of this batch stood; None unless every host knows it alike."""
-    try:
-        arrays = samples.read_arrays(path)
-    except samples.BrokenFileError:
-        arrays = {"indices": np.zeros(0), "position": np.zeros(2, np.int64)}
+    arrays = {"indices": np.zeros(0), "position": np.zeros(2, np.int64)}
+    if path.is_file():
+        try:
+            arrays = samples.read_arrays(path)
+        except samples.BrokenFileError as error:
+            on_broken(f"{error}; its images are made from the start")
     position = arrays.pop("position")
     is_mine = np.array_equal(arrays.pop("indices"), share.indices)
-    differs = not is_mine or (parallel.agree(position) != position).any()
-    if parallel.any_host(differs):
+    # Every host must ask, whatever it has found itself.
+    is_common = np.array_equal(parallel.agree(position), position)
+    if parallel.any_host(not (is_mine and is_common)):
         return None
     leaves = [arrays[name] for name in sorted(arrays)]
     return SavedProgress(int(position[0]), int(position[1]), leaves)

@@ -65,11 +65,19 @@ CASES = {
         "--coordinator, --num_processes and --process_id go together",
     ),
     "processes without a directory": ([*_smoke(), "--distributed"], "--workdir is missing"),
+    "a coordinator without a port": (
+        [
+            *(*_smoke(), "--workdir=new", "--coordinator=localhost"),
+            *("--num_processes=2", "--process_id=0"),
+        ],
+        "--coordinator must be HOST:PORT, got 'localhost'",
+    ),
     "processes nobody tells of": (
         [*_smoke(), "--distributed", "--workdir=new"],
         "coordinator_address should be defined",
     ),
     # Config files and their arguments.
+    "a folder for a config": ([f"--config={ROOT}/configs"], "configs is a folder, not a file"),
     "a config of broken Python": (["--config=syntax.py"], "invalid syntax (syntax.py, line 1)"),
     "a config that fails": (["--config=raises.py"], "error: no way"),
     "a config without get_config": (["--config=empty.py"], "get_config"),
@@ -90,6 +98,22 @@ CASES = {
     "a frozen temperature": (_smoke("finetuning.temperature=0."), "temperature must be positive"),
     "a ratio over 1": (_smoke("synthesis.initial_ratio=1.5"), "must be between 0 and 1, got 1.5"),
     "a negative number of epochs": (_smoke("finetuning.epochs=-2"), "must not be negative, got -2"),
+    "a learning rate that is no number": (
+        _smoke("synthesis.learning_rate=nan"),
+        "config.synthesis.learning_rate must be a finite number, got nan",
+    ),
+    "an infinite weight": (_smoke("synthesis.weights.classes=inf"), "must be a finite number"),
+    "a negative weight": (_smoke("finetuning.block_weight=-1."), "must not be negative, got -1.0"),
+    "a seed of many digits": (_smoke(f"seed={2**63}"), "config.seed must be at most 2147483647"),
+    "more samples than programs count": (_smoke(f"samples.num_samples={10**13}"), "at most"),
+    "pixels without contrast": (
+        _smoke("pixels.std=(0.3,0.0,0.3)"),
+        "config.pixels.std[1] must be positive, got 0.0",
+    ),
+    "a shift out of the image": (
+        _smoke("finetuning.view.shift=28"),
+        "config.finetuning.view.shift must be smaller than the model's images of 28 pixels",
+    ),
     "nine bits": (_smoke(argument=":w=9"), "weight_bits"),
     "a single bit": (_smoke(argument=":a=1"), "activation_bits"),
     "an unknown optimizer": (_smoke("finetuning.optimizer=adm"), "did you mean 'adam'?"),
@@ -108,6 +132,12 @@ CASES = {
     "an image size that does not divide": (
         _smoke("model.arguments.img_size=30"),
         "img_size must be a multiple of patch_size",
+    ),
+    "no heads": (_smoke("model.arguments.num_heads=0"), "num_heads must be 1 to 65536, got 0"),
+    "no patch": (_smoke("model.arguments.patch_size=0"), "patch_size must be 1 to 65536, got 0"),
+    "a model without end": (
+        _smoke("model.arguments.depth=100000"),
+        "depth must be 1 to 1000, got 100000",
     ),
     "heads that do not divide": (
         _smoke("model.arguments.num_heads=5"),
@@ -131,6 +161,7 @@ CASES = {
     ),
     # Weights.
     "no weights": (_smoke("model.weights="), "config.model.weights is missing"),
+    "a folder of weights": (_smoke("model.weights=images"), "images is a folder, not a file"),
     "no such weights": (_smoke("model.weights=gone.safetensors"), "no file gone.safetensors"),
     "truncated weights": (_smoke("model.weights=truncated.safetensors"), "truncated.safetensors"),
     "no weights at all": (_smoke("model.weights=text.safetensors"), "text.safetensors"),
@@ -181,6 +212,16 @@ CASES = {
     ),
     # Work directories.
     "a work directory that is a file": ([*_smoke(), "--workdir=list"], "is not a directory"),
+    "a work directory below a file": ([*_smoke(), "--workdir=list/new"], "list is not a directory"),
+    "a work directory that links to nothing": (
+        [*_smoke(), "--workdir=dangling"],
+        "dangling is not a directory",
+    ),
+    "a run of other weights": (
+        [*_smoke(), "--workdir=weighed"],
+        "holds a run of other weights than those that embedded:vit_fashion has now",
+    ),
+    "a record of weights that is damaged": ([*_smoke(), "--workdir=blank"], "is not readable"),
     "a work directory of other files": ([*_smoke(), "--workdir=images"], "name another --workdir"),
     "another run's directory": (
         [*_smoke(argument=":seed=1"), "--workdir=run"],
@@ -221,6 +262,10 @@ def _write_files(directory):
         path = directory / "images" / f"n0{number // 2}" / f"{number % 2}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.full((9, 9, 3), number, np.uint8)).save(path)
+    (directory / "dangling").symlink_to(directory / "gone")
+    for name, content in (("weighed", '{"crc32": 1}'), ("blank", "")):
+        (directory / name).mkdir()
+        (directory / name / "weights.json").write_text(content)
     for name, content in (("run", '{"seed": 0}'), ("damaged", "{")):
         (directory / name).mkdir()
         (directory / name / "config.json").write_text(content)

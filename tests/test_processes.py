@@ -223,6 +223,44 @@ def _free_port():
         return probe.getsockname()[1]
 
 
+def _start_two(directory, workdir, script=None):
+    """Two processes of one run; `script` has what each runs instead of the program."""
+    flags = [f"--coordinator=127.0.0.1:{_free_port()}", "--num_processes=2"]
+    return [
+        _start(
+            *(directory, workdir, *flags, f"--process_id={number}"),
+            script=script,
+        )
+        for number in range(2)
+    ]
+
+
+def test_two_processes_resume_where_both_know_it(directory):
+    workdir = directory / "pair"
+    for process in _start_two(directory, workdir):
+        _finish(process)
+    expected = _leaves(workdir)
+    killed = directory / "killed_pair"
+    # Both die at once in the middle of a batch; then one has lost what it knew of it.
+    for process in _start_two(directory, killed, [KILLER, "synthesis", "4", "1651"]):
+        process.communicate(timeout=900)
+    unfinished = sorted(killed.rglob("unfinished_*"))
+    assert unfinished
+    unfinished[-1].unlink()
+    for process in _start_two(directory, killed):
+        _finish(process)
+    for actual, wanted in zip(_leaves(killed), expected, strict=True):
+        np.testing.assert_array_equal(actual, wanted)
+
+
+def test_a_run_that_ended_before_it_began_can_start(directory):
+    workdir = directory / "remains"
+    workdir.mkdir()
+    for name in ("lock", "config.json.unfinished"):
+        (workdir / name).write_text("")
+    _finish(_start(directory, workdir))
+
+
 # A float32 sum in another order differs by 1e-7 of its size. Adam divides a gradient by its own
 # size, so where it is nearly 0 that rounding decides an update of 0.1: few pixels, and the mean
 # stays small. At 8 bits and small steps, Q then differs by less than a point.

@@ -404,6 +404,15 @@ def test_a_run_told_to_stop_saves_and_continues_to_the_same_bits(
     _assert_same_run(tmp_path / "run", results, finished)
 
 
+def test_a_second_interrupt_from_the_keyboard_ends_the_program():
+    with interruption.catch_termination() as is_terminated:
+        for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
+            os.kill(os.getpid(), number)
+            assert is_terminated()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("method", "opened"), [("maskaq", False), ("real", True)])
 def test_real_images_are_opened_by_their_own_method_alone(settings, tmp_path, method, opened):

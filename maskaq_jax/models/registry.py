@@ -42,6 +42,9 @@ _SWINS: dict[str, dict[str, Any]] = {
     "swin_base_patch4_window7_224": _SWIN_BASE,
 }
 
+# Beyond any model there is, and soon beyond any machine: for a number of blocks, and for the rest.
+_MOST_BLOCKS, _LARGEST_SIZE = 1000, 65536
+
 
 def model_names() -> list[str]:
     """Every name `create_model` knows."""
@@ -61,7 +64,7 @@ def create_model(
         num_heads, mlp_ratio, init_values (LayerScale) or window_size; and dtype.
 
     Raises:
-      ValueError: unknown name or argument, or sizes that don't divide.
+      ValueError: unknown name or argument, sizes that are too small or large or don't divide.
     """
     if name not in model_names():
         near = difflib.get_close_matches(name, model_names(), n=1, cutoff=0)[0]
@@ -73,4 +76,14 @@ def create_model(
             near = difflib.get_close_matches(argument, known, n=1, cutoff=0)[0]
             raise ValueError(f"unknown argument {argument!r} of {name}; did you mean {near!r}?")
     arguments = (_VITS | _SWINS)[name] | overrides
+    for argument, value in arguments.items():
+        _check_size(argument, value)
     return family(num_classes=num_classes, quantization=quantization, **arguments)
+
+
+def _check_size(argument: str, value: Any) -> None:
+    """Raises ValueError for a size, or a list of them, that no model can have."""
+    largest = _MOST_BLOCKS if argument in ("depth", "depths") else _LARGEST_SIZE
+    for size in value if isinstance(value, (tuple, list)) else (value,):
+        if isinstance(size, int) and not isinstance(size, bool) and not 1 <= size <= largest:
+            raise ValueError(f"{argument} must be 1 to {largest}, got {value}")
