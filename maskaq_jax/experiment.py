@@ -69,7 +69,7 @@ def prepare(settings: Config, workdir: Path) -> Experiment:
     mesh = parallel.make_mesh()
     model = _create_model(settings)
     evaluation = _open_evaluation(settings, model)
-    params = torch_import.load_torch_weights(_weights_file(settings.model.weights), model)
+    params = torch_import.load_torch_weights(_weights_source(settings.model.weights), model)
     _check_weights(params, settings, workdir)
     channels = model.input_shape[-1]
     real = _read_real_samples(settings, channels) if settings.method == "real" else None
@@ -175,8 +175,8 @@ def _fail(message: str) -> None:
     raise checkpoint.DamagedError(f"{message}; start the run again to repair it")
 
 
-def _weights_file(weights: str) -> Path:
-    return hub.fetch(weights) if weights.startswith(hub.SCHEME) else data.weights_path(weights)
+def _weights_source(weights: str) -> str | Path:
+    return weights if weights.startswith(hub.SCHEME) else data.weights_path(weights)
 
 
 def _open_evaluation(settings: Config, model: Model) -> data.Dataset | None:

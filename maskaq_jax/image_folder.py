@@ -70,7 +70,7 @@ def _images_below(root: Path) -> list[Path]:
 
 
 def _read_class_folders(root: Path, num_classes: int) -> list[tuple[Path, int]]:
-    folders = sorted(path for path in root.iterdir() if path.is_dir())
+    folders = sorted((path for path in root.iterdir() if path.is_dir()), key=_class_order)
     if len(folders) != num_classes:
         raise ValueError(
             f"{root} holds {len(folders)} class folders, but the model has {num_classes} classes: "
@@ -79,22 +79,30 @@ def _read_class_folders(root: Path, num_classes: int) -> list[tuple[Path, int]]:
     return [(path, label) for label, folder in enumerate(folders) for path in _images_below(folder)]
 
 
+def _class_order(folder: Path) -> tuple[int, str]:
+    """Folders named by numbers stand in the order of those; others in that of their names."""
+    return (int(folder.name) if folder.name.isdecimal() else 0), folder.name
+
+
 def _read_labels(root: Path, file: Path, num_classes: int) -> list[tuple[Path, int]]:
     if not file.is_file():
         raise ValueError(f"no file of labels {file}")
-    files = []
+    if num_classes == 0:
+        raise ValueError(f"{file}: a model without classifier has no use for labels")
+    labels: dict[Path, int] = {}
     lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        name, _, text = line.replace(",", " ").strip().rpartition(" ")
+        name, text = ("", *line.replace(",", " ").rsplit(maxsplit=1))[-2:]
         path = root / name.strip()
         if not (name and text.isdecimal() and int(text) < num_classes):
             raise ValueError(
                 f"{file}, line {number}: expected an image's name and a label from 0 to "
                 f"{num_classes - 1}, got {line.strip()!r}"
             )
-        if not path.is_file():
+        if not path.is_file() or path.suffix.lower() not in _ENDINGS:
             raise ValueError(f"{file}, line {number}: no image {path}")
-        files.append((path, int(text)))
-    return files
+        if labels.setdefault(path, int(text)) != int(text):
+            raise ValueError(f"{file}, line {number}: {name} has another label above")
+    return list(labels.items())

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -62,6 +63,21 @@ class Clock:
     def restart(self) -> None:
         """Counts from now, when something was saved."""
         self._saved = time.monotonic()
+
+
+@contextlib.contextmanager
+def quiet_background() -> Iterator[None]:
+    """Lets threads that write in the background fail without a word.
+
+    What stops them is raised again where the run waits for them. Their own tracebacks, hundreds for
+    one full disk, would hide the line that says so.
+    """
+    hooks = sys.unraisablehook, threading.excepthook
+    sys.unraisablehook, threading.excepthook = (lambda _: None), (lambda _: None)
+    try:
+        yield
+    finally:
+        sys.unraisablehook, threading.excepthook = hooks
 
 
 def find_full_disk(error: BaseException | None) -> str | None:

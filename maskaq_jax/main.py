@@ -45,7 +45,7 @@ _INTERRUPTED = 75
 
 def main(argv: list[str]) -> None:
     """Checks everything, then runs."""
-    logging.set_verbosity(logging.WARNING)  # Orbax tells every step of a save.
+    logging.set_verbosity(logging.FATAL)  # Orbax tells every step of a save, and errors twice.
     if len(argv) > 1:
         _refuse(f"unexpected argument {argv[1]!r}; flags start with --")
     if _CONFIG.value is None:
@@ -69,7 +69,7 @@ def main(argv: list[str]) -> None:
         workdir = Path(_WORKDIR.value) if _WORKDIR.value else _fresh_workdir()
     except (ValueError, OSError) as error:
         _refuse(str(error))
-    with interruption.catch_termination() as is_terminated:
+    with interruption.catch_termination() as is_terminated, interruption.quiet_background():
         try:
             prepared = experiment.prepare(settings, workdir)
         except (ValueError, OSError) as error:
@@ -95,11 +95,12 @@ def _run(prepared: "Experiment", is_terminated: Callable[[], bool]) -> None:
         _end(str(error), _FAILURE)
     except Exception as error:
         if reason := interruption.find_full_disk(error):
-            _end(
+            _tell(
                 f"{reason}: make room and start again with --workdir={workdir}; it continues from "
-                "its last whole checkpoint",
-                _FAILURE,
+                "its last whole checkpoint"
             )
+            # At once: writers would try the disk again, and tell of it.
+            os._exit(_FAILURE)
         if isinstance(error, OSError):
             _end(str(error), _FAILURE)
         raise
@@ -182,8 +183,12 @@ def _refuse(message: str) -> NoReturn:
 
 
 def _end(message: str, status: int) -> NoReturn:
-    print("error: " + re.sub(r"\s+", " ", message).strip(), file=sys.stderr)
+    _tell(message)
     sys.exit(status)
+
+
+def _tell(message: str) -> None:
+    print("error: " + re.sub(r"\s+", " ", message).strip(), file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from maskaq_jax import data, interruption, parallel, phases, report
+from maskaq_jax import data, interruption, memory, parallel, phases, report
 from maskaq_jax.experiment import Experiment
 from maskaq_jax.phases import Advance, ReadImages
 
@@ -61,7 +61,9 @@ def _evaluation_batches(experiment: Experiment, reporter: report.Reporter) -> It
     """Batches of the dataset, which there must be; tells at the end of images that were broken."""
     config, dataset = experiment.config, experiment.evaluation
     assert dataset is not None
-    shares = parallel.share_batches(len(dataset), config.evaluation.batch_size, experiment.mesh)
+    # No larger than the dataset: padding takes memory and time as images do.
+    batch_size = min(config.evaluation.batch_size, len(dataset))
+    shares = parallel.share_batches(len(dataset), batch_size, experiment.mesh)
     broken: list[str] = []
     shape = experiment.model.input_shape
     yield from data.batches(dataset, config.pixels, shape, shares, broken.append)
@@ -80,3 +82,4 @@ def _interruptible(reporter: report.Reporter, clock: interruption.Clock) -> Iter
                 raise interruption.Interrupted
 
         yield advance_or_stop
+    memory.give_back()

@@ -15,8 +15,17 @@ _SETTINGS = {
 }
 
 
+def give_back() -> None:
+    """Returns what is freed to the system, so that phases don't pile up theirs.
+
+    Worth its time where a phase ends: the next one's programs need pieces of other sizes.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def keep_freed_memory() -> bool:
-    """Makes the C library's allocator keep what is freed, for the life of the process.
+    """Makes the C library's allocator keep what is freed, until `give_back`.
 
     A program of XLA's CPU backend allocates its temporary values anew whenever it runs, and glibc
     would fetch them from the system, a page fault for every 4 KB, and give them back

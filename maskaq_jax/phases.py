@@ -60,6 +60,9 @@ def make_agreement(model: Model, mesh: Mesh) -> Callable[..., dict[str, float]]:
 
     It gives `agreement`, the share of images of the same top-1 class in percent, and
     `feature_cosine`, the mean cosine of their pooled features.
+
+    Raises:
+      OSError: no image is valid.
     """
     count = programs.map_agreement(model, mesh)
 
@@ -74,6 +77,8 @@ def make_agreement(model: Model, mesh: Mesh) -> Callable[..., dict[str, float]]:
                 old + float(new) for old, new in zip((same, cosine, total), counts, strict=True)
             )
             advance(int(counts[-1]))
+        if not total:
+            raise OSError("no evaluation image could be read")
         return {"agreement": 100 * same / total, "feature_cosine": cosine / total}
 
     return agreement

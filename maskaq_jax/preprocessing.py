@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 Interpolation = Literal["bicubic", "bilinear"]
 
@@ -67,5 +67,5 @@ def read_image(file: Path | BinaryIO, name: str, size: int, spec: Preprocessing)
     try:
         with Image.open(file) as image:
             return preprocess(image, size, spec)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except Exception as error:  # whatever the decoders of damaged files raise
         raise BrokenImageError(f"{name}: {error}") from error

@@ -18,6 +18,7 @@ from maskaq_jax import (
     finetune,
     interruption,
     measures,
+    memory,
     parallel,
     phases,
     programs,
@@ -92,11 +93,10 @@ def run(prepared: Experiment, is_terminated: Callable[[], bool] = lambda: False)
             top1 = {"fp": measure(accuracy_of_p, {"params": params})}
             # Synthesis couples P with Q, so Q needs quantizers before there is an image: noise
             # gives the first ones.
-            noise = sources.read_noise(prepared, key)
-            variables = _calibrated(prepared, noise, config.samples.calibration_size)
+            count = min(config.samples.calibration_size, config.samples.num_samples)
+            variables = _calibrated(prepared, sources.read_noise(prepared, key), count)
             samples = make_samples(0, variables)
             if config.samples.calibration == "synthetic":
-                count = min(config.samples.calibration_size, config.samples.num_samples)
                 variables = _calibrated(prepared, samples, count)
             top1["calibrated"] = measure(accuracy_of_q, variables)
             first_step, state = 0, init_state(variables)
@@ -143,6 +143,7 @@ def _calibrated(prepared: Experiment, read_images: phases.ReadImages, count: int
     """Q's variables with P's weights and quantizers initialised on the first `count` images."""
     images = jnp.asarray(read_images(np.arange(count)))
     quant = calibration.calibrate(prepared.model, prepared.params, images)
+    memory.give_back()
     return {"params": prepared.params, "quant": quant}
 
 

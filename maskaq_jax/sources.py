@@ -11,6 +11,7 @@ from jax import Array
 
 from maskaq_jax import (
     interruption,
+    memory,
     noise,
     parallel,
     phases,
@@ -121,6 +122,7 @@ def _make_synthesis(
             advance((num_batches(config) - len(missing)) * size * num_steps)
         for number in missing:
             make_batch(folder, refresh, number, variables)
+        memory.give_back()
         read_images = samples.open_images(folder)
         if parallel.is_main_process():
             drawn = min(_SAMPLES_DRAWN, config.samples.num_samples)

@@ -61,6 +61,8 @@ def open_split(
         builder = tfds.builder(dataset, data_dir=data_dir or None)
     except tfds.core.DatasetNotFoundError as error:
         raise ValueError(f"TFDS knows no dataset {dataset!r}") from error
+    except AssertionError as error:  # a version that it lacks
+        raise ValueError(f"TFDS can't build dataset {dataset!r}: {error}") from error
     features = dict((builder.info.features or {}).items())
     for name, kind in (("image", tfds.features.Image), ("label", tfds.features.ClassLabel)):
         if not isinstance(features.get(name), kind):

@@ -7,7 +7,9 @@ tensors.
 
 import math
 import os
+import pickle
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from flax import traverse_util
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from maskaq_jax import torch_architecture, torch_names
+from maskaq_jax import hub, torch_architecture, torch_names
 from maskaq_jax.models import Model
 
 _SHOWN = 3  # names listed of each kind of mismatch
@@ -32,7 +34,7 @@ def load_torch_weights(path: str | os.PathLike[str], model: Model) -> dict[str, 
 
     Args:
       path: a `.safetensors` file; or `.pth`, `.pt`, `.bin`, which need PyTorch installed and are
-        read with `weights_only=True`.
+        read with `weights_only=True`; or `hf://organisation/name[@revision]`, which `hub` fetches.
       model: a model of `models.create_model`, quantized or not.
 
     Returns:
@@ -42,7 +44,9 @@ def load_torch_weights(path: str | os.PathLike[str], model: Model) -> dict[str, 
       FileNotFoundError: no such file.
       ValueError: not a weight file, or its names, shapes or values don't fit the model.
     """
-    return from_torch_state(_read_state(Path(path)), model, source=str(path))
+    source = str(path)
+    file = hub.fetch(source) if source.startswith(hub.SCHEME) else Path(path)
+    return from_torch_state(_read_state(file), model, source)
 
 
 def from_torch_state(
@@ -99,7 +103,8 @@ def _read_state(path: Path) -> dict[str, np.ndarray]:
     if path.suffix == ".safetensors":
         try:
             return load_file(path)
-        except SafetensorError as error:
+        # An attribute that numpy lacks stands for a number format that it lacks, such as float8.
+        except (SafetensorError, AttributeError) as error:
             raise ValueError(f"{path} is not a readable safetensors file: {error}") from error
     if path.suffix in (".pth", ".pt", ".bin"):
         return _read_pickled_state(path)
@@ -114,7 +119,17 @@ def _read_pickled_state(path: Path) -> dict[str, np.ndarray]:
             f"{path}: reading this format needs PyTorch: pip install 'maskaq_jax[torch]'"
         ) from error
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        # PyTorch's own words advise to load it all the same.
+        found = re.search(r"(?:GLOBAL|global) (\S+)", str(error))
+        raise ValueError(
+            f"{path} is no file of tensors alone"
+            + (f", it asks for {found[1]}" if found else "")
+            + ": it is not read, since more could run code"
+        ) from error
     except Exception as error:  # torch raises many kinds for a file that is not weights
         raise ValueError(f"{path} is not a readable weight file: {error}") from error
     for key in ("model", "state_dict"):  # as training scripts store it beside other things
@@ -139,6 +154,8 @@ def _parameter_shapes(model: Model) -> dict[str, Any]:
 
 def _resampled(embedding: np.ndarray, length: int, num_prefix_tokens: int) -> np.ndarray:
     """Position embeddings [1, tokens, C] for another number of patches; both grids are square."""
+    if embedding.ndim != 3:
+        return embedding
     old, new = (math.isqrt(max(0, n - num_prefix_tokens)) for n in (embedding.shape[1], length))
     if embedding.shape[1] == length or old**2 + num_prefix_tokens != embedding.shape[1]:
         return embedding

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from maskaq_jax import data, image_folder, parallel
+from maskaq_jax import data, image_folder, parallel, preprocessing
 from maskaq_jax.augment import Pixels
 from maskaq_jax.preprocessing import Preprocessing
 
@@ -101,14 +101,46 @@ def test_a_folder_without_images_is_refused(tmp_path):
         ("n01/0.JPEG one", r"line 1: expected an image's name"),
         ("n01/0.JPEG 0\n7", r"line 2: expected an image's name"),
         ("n01/9.JPEG 0", r"line 1: no image .*9\.JPEG"),
+        ("n01/0.JPEG 0\nn01/0.JPEG 1", r"line 2: n01/0\.JPEG has another label above"),
+        ("notes.txt 0", r"line 1: no image .*notes\.txt"),
         ("", "holds no images"),
     ],
 )
 def test_labels_that_do_not_fit_are_told_with_their_line(folder, tmp_path, text, message):
+    (folder / "notes.txt").touch()
     labels = tmp_path / "labels.txt"
     labels.write_text(text)
     with pytest.raises(ValueError, match=message):
         _open(folder, 2, labels)
+
+
+@pytest.mark.parametrize("gap", [" ", "\t", ",", ", "])
+def test_labels_stand_behind_any_gap(folder, tmp_path, gap):
+    labels = tmp_path / "labels.txt"
+    labels.write_text(f"n01/0.JPEG{gap}1\nn01/0.JPEG{gap}1\nn02/0.JPEG{gap}0\n")
+    dataset = _open(folder, 2, labels)
+    assert [dataset[i][1] for i in range(len(dataset))] == [1, 0]
+
+
+def test_labels_need_classes(folder, tmp_path):
+    labels = tmp_path / "labels.txt"
+    labels.write_text("n01/0.JPEG 0")
+    with pytest.raises(ValueError, match="a model without classifier has no use for labels"):
+        _open(folder, 0, labels)
+
+
+def test_folders_named_by_numbers_stand_in_their_order(tmp_path):
+    for number in range(12):
+        (tmp_path / str(number)).mkdir()
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / str(number) / "0.png")
+    dataset = _open(tmp_path, 12)
+    assert [dataset[i][0][0, 0, 0] for i in range(12)] == list(range(12))
+
+
+def test_an_image_that_promises_too_many_pixels_is_broken(folder, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    with pytest.raises(preprocessing.BrokenImageError, match=r"0\.JPEG: .*decompression bomb"):
+        _open(folder)[0]
 
 
 def test_a_missing_folder_is_named(tmp_path):

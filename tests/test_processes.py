@@ -185,21 +185,26 @@ def test_sigterm_saves_and_says_so(directory, finished):
     _assert_same_bits(workdir, finished)
 
 
-def _limit_files():
-    """No file larger than 60 kB, as if the disk ended there: a batch of images is larger."""
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+# A batch of images is larger than the first, a checkpoint than the second.
+@pytest.mark.parametrize("limit", [30_000, 200_000])
+def test_a_full_disk_is_told_and_loses_nothing(directory, finished, limit):
+    """No file may be larger than the limit, as if the disk ended there."""
 
+    def limit_files():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
-def test_a_full_disk_is_told_and_loses_nothing(directory, finished):
-    workdir = directory / "full"
+    workdir = directory / f"full_{limit}"
     # Compiled programs are larger too, and already there.
-    process = _start(directory, workdir, preexec_fn=_limit_files)
+    process = _start(directory, workdir, preexec_fn=limit_files)
     output, _ = process.communicate(timeout=900)
     assert process.returncode == 1, output
-    last = output.strip().splitlines()[-1]
+    *before, last = output.strip().splitlines()
     assert last.startswith("error: the disk has no room")
     assert "start again" in last
+    # Nothing that writes in the background adds words of its own.
+    assert "Traceback" not in output
+    assert len(before) < 20
     _finish(_start(directory, workdir))
     _assert_same_bits(workdir, finished)
 

@@ -82,6 +82,25 @@ def test_an_unknown_ending_is_told(tmp_path):
         torch_import.load_torch_weights(path, MODEL)
 
 
+def test_an_address_of_the_hub_is_fetched(params, state, tmp_path, monkeypatch):
+    save_file(state, tmp_path / "weights.safetensors")
+    asked = []
+
+    def fetch(address):
+        asked.append(address)
+        return tmp_path / "weights.safetensors"
+
+    monkeypatch.setattr(torch_import.hub, "fetch", fetch)
+    fetched = torch_import.load_torch_weights("hf://org/vit@v1", MODEL)
+    jax.tree.map(np.testing.assert_array_equal, params, fetched)
+    assert asked == ["hf://org/vit@v1"]
+
+
+def test_position_embeddings_of_another_rank_are_a_mismatch(state):
+    with pytest.raises(ValueError, match="pos_embed"):
+        torch_import.from_torch_state(state | {"pos_embed": np.zeros(3, np.float32)}, MODEL)
+
+
 def test_pickled_weights_ask_for_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     path = tmp_path / "weights.pth"
@@ -105,7 +124,7 @@ class _Tensor:
 
 @pytest.fixture
 def small():
-    return create_model("vit", 0, img_size=4, patch_size=4, embed_dim=4, depth=0, num_heads=1)
+    return create_model("vit", 0, img_size=4, patch_size=4, embed_dim=4, depth=1, num_heads=1)
 
 
 @pytest.fixture

@@ -95,6 +95,8 @@ class _Attack:
 def test_a_pickle_that_would_run_code_does_not(models, tmp_path):
     _, ours = models
     torch.save({"head.weight": _Attack(str(tmp_path / "attacked"))}, tmp_path / "weights.pth")
-    with pytest.raises(ValueError, match=r"weights\.pth is not a readable weight file"):
+    with pytest.raises(ValueError, match=r"weights\.pth is no file of tensors alone") as refusal:
         torch_import.load_torch_weights(tmp_path / "weights.pth", ours)
+    assert "could run code" in str(refusal.value)
+    assert "weights_only" not in str(refusal.value)  # as PyTorch advises to switch off
     assert not (tmp_path / "attacked").exists()

@@ -52,13 +52,16 @@ def model_names() -> list[str]:
 
 
 def create_model(
-    name: str, num_classes: int = 1000, quantization: Quantization | None = None, **overrides: Any
+    name: str,
+    num_classes: int | None = None,
+    quantization: Quantization | None = None,
+    **overrides: Any,
 ) -> Model:
     """Builds a model: full precision without `quantization`, else low-bit on the same `params`.
 
     Args:
       name: a timm model name, or a family: 'vit', 'deit_distilled', 'swin'.
-      num_classes: 0 for no classifier.
+      num_classes: 0 for no classifier; by default what timm's model has, 1000 or none.
       quantization: bit widths of the low-bit model.
       **overrides: timm's arguments: img_size, patch_size, in_chans, embed_dim, depth or depths,
         num_heads, mlp_ratio, init_values (LayerScale) or window_size; and dtype.
@@ -78,6 +81,8 @@ def create_model(
     arguments = (_VITS | _SWINS)[name] | overrides
     for argument, value in arguments.items():
         _check_size(argument, value)
+    if num_classes is None:
+        num_classes = 0 if name.endswith("_dinov2") else 1000
     return family(num_classes=num_classes, quantization=quantization, **arguments)
 
 
