@@ -8,6 +8,9 @@ from maskaq_jax import data, interruption, memory, parallel, phases, report
 from maskaq_jax.experiment import Experiment
 from maskaq_jax.phases import Advance, ReadImages
 
+# Broken images that are named.
+_SHOWN = 5
+
 
 def is_labelled(experiment: Experiment) -> bool:
     """Whether there are images to measure accuracy on."""
@@ -68,7 +71,8 @@ def _evaluation_batches(experiment: Experiment, reporter: report.Reporter) -> It
     shape = experiment.model.input_shape
     yield from data.batches(dataset, config.pixels, shape, shares, broken.append)
     if broken:
-        reporter.message(f"{len(broken)} images could not be read, the first of them {broken[0]}")
+        listed = "; ".join(broken[:_SHOWN]) + ("; ..." if len(broken) > _SHOWN else "")
+        reporter.message(f"{len(broken)} images could not be read: {listed}")
 
 
 @contextlib.contextmanager

@@ -8,9 +8,10 @@ _SETTINGS = {
     # One heap for all threads: those of other threads can't hold a program's temporary values, and
     # pass the request to the system. First, since threads that start later make their own.
     "M_ARENA_MAX": (-8, 1),
-    # Large blocks come from the heap too,
-    "M_MMAP_MAX": (-4, 0),
-    # which keeps what is freed at its end.
+    # Blocks below 1 GB come from the heap too; of larger ones the system gets back what is free, or
+    # those of several programs would pile up.
+    "M_MMAP_THRESHOLD": (-3, 2**30),
+    # The heap keeps what is freed at its end.
     "M_TRIM_THRESHOLD": (-1, 2**31 - 1),
 }
 

@@ -224,7 +224,7 @@ def _work_until(prepared: Experiment, plan: schedule.Plan, step: int) -> float:
     syntheses = 1 + plan.refresh_of(max(0, step - 1))
     if config.method not in SYNTHESIS_METHODS:
         syntheses = 0
-    images = sources.num_batches(config) * config.samples.batch_size
+    images = sources.num_batches(config) * sources.batch_size(config)
     return (
         _WORK["evaluation"] * evaluations * measures.num_evaluated(prepared)
         + _WORK["synthesis"] * syntheses * images * config.synthesis.num_steps

@@ -51,7 +51,7 @@ def _make_synthesis(
     experiment: Experiment, key: Array, reporter: report.Reporter, clock: interruption.Clock
 ) -> Callable[..., ReadImages]:
     config, model, mesh = experiment.config, experiment.model, experiment.mesh
-    size, num_steps = config.samples.batch_size, config.synthesis.num_steps
+    size, num_steps = batch_size(config), config.synthesis.num_steps
     synthesize_batch = phases.make_synthesis(
         model, synthesis.Spec(config.synthesis, config.pixels), mesh
     )
@@ -143,7 +143,7 @@ def find_missing(
     if parallel.is_main_process():
         folder = samples.refresh_folder(experiment.workdir / "samples", refresh)
         missing = samples.missing_batches(
-            folder, config.samples.batch_size, num_batches(config), on_broken
+            folder, batch_size(config), num_batches(config), on_broken
         )
         is_missing[missing] = True
     return np.flatnonzero(parallel.agree(is_missing)).tolist()
@@ -170,7 +170,12 @@ def read_noise(experiment: Experiment, key: Array) -> ReadImages:
 
 def num_batches(config: Config) -> int:
     """Batches a synthesis of all samples takes."""
-    return -(-config.samples.num_samples // config.samples.batch_size)
+    return -(-config.samples.num_samples // batch_size(config))
+
+
+def batch_size(config: Config) -> int:
+    """Images made at a time; no more than are wanted."""
+    return min(config.samples.batch_size, config.samples.num_samples)
 
 
 def _write_progress(path: Path, share: parallel.Share, progress: SynthesisProgress) -> None:
