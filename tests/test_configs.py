@@ -37,6 +37,26 @@ def test_a_backbone_differs_from_the_papers_settings_in_its_arguments_alone(name
         assert same[group] == paper[group]
 
 
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+INCEPTION = ((0.5,) * 3, (0.5,) * 3)
+
+
+@pytest.mark.parametrize(
+    ("names", "normalisation", "crop_ratio"),
+    [
+        (("vit_t", "vit_b"), INCEPTION, 0.9),
+        (("deit_t", "deit_s", "deit_b", "swin_t"), IMAGENET, 0.9),
+        (("dinov2_s",), IMAGENET, 1.0),
+    ],
+)
+def test_images_are_prepared_as_timm_says_for_the_weights(names, normalisation, crop_ratio):
+    for name in names:
+        config = config_lib.validated(_import(name).get_config())
+        assert (config.pixels.mean, config.pixels.std) == normalisation
+        assert config.evaluation.preprocessing.crop_ratio == crop_ratio
+        assert config.evaluation.preprocessing.interpolation == "bicubic"
+
+
 def test_a_backbone_without_classifier_is_distilled_by_its_features():
     config = config_lib.validated(_import("dinov2_s").get_config("w=3,a=8"))
     assert config.model.num_classes == 0
@@ -47,6 +67,14 @@ def test_a_backbone_without_classifier_is_distilled_by_its_features():
 @pytest.mark.parametrize("name", sorted(NAMES))
 def test_a_config_says_how_to_run_it(name):
     assert f"python -m maskaq_jax.main --config=configs/{name}.py" in _import(name).__doc__
+
+
+def test_images_and_training_can_have_settings_of_their_own(module):
+    mixed, best, paper = (
+        module.get_config(argument) for argument in ("images=paper", "preset=best", "preset=paper")
+    )
+    assert mixed.synthesis == paper.synthesis != best.synthesis
+    assert mixed.finetuning == best.finetuning != paper.finetuning
 
 
 def test_it_is_valid_whatever_its_arguments(module):

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from maskaq_jax import torch_import
 from maskaq_jax.models import create_model
@@ -94,6 +94,24 @@ def test_an_address_of_the_hub_is_fetched(params, state, tmp_path, monkeypatch):
     fetched = torch_import.load_torch_weights("hf://org/vit@v1", MODEL)
     jax.tree.map(np.testing.assert_array_equal, params, fetched)
     assert asked == ["hf://org/vit@v1"]
+
+
+def test_a_whole_swin_of_the_original_repository_is_imported(golden):
+    arrays = golden("swin")
+    arguments = {name: value for name, value in arrays.arguments.items() if name != "arch"}
+    model = create_model("swin", **arguments)
+    expected = torch_import.load_torch_weights(arrays.weights, model)
+    # Its merging of patches ends a stage, its classifier has no module around it, and what timm
+    # computes is stored.
+    original = {"layers.0.blocks.1.attn_mask": np.zeros((4, 49, 49), np.float32)}
+    for name, value in load_file(arrays.weights).items():
+        name = name.replace("layers.1.downsample", "layers.0.downsample")
+        original[name.replace("head.fc.", "head.")] = value
+    for stage, block in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        index = f"layers.{stage}.blocks.{block}.attn.relative_position_index"
+        original[index] = np.zeros((49, 49), np.int64)
+    imported = torch_import.from_torch_state(original, model)
+    jax.tree.map(np.testing.assert_array_equal, imported, expected)
 
 
 def test_position_embeddings_of_another_rank_are_a_mismatch(state):
