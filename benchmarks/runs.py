@@ -26,16 +26,16 @@ def finish(
     if not results.is_file():
         directory.parent.mkdir(parents=True, exist_ok=True)
         with directory.with_suffix(".log").open("a", encoding="utf-8") as log:
-            subprocess.run(
-                [
-                    *(sys.executable, "-m", "maskaq_jax.main"),
-                    *(f"--config=configs/{config}", f"--workdir={directory}", *flags),
-                ],
-                check=True,
-                stdout=log,
-                stderr=log,
-                preexec_fn=None if cores is None else lambda: os.sched_setaffinity(0, cores),
-            )
+            command = [
+                *(sys.executable, "-m", "maskaq_jax.main"),
+                *(f"--config=configs/{config}", f"--workdir={directory}", *flags),
+            ]
+            with subprocess.Popen(command, stdout=log, stderr=log) as process:
+                if cores is not None:
+                    # Before it has threads, which take after it.
+                    os.sched_setaffinity(process.pid, cores)
+            if process.returncode:
+                raise subprocess.CalledProcessError(process.returncode, command)
     return json.loads(results.read_text(encoding="utf-8"))
 
 

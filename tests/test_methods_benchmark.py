@@ -51,7 +51,7 @@ def test_the_grid_has_every_cell_once_and_more_seeds_at_three_bits():
 
 
 def test_a_finished_run_is_not_run_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(runs.subprocess, "run", pytest.fail)
+    monkeypatch.setattr(runs.subprocess, "Popen", pytest.fail)
     cell = methods.Cell("vit_fashion", 3, 3, "maskaq (paper)", 1)
     directory = methods.run_directory(cell, tmp_path)
     directory.mkdir()
@@ -135,7 +135,9 @@ def test_runs_side_by_side_share_the_cores(tmp_path, monkeypatch):
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores can't be chosen")
 def test_a_run_stays_on_its_cores(tmp_path, monkeypatch):
     core = min(os.sched_getaffinity(0))
-    script = "import os, sys; print(sorted(os.sched_getaffinity(0))); sys.exit(3)"
+    script = (
+        "import os, sys, time; time.sleep(0.5); print(sorted(os.sched_getaffinity(0))); sys.exit(3)"
+    )
     (tmp_path / "python").write_text(f"#!/bin/sh\nexec {sys.executable} -c '{script}'\n")
     monkeypatch.setattr(runs.sys, "executable", tmp_path / "python")
     (tmp_path / "python").chmod(0o755)

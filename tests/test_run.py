@@ -314,7 +314,11 @@ def _largest_file(directory):
 
 def _damage_newest_checkpoint(workdir):
     newest = max(int(path.name) for path in (workdir / "checkpoints").iterdir())
-    _flip_last_bit(_largest_file(workdir / "checkpoints" / str(newest) / "variables"))
+    path = _largest_file(workdir / "checkpoints" / str(newest) / "variables")
+    # All along the file: what its last byte belongs to depends on the order of writes.
+    content = np.fromfile(path, np.uint8)
+    content[::256] ^= 1
+    content.tofile(path)
     return f"checkpoints/{newest} is damaged"
 
 
