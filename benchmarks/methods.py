@@ -57,6 +57,7 @@ ABLATIONS = {
     # The best settings make images once.
     _REFRESHED: ("method=maskaq", "best"),
 }
+_ALL = METHODS | ABLATIONS
 # Around the tables in the page.
 _BEGIN, _END = "<!-- tables: begin -->", "<!-- tables: end -->"
 COLUMNS = (
@@ -78,7 +79,7 @@ class Cell:
     @property
     def argument(self) -> str:
         """Of the config."""
-        argument, _ = (METHODS | ABLATIONS)[self.method]
+        argument, _ = _ALL[self.method]
         return f"w={self.weight_bits},a={self.activation_bits},{argument},seed={self.seed}"
 
     @property
@@ -233,8 +234,7 @@ def run(cell: Cell, workdir: Path, cores: frozenset[int] | None = None) -> dict[
         "model": cell.model,
         "weight_bits": cell.weight_bits,
         "activation_bits": cell.activation_bits,
-        "method": re.sub(r" \(.*\)", "", cell.method),
-        "preset": (METHODS | ABLATIONS)[cell.method][1],
+        **columns_of(cell.method),
         "seed": cell.seed,
         "num_samples": values["num_samples"],
         "synthesis_steps": values["synthesis_steps"],
@@ -284,14 +284,14 @@ def collect_lines(rows: list[dict[str, Any]]) -> Mapping[str, charts.Lines]:
     return panels
 
 
+def columns_of(name: str) -> dict[str, str]:
+    """What a row says of a method of `METHODS` or `ABLATIONS`: its name without the preset's."""
+    return {"method": name.partition(" (")[0], "preset": _ALL[name][1]}
+
+
 def label_of(row: dict[str, Any]) -> str:
     """The name of a row's method in `METHODS` or `ABLATIONS`."""
-    same = [
-        name
-        for name, (_, preset) in (METHODS | ABLATIONS).items()
-        if preset == row["preset"] and re.sub(r" \(.*\)", "", name) == row["method"]
-    ]
-    return same[0]
+    return next(name for name in _ALL if columns_of(name).items() <= row.items())
 
 
 def cell_of(row: dict[str, Any]) -> tuple[str, int, int]:
@@ -315,7 +315,7 @@ def describe_cell(cell: tuple[str, int, int], rows: list[dict[str, Any]]) -> str
         for name, by_seed in by_method.items()
     }
     noise, real, best = (accuracies.get(name, {}) for name in ("noise", "real", "maskaq"))
-    for name in filter(by_method.__contains__, METHODS | ABLATIONS):
+    for name in filter(by_method.__contains__, _ALL):
         by_seed, top1 = by_method[name], accuracies[name]
         seeds = top1.keys() & noise.keys() & real.keys()
         recovery = [(top1[s] - noise[s]) / (real[s] - noise[s]) for s in seeds]
