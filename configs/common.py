@@ -139,6 +139,7 @@ def _use_best_training(config: ConfigDict) -> None:
     config.finetuning.optimizer = "adam"
     config.finetuning.learning_rate = 5e-4
     config.finetuning.quantizer_learning_rate = 4e-2
+    config.finetuning.step_learning_rate = 0.05
     config.finetuning.averaged_share = 0.5
     config.finetuning.attention_weight = 0.1
     config.finetuning.block_weight = 1.0

@@ -199,6 +199,7 @@ def check_values(config: Config) -> None:
         "config.synthesis.drop_rate": settings.drop_rate,
         "config.synthesis.view.roll": settings.view.roll,
         "config.synthesis.view.flip": settings.view.flip,
+        "config.finetuning.step_learning_rate": finetuning.step_learning_rate,
         "config.finetuning.final_learning_rate_ratio": finetuning.final_learning_rate_ratio,
         "config.finetuning.averaged_share": finetuning.averaged_share,
         "config.finetuning.important_ratio": finetuning.important_ratio,

@@ -18,6 +18,9 @@ from maskaq_jax.quantizers import ActivationQuantizer
 
 Terms = dict[str, Array]
 
+# `optax.scale_by_param_block_rms` takes smaller parameters for this large.
+_SMALLEST_STEP = 1e-12
+
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
@@ -29,6 +32,9 @@ class Settings:
       optimizer: 'sgd' (Nesterov momentum 0.9) or 'adam'.
       learning_rate: of the weights, at the start of the cosine.
       quantizer_learning_rate: of step sizes and zero points.
+      step_learning_rate: of step sizes, as a share of their size: they differ by two orders of
+        magnitude, and a rate that suits those of 3 bits is many times the size of those of 8. 0
+        trains them as zero points are.
       final_learning_rate_ratio: share of the learning rate left at the end.
       averaged_share: share of the steps, at the end, whose weights and quantizers are averaged into
         the final ones; 0 keeps the last.
@@ -48,6 +54,7 @@ class Settings:
     optimizer: Literal["sgd", "adam"] = "sgd"
     learning_rate: float = 1e-3
     quantizer_learning_rate: float = 1e-3
+    step_learning_rate: float = 0.0
     final_learning_rate_ratio: float = 0.01
     averaged_share: float = 0.0
     output_distance: Literal["kl", "cosine", "mse"] = "kl"
@@ -106,7 +113,7 @@ def steps_per_epoch(settings: Settings, num_samples: int) -> int:
 
 
 def create_optimizer(settings: Settings, num_steps: int) -> optax.GradientTransformation:
-    """One cosine over `num_steps` for the weights and one for the quantizers.
+    """One cosine over `num_steps` for the weights and others for the quantizers.
 
     The last of the steps lands on the average of those before it that the settings ask for.
     """
@@ -119,12 +126,20 @@ def create_optimizer(settings: Settings, num_steps: int) -> optax.GradientTransf
             return optax.adam(schedule)
         return optax.sgd(schedule, momentum=0.9, nesterov=True)
 
+    def group_of(path: tuple[Any, ...], _: Array) -> str:
+        if path[0].key == "params":
+            return "params"
+        return "steps" if settings.step_learning_rate and path[-1].key == "step" else "quant"
+
+    # A step size is a block of one parameter, whose root mean square is its size.
+    relative = optax.scale_by_param_block_rms(_SMALLEST_STEP)
     optimizer = optax.partition(
         {
             "params": group(settings.learning_rate),
             "quant": group(settings.quantizer_learning_rate),
+            "steps": optax.chain(group(settings.step_learning_rate), relative),
         },
-        {"params": "params", "quant": "quant"},
+        lambda trained: jax.tree_util.tree_map_with_path(group_of, trained),
     )
     if not settings.averaged_share:
         return optimizer

@@ -183,12 +183,26 @@ def test_learning_rates_fall_along_a_cosine_to_their_ratio():
     state = optimizer.init(trained)
     gradient = {"params": jnp.ones(()), "quant": jnp.ones(())}
     zero = jax.tree.map(jnp.zeros_like, gradient)
-    first, state = optimizer.update(gradient, state)
+    first, state = optimizer.update(gradient, state, trained)
     np.testing.assert_allclose([first["params"], first["quant"]], [-1.9, -0.95], rtol=1e-6)
     for _ in range(10):
-        last, state = optimizer.update(zero, state)
+        last, state = optimizer.update(zero, state, trained)
     # Momentum alone is left: 0.9^11 of the first gradient, at 1% of the rate.
     np.testing.assert_allclose(last["params"], -(0.9**11) * 0.01, rtol=1e-4)
+
+
+@pytest.mark.parametrize("size", [0.004, 0.9])
+def test_step_sizes_learn_in_shares_of_their_size(size):
+    settings = Settings(optimizer="adam", quantizer_learning_rate=0.5, step_learning_rate=0.02)
+    optimizer = finetune.create_optimizer(settings, num_steps=10)
+    quantizer = {"step": jnp.float32(size), "zero_point": jnp.float32(size)}
+    trained = {"params": {"w": jnp.ones(())}, "quant": {"layer": quantizer}}
+    gradient = jax.tree.map(lambda leaf: 3 * jnp.ones_like(leaf), trained)
+    update, _ = optimizer.update(gradient, optimizer.init(trained), trained)
+    # Adam's first update is its rate, whatever the gradient.
+    np.testing.assert_allclose(update["quant"]["layer"]["step"], -0.02 * size, rtol=1e-5)
+    np.testing.assert_allclose(update["quant"]["layer"]["zero_point"], -0.5, rtol=1e-5)
+    np.testing.assert_allclose(update["params"]["w"], -settings.learning_rate, rtol=1e-5)
 
 
 def test_the_last_step_lands_on_the_average_of_those_that_count():
