@@ -2,14 +2,15 @@
 
     python -m benchmarks.budgets --models=vit_fashion,swin_fashion --seeds=3
 
-Runs MaskAQ at W3A3, one after another: what is done is skipped, and what was stopped continues. All
-runs take the same number of training steps. Writes `docs/results/budgets.csv`, a row a run, and
-`docs/results/budgets.png`.
+Runs MaskAQ at W3A3, `--jobs` runs side by side: what is recorded is skipped, as in
+`benchmarks.methods`. All take the same number of training steps. Writes `docs/results/budgets.csv`,
+a row a run, `docs/results/budgets.json`, digests of their settings, and `docs/results/budgets.png`.
 """
 
 import argparse
-import csv
+import dataclasses
 import itertools
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,36 @@ from benchmarks import charts, runs
 
 # Images; the epochs they are trained for keep the number of steps.
 _IMAGES = {40: 480, 80: 240, 160: 120, 320: 60, 640: 30}
+_MIDDLE = 320
 # How often images are made again; the epochs between, of 60.
 _REFRESHES = {0: 0, 1: 30, 2: 20, 4: 12}
 _BATCH_SIZE = 160
 COLUMNS = ("model", "seed", "num_samples", "refreshes", "epochs", "top1", "seconds")
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """A run: so many images, made again so often."""
+
+    model: str
+    seed: int
+    num_samples: int
+    refreshes: int
+
+    @property
+    def run(self) -> runs.Run:
+        """That makes it."""
+        return runs.Run(
+            f"{self.model}_{self.num_samples}_{self.refreshes}_{self.seed}",
+            self.model,
+            f"seed={self.seed}",
+            (
+                f"--config.samples.num_samples={self.num_samples}",
+                f"--config.samples.batch_size={min(self.num_samples, _BATCH_SIZE)}",
+                f"--config.samples.refresh_every={_REFRESHES[self.refreshes]}",
+                f"--config.finetuning.epochs={_IMAGES[self.num_samples]}",
+            ),
+        )
 
 
 def main() -> None:
@@ -28,60 +55,44 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", default="vit_fashion,swin_fashion", help="of configs/")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each point")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     parser.add_argument("--workdir", type=Path, default=Path("runs/budgets"))
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     options = parser.parse_args()
-    rows = []
-    points = list_points()
-    for seed, model, point in itertools.product(
-        range(options.seeds), options.models.split(","), points
-    ):
-        rows.append(run(model, seed, *point, options.workdir))
+    points = list_points(options.models.split(","), options.seeds)
+    by_run = {point.run: point for point in points}
+    record = runs.Record(options.out / "budgets.csv", COLUMNS)
+    missing = record.lacks(by_run)
+    print(f"{len(points) - len(missing)} of {len(points)} runs are in {record.path}", flush=True)
+    for run, results in runs.finish_all(missing, options.workdir, options.jobs):
+        row = make_row(by_run[run], results)
+        record.add(run, row)
+        print(f"{run.name}: {row['top1']} in {row['seconds']} s", flush=True)
         # After every run, so that stopped ones leave what they have.
-        write_results(rows, options.out)
+        draw(list(record.rows.values()), options.out / "budgets.png")
 
 
-def list_points() -> list[tuple[int, int]]:
-    """Images and refreshes of each run: many images once, the middle number again and again."""
-    middle = list(_IMAGES)[3]
-    return [(images, 0) for images in _IMAGES] + [(middle, count) for count in _REFRESHES if count]
+def list_points(models: Iterable[str], num_seeds: int) -> list[Point]:
+    """Many images once, and their middle number again and again; a seed at a time."""
+    budgets = [(images, 0) for images in _IMAGES]
+    budgets += [(_MIDDLE, refreshes) for refreshes in _REFRESHES if refreshes]
+    return [
+        Point(model, seed, *budget)
+        for seed, model, budget in itertools.product(range(num_seeds), models, budgets)
+    ]
 
 
-def flags(num_samples: int, refreshes: int) -> tuple[str, ...]:
-    """Of the run with so many images, refreshed so often."""
-    return (
-        f"--config.samples.num_samples={num_samples}",
-        f"--config.samples.batch_size={min(num_samples, _BATCH_SIZE)}",
-        f"--config.samples.refresh_every={_REFRESHES[refreshes]}",
-        f"--config.finetuning.epochs={_IMAGES[num_samples]}",
-    )
-
-
-def run(model: str, seed: int, num_samples: int, refreshes: int, workdir: Path) -> dict[str, Any]:
-    """The row of a run, made now or before."""
-    results = runs.finish(
-        workdir / f"{model}_{num_samples}_{refreshes}_{seed}",
-        f"{model}.py:seed={seed}",
-        *flags(num_samples, refreshes),
-    )
-    return {
-        "model": model,
-        "seed": seed,
-        "num_samples": num_samples,
-        "refreshes": refreshes,
+def make_row(point: Point, results: dict[str, Any]) -> dict[str, Any]:
+    """The row of a run."""
+    return dataclasses.asdict(point) | {
         "epochs": results["epochs"],
         "top1": results["quantized_top1"],
         "seconds": round(sum(results["seconds"].values()), 1),
     }
 
 
-def write_results(rows: list[dict[str, Any]], out: Path) -> None:
-    """Writes the table of runs and the chart."""
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / "budgets.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    """Draws the chart."""
     models = sorted({row["model"] for row in rows})
     panels: dict[str, charts.Lines] = {}
     for model in models:
@@ -89,9 +100,9 @@ def write_results(rows: list[dict[str, Any]], out: Path) -> None:
         panels[f"{model}, images"] = {
             "made once": collect([row for row in own if row["refreshes"] == 0], "num_samples")
         }
-        middle = [row for row in own if row["num_samples"] == list(_IMAGES)[3]]
-        panels[f"{model}, refreshes"] = {"320 images": collect(middle, "refreshes")}
-    charts.draw_accuracies(out / "budgets.png", panels, "number of images or refreshes")
+        middle = [row for row in own if row["num_samples"] == _MIDDLE]
+        panels[f"{model}, refreshes"] = {f"{_MIDDLE} images": collect(middle, "refreshes")}
+    charts.draw_accuracies(path, panels, "number of images or refreshes")
 
 
 def collect(rows: list[dict[str, Any]], column: str) -> list[tuple[float, list[float]]]:

@@ -13,15 +13,9 @@ a digest of each run's. So a grid that was stopped continues, on another machine
 """
 
 import argparse
-import concurrent.futures
-import csv
 import dataclasses
-import hashlib
-import importlib
 import itertools
-import json
 import math
-import queue
 import re
 import shlex
 import statistics
@@ -34,7 +28,6 @@ from scipy import stats
 
 from benchmarks import charts, runs
 from configs import common
-from maskaq_jax import config as config_lib
 
 # Name of a method on the bench: its argument to a config, and the preset its row names.
 #
@@ -77,15 +70,17 @@ class Cell:
     seed: int
 
     @property
-    def argument(self) -> str:
-        """Of the config."""
+    def run(self) -> runs.Run:
+        """That makes it."""
+        method = re.sub(r"\W+", "_", self.method).strip("_")
+        bits = f"w{self.weight_bits}a{self.activation_bits}"
         argument, _ = _ALL[self.method]
-        return f"w={self.weight_bits},a={self.activation_bits},{argument},seed={self.seed}"
-
-    @property
-    def flags(self) -> tuple[str, ...]:
-        """Of the command line."""
-        return ("--config.samples.refresh_every=30",) if self.method == _REFRESHED else ()
+        return runs.Run(
+            f"{self.model}_{bits}_{method}_{self.seed}",
+            self.model,
+            f"w={self.weight_bits},a={self.activation_bits},{argument},seed={self.seed}",
+            ("--config.samples.refresh_every=30",) if self.method == _REFRESHED else (),
+        )
 
 
 def main() -> None:
@@ -104,93 +99,16 @@ def main() -> None:
     cells = list_cells(options.models.split(","), bits, options.seeds, options.seeds_w3a3)
     if options.ablations:
         cells += list_ablations(options.models.split(","), options.seeds_w3a3)
-    table = Table(options.out)
-    missing = [cell for cell in cells if not table.has(cell)]
-    print(f"{len(cells) - len(missing)} of {len(cells)} runs are in {table.path}", flush=True)
-    for cell, row in run_all(missing, options.workdir, options.jobs):
-        table.add(cell, row)
-        print(f"{name_of(cell)}: {row['top1']} in {row['seconds']} s", flush=True)
+    by_run = {cell.run: cell for cell in cells}
+    record = runs.Record(options.out / "methods.csv", COLUMNS)
+    missing = record.lacks(by_run)
+    print(f"{len(cells) - len(missing)} of {len(cells)} runs are in {record.path}", flush=True)
+    for run, results in runs.finish_all(missing, options.workdir, options.jobs):
+        row = make_row(by_run[run], results)
+        record.add(run, row)
+        print(f"{run.name}: {row['top1']} in {row['seconds']} s", flush=True)
         # After every run, so that a stopped grid leaves what it has.
-        write_results(list(table.rows.values()), options.out)
-
-
-class Table:
-    """The rows of `methods.csv` by the name of their run, and digests of the settings they had."""
-
-    def __init__(self, out: Path):
-        """Reads what there is."""
-        self.path, self._digests_path = out / "methods.csv", out / "methods.json"
-        self.rows: dict[str, dict[str, Any]] = {}
-        self._digests: dict[str, str] = {}
-        if self.path.is_file():
-            self._digests = json.loads(self._digests_path.read_text(encoding="utf-8"))
-            with self.path.open(newline="", encoding="utf-8") as file:
-                rows = [
-                    {name: parse(text) for name, text in row.items()}
-                    for row in csv.DictReader(file)
-                ]
-            self.rows = dict(zip(self._digests, rows, strict=True))
-
-    def has(self, cell: Cell) -> bool:
-        """Whether a run is there, made with the settings it would have now."""
-        return self._digests.get(name_of(cell)) == digest(cell)
-
-    def add(self, cell: Cell, row: dict[str, Any]) -> None:
-        """Adds a run, or replaces it."""
-        name = name_of(cell)
-        self.rows[name], self._digests[name] = row, digest(cell)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
-            writer.writerows(self.rows.values())
-        digests = {name: self._digests[name] for name in self.rows}
-        self._digests_path.write_text(json.dumps(digests, indent=2) + "\n", encoding="utf-8")
-
-
-def parse(text: str) -> Any:
-    """A value of the table."""
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            pass
-    return text
-
-
-def digest(cell: Cell) -> str:
-    """Of all settings of a run."""
-    config = importlib.import_module(f"configs.{cell.model}").get_config(cell.argument)
-    for flag in cell.flags:
-        name, _, value = flag.removeprefix("--config.").partition("=")
-        config.update_from_flattened_dict({name: int(value)})
-    values = json.dumps(config_lib.as_dict(config_lib.validated(config)), sort_keys=True)
-    return hashlib.sha256(values.encode()).hexdigest()[:12]
-
-
-def run_all(
-    cells: Iterable[Cell], workdir: Path, jobs: int
-) -> Iterable[tuple[Cell, dict[str, Any]]]:
-    """Runs cells side by side, each on cores of its own, and yields their rows as they come."""
-    cores = runs.split_cores(jobs)
-    free: queue.SimpleQueue[frozenset[int] | None] = queue.SimpleQueue()
-    for share in cores:
-        free.put(share)
-
-    def run_next(cell: Cell) -> tuple[Cell, dict[str, Any]]:
-        share = free.get()
-        try:
-            return cell, run(cell, workdir, share)
-        finally:
-            free.put(share)
-
-    with concurrent.futures.ThreadPoolExecutor(len(cores)) as pool:
-        futures = [pool.submit(run_next, cell) for cell in cells]
-        try:
-            for future in concurrent.futures.as_completed(futures):
-                yield future.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+        write_results(list(record.rows.values()), options.out)
 
 
 def list_cells(
@@ -218,43 +136,22 @@ def list_ablations(models: Iterable[str], num_seeds: int) -> list[Cell]:
     ]
 
 
-def run(cell: Cell, workdir: Path, cores: frozenset[int] | None = None) -> dict[str, Any]:
-    """The row of a run, made now or before, on the cores given.
-
-    Raises:
-      CalledProcessError: it failed.
-    """
-    values = runs.finish(
-        run_directory(cell, workdir),
-        f"{cell.model}.py:{cell.argument}",
-        *cell.flags,
-        cores=cores,
-    )
+def make_row(cell: Cell, results: dict[str, Any]) -> dict[str, Any]:
+    """The row of a run."""
     return {
         "model": cell.model,
         "weight_bits": cell.weight_bits,
         "activation_bits": cell.activation_bits,
         **columns_of(cell.method),
         "seed": cell.seed,
-        "num_samples": values["num_samples"],
-        "synthesis_steps": values["synthesis_steps"],
-        "epochs": values["epochs"],
-        "fp_top1": values["fp_top1"],
-        "calibrated_top1": values["calibrated_top1"],
-        "top1": values["quantized_top1"],
-        "seconds": round(sum(values["seconds"].values()), 1),
+        "num_samples": results["num_samples"],
+        "synthesis_steps": results["synthesis_steps"],
+        "epochs": results["epochs"],
+        "fp_top1": results["fp_top1"],
+        "calibrated_top1": results["calibrated_top1"],
+        "top1": results["quantized_top1"],
+        "seconds": round(sum(results["seconds"].values()), 1),
     }
-
-
-def run_directory(cell: Cell, workdir: Path) -> Path:
-    """Where a run is made; another one for other settings."""
-    return workdir / f"{name_of(cell)}_{digest(cell)}"
-
-
-def name_of(cell: Cell) -> str:
-    """The name of a run."""
-    method = re.sub(r"\W+", "_", cell.method).strip("_")
-    return f"{cell.model}_w{cell.weight_bits}a{cell.activation_bits}_{method}_{cell.seed}"
 
 
 def write_results(rows: list[dict[str, Any]], out: Path) -> None:

@@ -51,8 +51,7 @@ def open_run(model: str, method: str, workdir: Path) -> experiment.Experiment:
     Raises:
       FileNotFoundError: there is none.
     """
-    cell = methods.Cell(model, 3, 3, method, seed=0)
-    directory = methods.run_directory(cell, workdir)
+    directory = methods.Cell(model, 3, 3, method, seed=0).run.directory(workdir)
     if not (directory / "results.json").is_file():
         raise FileNotFoundError(f"no finished run in {directory}: start benchmarks.methods first")
     values = json.loads((directory / "config.json").read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""The bench that compares methods: what it runs, what it skips, and its statistics."""
+"""The benches of whole runs: what they run, what they skip, and their statistics."""
 
 import csv
 import json
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmarks import methods, runs
+from benchmarks import budgets, methods, runs
 from configs import vit_fashion
 from maskaq_jax import config
 
@@ -30,12 +30,12 @@ def _row(method, seed, top1, preset="best", seconds=10.0):
 @pytest.mark.parametrize("method", methods.METHODS | methods.ABLATIONS)
 def test_every_method_is_a_valid_config_of_the_same_budget(method):
     cell = methods.Cell("vit_fashion", 4, 8, method, 2)
-    settings = config.validated(vit_fashion.get_config(cell.argument))
+    settings = config.validated(vit_fashion.get_config(cell.run.argument))
     budget = settings.samples.num_samples, settings.finetuning.epochs
     assert budget == (320, 60)
-    is_published = "images=paper" in cell.argument or "preset=paper" in cell.argument
+    is_published = "images=paper" in cell.run.argument or "preset=paper" in cell.run.argument
     assert (settings.synthesis.smoothness == 0) == is_published
-    assert (settings.finetuning.optimizer == "sgd") == ("preset=paper" in cell.argument)
+    assert (settings.finetuning.optimizer == "sgd") == ("preset=paper" in cell.run.argument)
     assert settings.synthesis.num_steps == (1 if method == "without synthesis" else 100)
     assert settings.seed == 2
     assert settings.quantization.weight_bits == 4
@@ -44,7 +44,7 @@ def test_every_method_is_a_valid_config_of_the_same_budget(method):
 def test_the_grid_has_every_cell_once_and_more_seeds_at_three_bits():
     cells = methods.list_cells(["a", "b"], [(3, 3), (4, 8)], num_seeds=3, num_seeds_w3a3=5)
     assert len(set(cells)) == len(cells) == 2 * len(methods.METHODS) * (5 + 3)
-    assert len({methods.name_of(cell) for cell in cells}) == len(cells)
+    assert len({cell.run.name for cell in cells}) == len(cells)
     # A grid that is stopped has compared all methods on the seeds it has.
     assert {cell.method for cell in cells[: 4 * len(methods.METHODS)]} == set(methods.METHODS)
     assert all(cell.seed == 0 for cell in cells[: 4 * len(methods.METHODS)])
@@ -53,7 +53,7 @@ def test_the_grid_has_every_cell_once_and_more_seeds_at_three_bits():
 def test_a_finished_run_is_not_run_again(tmp_path, monkeypatch):
     monkeypatch.setattr(runs.subprocess, "Popen", pytest.fail)
     cell = methods.Cell("vit_fashion", 3, 3, "maskaq (paper)", 1)
-    directory = methods.run_directory(cell, tmp_path)
+    directory = cell.run.directory(tmp_path)
     directory.mkdir()
     results = {
         "num_samples": 320,
@@ -65,10 +65,24 @@ def test_a_finished_run_is_not_run_again(tmp_path, monkeypatch):
         "seconds": {"synthesis": 1.5, "finetuning": 2.5},
     }
     (directory / "results.json").write_text(json.dumps(results))
-    row = methods.run(cell, tmp_path)
+    assert list(runs.finish_all([cell.run], tmp_path, jobs=1)) == [(cell.run, results)]
+    row = methods.make_row(cell, results)
     assert tuple(row) == methods.COLUMNS
     assert (row["method"], row["preset"], row["top1"]) == ("maskaq", "paper", 80.0)
     assert row["seconds"] == 4.0
+
+
+def test_budgets_vary_images_and_refreshes_at_the_same_number_of_steps():
+    points = budgets.list_points(["vit_fashion"], num_seeds=2)
+    assert len({point.run.name for point in points}) == len(points) == 2 * 8
+    assert len({point.run.digest for point in points}) == len(points)
+    for point in points:
+        flags = dict(flag.removeprefix("--config.").split("=") for flag in point.run.flags)
+        images = int(flags["samples.num_samples"])
+        assert images * int(flags["finetuning.epochs"]) == 320 * 60
+        assert images % int(flags["samples.batch_size"]) == 0
+    row = budgets.make_row(points[0], {"epochs": 480, "quantized_top1": 80.0, "seconds": {"a": 1}})
+    assert tuple(row) == budgets.COLUMNS
 
 
 @pytest.mark.parametrize("method", methods.METHODS | methods.ABLATIONS)
@@ -80,18 +94,20 @@ def test_a_row_tells_its_method(method):
     assert methods.label_of(_row(method.partition(" (")[0], 0, 0.0, preset)) == method
 
 
-def _fill(table, accuracies):
+def _fill(directory, accuracies):
+    record = runs.Record(directory / "methods.csv", methods.COLUMNS)
     for method, values in accuracies.items():
         for seed, top1 in enumerate(values):
-            table.add(methods.Cell("vit_fashion", 3, 3, method, seed), _row(method, seed, top1))
+            cell = methods.Cell("vit_fashion", 3, 3, method, seed)
+            record.add(cell.run, _row(method, seed, top1))
+    return record
 
 
 def test_results_hold_every_run_and_the_way_from_noise_to_real(tmp_path):
     accuracies = {"noise": (20.0, 30.0), "maskaq": (80.0, 81.0), "real": (90.0, 90.0)}
-    table = methods.Table(tmp_path)
-    _fill(table, accuracies)
+    record = _fill(tmp_path, accuracies)
     (tmp_path / "README.md").write_text(f"Before.\n{methods._BEGIN} old {methods._END}\nAfter.\n")
-    methods.write_results(list(table.rows.values()), tmp_path)
+    methods.write_results(list(record.rows.values()), tmp_path)
     with (tmp_path / "methods.csv").open() as file:
         assert [float(row["top1"]) for row in csv.DictReader(file)] == [20, 30, 80, 81, 90, 90]
     assert (tmp_path / "methods.png").stat().st_size > 1000
@@ -104,31 +120,31 @@ def test_results_hold_every_run_and_the_way_from_noise_to_real(tmp_path):
     assert "| real | 2 | 60.00 ± 0.00 | 90.00 ± 0.00 | 1.000 ± 0.000 | +9.50 (" in page
 
 
-def test_a_table_is_read_again_and_other_settings_are_another_run(tmp_path, monkeypatch):
-    cell = methods.Cell("vit_fashion", 3, 3, "maskaq", 0)
-    _fill(methods.Table(tmp_path), {"maskaq": (80.25,)})
-    table = methods.Table(tmp_path)
-    assert list(table.rows.values()) == [_row("maskaq", 0, 80.25)]
-    assert table.has(cell)
-    assert not table.has(methods.Cell("vit_fashion", 3, 3, "maskaq", 1))
-    before = methods.digest(cell)
+def test_a_record_is_read_again_and_other_settings_are_another_run(tmp_path, monkeypatch):
+    run = methods.Cell("vit_fashion", 3, 3, "maskaq", 0).run
+    other = methods.Cell("vit_fashion", 3, 3, "maskaq", 1).run
+    _fill(tmp_path, {"maskaq": (80.25,)})
+    record = runs.Record(tmp_path / "methods.csv", methods.COLUMNS)
+    assert list(record.rows.values()) == [_row("maskaq", 0, 80.25)]
+    assert record.lacks([run, other]) == [other]
+    before = run.digest
     monkeypatch.setattr(vit_fashion.common, "_use_best_training", lambda config: None)
-    assert methods.digest(cell) != before
-    assert not table.has(cell)
+    assert run.digest != before
+    assert record.lacks([run, other]) == [run, other]
 
 
 def test_runs_side_by_side_share_the_cores(tmp_path, monkeypatch):
     monkeypatch.setattr(runs.os, "sched_getaffinity", lambda process: {0, 1, 2}, raising=False)
     shares = []
 
-    def run(cell, workdir, cores):
+    def finish(directory, config, *flags, cores):
         shares.append(cores)
-        return _row(cell.method, cell.seed, 80.0)
+        return {}
 
-    monkeypatch.setattr(methods, "run", run)
-    cells = [methods.Cell("vit_fashion", 3, 3, "maskaq", seed) for seed in range(6)]
-    finished = list(methods.run_all(cells, tmp_path, jobs=2))
-    assert {cell for cell, _ in finished} == set(cells)
+    monkeypatch.setattr(runs, "finish", finish)
+    cells = [methods.Cell("vit_fashion", 3, 3, "maskaq", seed).run for seed in range(6)]
+    finished = list(runs.finish_all(cells, tmp_path, jobs=2))
+    assert {run for run, _ in finished} == set(cells)
     assert set(shares) <= {frozenset({0, 2}), frozenset({1})}
 
 
