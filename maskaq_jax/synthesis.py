@@ -159,11 +159,13 @@ def draw_variation_target(
     key: Array, batch: Batch, images: Array, axis_name: str | None = None
 ) -> Array:
     """[] roughness that PSAQ-ViT pulls a batch to: uniform in [2500, 3000] for its 32 images of 224
-    px, and as the norm grows, with the root of their number and area.
+    px, and as the norm grows, with the root of their number and area. A batch has its own.
     """
-    target = jax.random.uniform(
-        randomness.named_key(key, "variation"), (), minval=2500.0, maxval=3000.0
-    )
+    first = batch.indices.min()
+    if axis_name is not None:
+        first = jax.lax.pmin(first, axis_name)
+    key = jax.random.fold_in(randomness.named_key(key, "variation"), first)
+    target = jax.random.uniform(key, (), minval=2500.0, maxval=3000.0)
     count = reductions.total(jnp.ones(len(images)), axis_name, batch.valid)
     _, height, width, _ = images.shape
     return target * jnp.sqrt(count * height * width / (32 * 224 * 224))
@@ -219,8 +221,8 @@ def loss_terms(
             images, axis_name, batch.valid
         )
     if weights.variation_gap:
-        gap = losses.total_variation_loss(images, axis_name, batch.valid) - variation_target
-        terms["variation_gap"] = weights.variation_gap * jnp.abs(gap)
+        variation = losses.total_variation_loss(images, axis_name, batch.valid, diagonal_weight=1.0)
+        terms["variation_gap"] = weights.variation_gap * jnp.abs(variation - variation_target)
     if weights.density:
         terms["density"] = weights.density * losses.patch_similarity_density_loss(
             out["attention_outputs"], prefix, axis_name=axis_name, valid=batch.valid

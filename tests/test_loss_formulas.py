@@ -81,21 +81,22 @@ def entropy_formula(layers, prefix=1):
 
 def density_formula(layers, prefix=1, bandwidth=0.1, ends=None):
     """With the ends of each image's similarities at `ends`, which carry no gradient."""
-    means = []
+    total = 0.0
     for number, layer in enumerate(layers):
         entropies = []
         for i, image in enumerate(layer):
             rows = image.mean(axis=0)[prefix:]
             cosines = [x @ y / np.sqrt((x @ x) * (y @ y)) for x in rows for y in rows]
             low, high = ends[number, i] if ends is not None else (min(cosines), max(cosines))
-            entropy = 0.0
+            heights = []
             for point in np.linspace(low, high, 10):
                 bumps = [np.exp(-(((point - c) / bandwidth) ** 2) / 2) for c in cosines]
-                density = np.mean(bumps) / (bandwidth * np.sqrt(2 * np.pi))
-                entropy -= density * np.log(density) * (high - low) / 9
-            entropies.append(entropy)
-        means.append(-np.mean(entropies))
-    return np.mean(means)
+                density = np.mean(bumps) / (bandwidth * np.sqrt(2 * np.pi)) + 1e-4
+                heights.append(-density * np.log(density))
+            trapezoids = [(left + right) / 2 for left, right in itertools.pairwise(heights)]
+            entropies.append(sum(trapezoids) * (high - low) / 9)
+        total -= np.mean(entropies)
+    return total
 
 
 def _similarity_ends(layers, prefix=1):
@@ -122,7 +123,7 @@ def coupling_formula(layers_p, layers_q, mask, prefix=1):
     return np.mean(means)
 
 
-def variation_formula(images):
+def variation_formula(images, diagonal_weight=2**-0.5):
     _, height, width, _ = images.shape
 
     def norm(down, right):
@@ -134,7 +135,7 @@ def variation_formula(images):
         ]
         return np.sqrt(sum(((x - y) ** 2).sum() for x, y in pairs))
 
-    return norm(1, 0) + norm(0, 1) + (norm(1, 1) + norm(1, -1)) / np.sqrt(2)
+    return norm(1, 0) + norm(0, 1) + diagonal_weight * (norm(1, 1) + norm(1, -1))
 
 
 def divergence_formula(student, teacher, temperature):
@@ -231,6 +232,11 @@ CASES = {
     "coupling beside two prefix tokens": _coupling(mask=MASK[:, :5], prefix=2),
     "coupling without a class token": _coupling(mask=np.pad(MASK, ((0, 0), (1, 0))), prefix=0),
     "total variation": (losses.total_variation_loss, variation_formula, IMAGES),
+    "total variation, full diagonals": (
+        functools.partial(losses.total_variation_loss, diagonal_weight=1.0),
+        functools.partial(variation_formula, diagonal_weight=1.0),
+        IMAGES,
+    ),
     "distillation": (
         lambda x: losses.distillation_loss(x, jnp.asarray(TEACHER), 5.0),
         lambda x: divergence_formula(x, TEACHER, 5.0),

@@ -191,6 +191,8 @@ def test_the_roughness_of_psaq_is_a_target_of_the_batch(problem):
     assert 2900 < max(targets) <= 3000
     small = synthesis.draw_variation_target(jax.random.key(0), batch, images[:8, ::2, ::2])
     np.testing.assert_allclose(small, targets[0] / 4, rtol=1e-6)
+    other = batch.replace(indices=batch.indices + 100)
+    assert synthesis.draw_variation_target(jax.random.key(0), other, images) != targets[0]
 
 
 def test_psaq_pulls_the_roughness_to_its_target(problem):
@@ -206,7 +208,7 @@ def test_psaq_pulls_the_roughness_to_its_target(problem):
         )
         return terms["variation_gap"]
 
-    roughness = losses.total_variation_loss(images)
+    roughness = losses.total_variation_loss(images, diagonal_weight=1.0)
     above, below = (jax.grad(loss)(images, roughness + gap) for gap in (-1.0, 1.0))
     np.testing.assert_allclose(loss(images, roughness - 1.0), 2.0, rtol=1e-4)
     np.testing.assert_allclose(above, -below, atol=1e-6)

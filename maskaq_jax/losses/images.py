@@ -119,9 +119,11 @@ def patch_similarity_density_loss(
 ) -> Array:
     """PSAQ-ViT's way to decouple: minus the entropy of a kernel density of patch similarities.
 
-    `h = - sum_i f(s_i) log f(s_i) ds`, with f a Gaussian kernel density of the cosine similarities
-    of all pairs of head-averaged attention outputs, at points evenly between an image's smallest
-    and largest (Li et al. 2022).
+    `h = - integral of f log f`, by the trapezoid rule, with f a Gaussian kernel density of the
+    cosine similarities of all pairs of head-averaged attention outputs (Li et al. 2022). As its
+    authors do, the sum over layers, where all other losses are means. Points lie evenly between an
+    image's smallest and largest similarity; the authors take those of the batch, which would make
+    an image depend on the others.
 
     Args:
       outputs: O of each layer.
@@ -141,11 +143,12 @@ def patch_similarity_density_loss(
         points = low + (high - low) * jnp.linspace(0, 1, num_points)[None]
         kernel = jnp.exp(-jnp.square((points[..., None] - similarity) / bandwidth) / 2)
         density = kernel.mean(axis=-1) / (bandwidth * math.sqrt(2 * math.pi))
-        width = (high - low) / (num_points - 1)
-        entropy = -jnp.sum(density * jnp.log(density + 1e-8) * width, axis=-1)
+        # The authors' small number, within the density.
+        density = density + 1e-4
+        entropy = -jnp.trapezoid(density * jnp.log(density), points, axis=-1)
         return -reductions.mean(entropy, axis_name, valid)
 
-    return reductions.mean_over_layers(map(layer_loss, outputs))
+    return sum(map(layer_loss, outputs), jnp.zeros(()))
 
 
 def masked_attention_loss(
@@ -186,16 +189,19 @@ def masked_attention_loss(
 
 
 def total_variation_loss(
-    images: Array, axis_name: str | None = None, valid: Array | None = None
+    images: Array,
+    axis_name: str | None = None,
+    valid: Array | None = None,
+    diagonal_weight: float = 1 / math.sqrt(2),
 ) -> Array:
     """Roughness: Frobenius norms, over the whole batch, of neighbour differences.
-
-    Horizontal and vertical neighbours count once, both diagonals divided by sqrt(2).
 
     Args:
       images: [B, height, width, channels].
       axis_name: mapped axis of the global batch.
       valid: images that count.
+      diagonal_weight: of both diagonals' norms; those of horizontal and vertical neighbours count
+        once. 1 is PSAQ-ViT's.
     """
     images = images.astype(jnp.float32)
     down = images[:, 1:] - images[:, :-1]
@@ -206,4 +212,4 @@ def total_variation_loss(
     diagonal = reductions.norm(falling, axis_name, valid) + reductions.norm(
         rising, axis_name, valid
     )
-    return straight + diagonal / math.sqrt(2)
+    return straight + diagonal_weight * diagonal
