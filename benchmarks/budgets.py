@@ -1,9 +1,10 @@
 """Accuracy against the number of synthetic images, and against the number of refreshes.
 
-    python -m benchmarks.budgets --models=vit_fashion,swin_fashion --seeds=3
+    python -m benchmarks.budgets --models=vit_fashion,swin_fashion --seeds=5
 
 Runs MaskAQ at W3A3, `--jobs` runs side by side: what is recorded is skipped, as in
-`benchmarks.methods`. All take the same number of training steps. Writes `docs/results/budgets.csv`,
+`benchmarks.methods`. All take the same number of training steps, and calibrate on 256 images or all
+there are. Writes `docs/results/budgets.csv`,
 a row a run, `docs/results/budgets.json`, digests of their settings, and `docs/results/budgets.png`.
 """
 
@@ -17,7 +18,7 @@ from typing import Any
 from benchmarks import charts, runs
 
 # Images; the epochs they are trained for keep the number of steps.
-_IMAGES = {40: 480, 80: 240, 160: 120, 320: 60, 640: 30}
+_IMAGES = {32: 600, 64: 300, 160: 120, 320: 60, 640: 30}
 _MIDDLE = 320
 # How often images are made again; the epochs between, of 60.
 _REFRESHES = {0: 0, 1: 30, 2: 20, 4: 12}
@@ -54,14 +55,15 @@ def main() -> None:
     """Runs what is missing, then writes the results of all that is there."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", default="vit_fashion,swin_fashion", help="of configs/")
-    parser.add_argument("--seeds", type=int, default=3, help="runs of each point")
+    parser.add_argument("--seeds", type=int, default=5, help="runs of each point")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     parser.add_argument("--workdir", type=Path, default=Path("runs/budgets"))
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     options = parser.parse_args()
+    runs.interrupt_on_sigterm()
     points = list_points(options.models.split(","), options.seeds)
     by_run = {point.run: point for point in points}
-    record = runs.Record(options.out / "budgets.csv", COLUMNS)
+    record = runs.Record(options.out / "budgets.csv", COLUMNS, run_of)
     missing = record.lacks(by_run)
     print(f"{len(points) - len(missing)} of {len(points)} runs are in {record.path}", flush=True)
     for run, results in runs.finish_all(missing, options.workdir, options.jobs):
@@ -80,6 +82,13 @@ def list_points(models: Iterable[str], num_seeds: int) -> list[Point]:
         Point(model, seed, *budget)
         for seed, model, budget in itertools.product(range(num_seeds), models, budgets)
     ]
+
+
+def run_of(row: dict[str, Any]) -> runs.Run | None:
+    """The run a row is of; None where there is no such point any more."""
+    if row["num_samples"] not in _IMAGES or row["refreshes"] not in _REFRESHES:
+        return None
+    return Point(row["model"], row["seed"], row["num_samples"], row["refreshes"]).run
 
 
 def make_row(point: Point, results: dict[str, Any]) -> dict[str, Any]:

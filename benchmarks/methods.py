@@ -9,7 +9,8 @@ tables of means and standard deviations with paired differences. At W3A3, `--abl
 without each of its parts.
 
 Runs in the table are done, unless the settings have changed since: `docs/results/methods.json` has
-a digest of each run's. So a grid that was stopped continues, on another machine too.
+a digest of each run's. So a grid that was stopped continues, on another machine too. A run that
+fails is named at the end, and does not stop the others.
 """
 
 import argparse
@@ -17,9 +18,7 @@ import dataclasses
 import itertools
 import math
 import re
-import shlex
 import statistics
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -51,6 +50,10 @@ ABLATIONS = {
     _REFRESHED: ("method=maskaq", "best"),
 }
 _ALL = METHODS | ABLATIONS
+# Their images take no synthesis.
+_NOT_MADE = ("noise", "real")
+# Points that real images bring over noise, below which a share of them says nothing.
+_LEAST_GAP = 1.0
 # Around the tables in the page.
 _BEGIN, _END = "<!-- tables: begin -->", "<!-- tables: end -->"
 COLUMNS = (
@@ -99,10 +102,12 @@ def main() -> None:
     cells = list_cells(options.models.split(","), bits, options.seeds, options.seeds_w3a3)
     if options.ablations:
         cells += list_ablations(options.models.split(","), options.seeds_w3a3)
+    runs.interrupt_on_sigterm()
     by_run = {cell.run: cell for cell in cells}
-    record = runs.Record(options.out / "methods.csv", COLUMNS)
+    record = runs.Record(options.out / "methods.csv", COLUMNS, run_of)
     missing = record.lacks(by_run)
     print(f"{len(cells) - len(missing)} of {len(cells)} runs are in {record.path}", flush=True)
+    write_results(list(record.rows.values()), options.out)
     for run, results in runs.finish_all(missing, options.workdir, options.jobs):
         row = make_row(by_run[run], results)
         record.add(run, row)
@@ -145,7 +150,7 @@ def make_row(cell: Cell, results: dict[str, Any]) -> dict[str, Any]:
         **columns_of(cell.method),
         "seed": cell.seed,
         "num_samples": results["num_samples"],
-        "synthesis_steps": results["synthesis_steps"],
+        "synthesis_steps": 0 if cell.method in _NOT_MADE else results["synthesis_steps"],
         "epochs": results["epochs"],
         "fp_top1": results["fp_top1"],
         "calibrated_top1": results["calibrated_top1"],
@@ -163,8 +168,7 @@ def write_results(rows: list[dict[str, Any]], out: Path) -> None:
     text = page.read_text(encoding="utf-8") if page.is_file() else f"{_BEGIN}\n{_END}\n"
     before, _, rest = text.partition(_BEGIN)
     _, _, after = rest.partition(_END)
-    made = f"Made by `python -m benchmarks.methods {shlex.join(sys.argv[1:])}`."
-    content = "\n\n".join([_BEGIN, made, *tables, _END])
+    content = "\n\n".join([_BEGIN, *tables, _END])
     page.write_text(before + content + after, encoding="utf-8")
 
 
@@ -186,9 +190,15 @@ def columns_of(name: str) -> dict[str, str]:
     return {"method": name.partition(" (")[0], "preset": _ALL[name][1]}
 
 
-def label_of(row: dict[str, Any]) -> str:
-    """The name of a row's method in `METHODS` or `ABLATIONS`."""
-    return next(name for name in _ALL if columns_of(name).items() <= row.items())
+def label_of(row: dict[str, Any]) -> str | None:
+    """The name of a row's method in `METHODS` or `ABLATIONS`; None where it has none any more."""
+    return next((name for name in _ALL if columns_of(name).items() <= row.items()), None)
+
+
+def run_of(row: dict[str, Any]) -> runs.Run | None:
+    """The run a row is of."""
+    method = label_of(row)
+    return None if method is None else Cell(*cell_of(row), method, row["seed"]).run
 
 
 def cell_of(row: dict[str, Any]) -> tuple[str, int, int]:
@@ -206,7 +216,7 @@ def describe_cell(cell: tuple[str, int, int], rows: list[dict[str, Any]]) -> str
     ]
     by_method: dict[str, dict[int, dict[str, Any]]] = {}
     for row in rows:
-        by_method.setdefault(label_of(row), {})[row["seed"]] = row
+        by_method.setdefault(str(label_of(row)), {})[row["seed"]] = row
     accuracies = {
         name: {seed: row["top1"] for seed, row in by_seed.items()}
         for name, by_seed in by_method.items()
@@ -215,7 +225,11 @@ def describe_cell(cell: tuple[str, int, int], rows: list[dict[str, Any]]) -> str
     for name in filter(by_method.__contains__, _ALL):
         by_seed, top1 = by_method[name], accuracies[name]
         seeds = top1.keys() & noise.keys() & real.keys()
-        recovery = [(top1[s] - noise[s]) / (real[s] - noise[s]) for s in seeds]
+        recovery = [
+            (top1[seed] - noise[seed]) / (real[seed] - noise[seed])
+            for seed in seeds
+            if real[seed] - noise[seed] >= _LEAST_GAP
+        ]
         seconds = statistics.mean(row["seconds"] for row in by_seed.values())
         lines.append(
             f"| {name} | {len(by_seed)} "

@@ -1,11 +1,12 @@
-"""The paper's pictures, of the runs that `benchmarks.methods` made.
+"""The paper's pictures, of runs of `benchmarks.methods`.
 
     python -m benchmarks.pictures --models=vit_fashion,swin_fashion
 
 For each model, writes into `docs/results/`: `samples_MODEL.png`, images of each method side by
 side; `similarity_MODEL.png`, how similar P finds the patches of an image of each; and
 `attention_MODEL.png`, where P and Q look in MaskAQ's images, with the informative regions outlined.
-All of seed 0 at W3A3, and of the last block.
+All of seed 0 at W3A3, and of the last block. Runs that are not in `--workdir` are made first.
+Charts of accuracy against the number of images and of refreshes are those of `benchmarks.budgets`.
 """
 
 import argparse
@@ -17,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import charts, methods
+from benchmarks import charts, methods, runs
 from maskaq_jax import attention, config, experiment, samples, sources
 
 _NUM_COLUMNS = 12
@@ -46,14 +47,10 @@ def main() -> None:
 
 
 def open_run(model: str, method: str, workdir: Path) -> experiment.Experiment:
-    """What a finished run of the bench read.
-
-    Raises:
-      FileNotFoundError: there is none.
-    """
-    directory = methods.Cell(model, 3, 3, method, seed=0).run.directory(workdir)
-    if not (directory / "results.json").is_file():
-        raise FileNotFoundError(f"no finished run in {directory}: start benchmarks.methods first")
+    """What a run of the bench read; it is made if it isn't there."""
+    run = methods.Cell(model, 3, 3, method, seed=0).run
+    runs.finish(run, workdir)
+    directory = run.directory(workdir)
     values = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     return experiment.prepare(config.from_dict(values), directory)
 

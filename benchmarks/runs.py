@@ -1,20 +1,25 @@
 """Whole runs of `maskaq_jax.main`: made once each, side by side, and recorded.
 
 A record has the digest of each run's settings, so what a bench lacks of it can be made later and on
-another machine, and what was made with settings that have changed since is made again.
+another machine, and what was made with settings that have changed since is made again. Changes of
+the code go unnoticed: after one that matters, take the rows out.
 """
 
 import concurrent.futures
+import contextlib
 import csv
 import dataclasses
 import hashlib
 import importlib
+import io
 import json
 import os
 import queue
+import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +49,7 @@ class Run:
         for flag in self.flags:
             name, _, value = flag.removeprefix("--config.").partition("=")
             config.update_from_flattened_dict({name: int(value)})
-        values = json.dumps(config_lib.as_dict(config_lib.validated(config)), sort_keys=True)
-        return hashlib.sha256(values.encode()).hexdigest()[:12]
+        return _digest(config_lib.as_dict(config_lib.validated(config)))
 
     def directory(self, workdir: Path) -> Path:
         """Where it is made; another one for other settings."""
@@ -55,99 +59,174 @@ class Run:
 class Record:
     """The rows of a table in a CSV file, by the name of their run.
 
-    Digests of the settings that each had are in a JSON file beside it.
+    Digests of the settings that each was made with are in a JSON file beside it. Rows whose run has
+    other settings now are left out, and lost when a row is added.
     """
 
-    def __init__(self, path: Path, columns: Sequence[str]):
-        """Reads what there is."""
+    def __init__(
+        self,
+        path: Path,
+        columns: Sequence[str],
+        run_of: Callable[[dict[str, Any]], Run | None],
+    ):
+        """Reads what there is.
+
+        Args:
+          path: of the CSV file.
+          columns: of the table.
+          run_of: the run that a row is of; None for one that is none of the bench's any more.
+        """
         self.path, self._columns = path, columns
         self.rows: dict[str, dict[str, Any]] = {}
         self._digests: dict[str, str] = {}
-        if path.is_file():
-            self._digests = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-            with path.open(newline="", encoding="utf-8") as file:
-                rows = [
-                    {name: _parse(text) for name, text in row.items()}
-                    for row in csv.DictReader(file)
-                ]
-            self.rows = dict(zip(self._digests, rows, strict=True))
+        digests_path = path.with_suffix(".json")
+        if not (path.is_file() and digests_path.is_file()):
+            return
+        digests = json.loads(digests_path.read_text(encoding="utf-8"))
+        with path.open(newline="", encoding="utf-8") as file:
+            for texts in csv.DictReader(file):
+                row = {name: _parse(text) for name, text in texts.items()}
+                run = run_of(row)
+                if run is not None and digests.get(run.name) == run.digest:
+                    self.rows[run.name] = row
+        self._digests = {name: digests[name] for name in self.rows}
 
     def lacks(self, runs: Iterable[Run]) -> list[Run]:
-        """The runs that are not there, or were made with other settings than they have now."""
-        return [run for run in runs if self._digests.get(run.name) != run.digest]
+        """The runs that are not there."""
+        return [run for run in runs if run.name not in self.rows]
 
     def add(self, run: Run, row: dict[str, Any]) -> None:
         """Adds a run, or replaces it."""
-        self.rows[run.name], self._digests[run.name] = row, run.digest
+        self.rows[run.name] = row
+        self._digests[run.name] = run.digest
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, self._columns)
-            writer.writeheader()
-            writer.writerows(self.rows.values())
-        digests = {name: self._digests[name] for name in self.rows}
-        text = json.dumps(digests, indent=2) + "\n"
-        self.path.with_suffix(".json").write_text(text, encoding="utf-8")
+        table = io.StringIO(newline="")
+        writer = csv.DictWriter(table, self._columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows.values())
+        # A row without its digest counts as missing, so the order makes a kill between harmless.
+        _replace(self.path, table.getvalue())
+        _replace(self.path.with_suffix(".json"), json.dumps(self._digests, indent=2) + "\n")
 
 
 def finish_all(
     runs: Iterable[Run], workdir: Path, jobs: int
-) -> Iterable[tuple[Run, dict[str, Any]]]:
+) -> Iterator[tuple[Run, dict[str, Any]]]:
     """Makes runs side by side, each on cores of its own, and yields their results as they come.
 
+    A run that fails does not keep others from being made. Where the caller is interrupted, runs are
+    asked to save what they have.
+
     Raises:
-      CalledProcessError: a run failed; no other one starts then.
+      RuntimeError: some runs failed; it names their logs.
     """
     cores = split_cores(jobs)
     free: queue.SimpleQueue[frozenset[int] | None] = queue.SimpleQueue()
     for share in cores:
         free.put(share)
+    processes = Processes()
 
     def finish_next(run: Run) -> tuple[Run, dict[str, Any]]:
         share = free.get()
         try:
-            argument = f"{run.model}.py:{run.argument}"
-            return run, finish(run.directory(workdir), argument, *run.flags, cores=share)
+            return run, finish(run, workdir, share, processes)
         finally:
             free.put(share)
 
+    failures = []
     with concurrent.futures.ThreadPoolExecutor(len(cores)) as pool:
         futures = [pool.submit(finish_next, run) for run in runs]
         try:
             for future in concurrent.futures.as_completed(futures):
-                yield future.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+                try:
+                    yield future.result()
+                except RuntimeError as error:
+                    failures.append(str(error))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            processes.terminate()
+            raise
+    if failures:
+        raise RuntimeError(f"{len(failures)} runs failed:\n" + "\n".join(failures))
+
+
+class Processes:
+    """Those that are running; after `terminate` none starts."""
+
+    def __init__(self) -> None:
+        """None is running."""
+        self._lock = threading.Lock()
+        self._running: set[subprocess.Popen[bytes]] | None = set()
+
+    def call(self, command: list[str], log: Path, cores: frozenset[int] | None) -> int:
+        """Runs a command to its end, on these cores; its return code.
+
+        Raises:
+          RuntimeError: none may start any more.
+        """
+        with log.open("ab") as output, self._lock:
+            if self._running is None:
+                raise RuntimeError(f"{log}: not started")
+            process = subprocess.Popen(command, stdout=output, stderr=output)
+            self._running.add(process)
+        if cores is not None:
+            # Before it has threads, which take after it; unless it is gone already.
+            with contextlib.suppress(ProcessLookupError):
+                os.sched_setaffinity(process.pid, cores)
+        returned = process.wait()
+        with self._lock:
+            if self._running is not None:
+                self._running.discard(process)
+        return returned
+
+    def terminate(self) -> None:
+        """Asks all to end; runs of `maskaq_jax.main` save what they have then."""
+        with self._lock:
+            for process in self._running or ():
+                process.terminate()
+            self._running = None
 
 
 def finish(
-    directory: Path, config: str, *flags: str, cores: frozenset[int] | None = None
+    run: Run,
+    workdir: Path,
+    cores: frozenset[int] | None = None,
+    processes: Processes | None = None,
 ) -> dict[str, Any]:
     """The results of a run: what is done is read, what was stopped continues.
 
     Args:
-      directory: of the run.
-      config: file of `configs/` with its arguments, as `vit_fashion.py:w=3,seed=1`.
-      flags: others of the command line.
+      run: to be made.
+      workdir: the bench's.
       cores: it may use; None for all.
+      processes: of which its process is one.
 
     Raises:
-      CalledProcessError: the run failed.
+      RuntimeError: the run failed, or its config was edited while the bench was running.
     """
-    results = directory / "results.json"
+    directory = run.directory(workdir)
+    results, log = directory / "results.json", directory.with_suffix(".log")
     if not results.is_file():
         directory.parent.mkdir(parents=True, exist_ok=True)
-        with directory.with_suffix(".log").open("a", encoding="utf-8") as log:
-            command = [
-                *(sys.executable, "-m", "maskaq_jax.main"),
-                *(f"--config=configs/{config}", f"--workdir={directory}", *flags),
-            ]
-            with subprocess.Popen(command, stdout=log, stderr=log) as process:
-                if cores is not None:
-                    # Before it has threads, which take after it.
-                    os.sched_setaffinity(process.pid, cores)
-            if process.returncode:
-                raise subprocess.CalledProcessError(process.returncode, command)
+        command = [
+            *(sys.executable, "-m", "maskaq_jax.main", f"--workdir={directory}"),
+            *(f"--config=configs/{run.model}.py:{run.argument}", *run.flags),
+        ]
+        returned = (processes or Processes()).call(command, log, cores)
+        if returned:
+            raise RuntimeError(f"{run.name} ended with status {returned}: see {log}")
+    settings = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    if _digest(settings) != run.digest:
+        raise RuntimeError(
+            f"{directory} was made with other settings than the bench has: were configs edited "
+            "while it was running? Start it again"
+        )
     return json.loads(results.read_text(encoding="utf-8"))
+
+
+def interrupt_on_sigterm() -> None:
+    """Makes SIGTERM what Ctrl-C is."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def split_cores(shares: int) -> list[frozenset[int] | None]:
@@ -165,3 +244,14 @@ def _parse(text: str) -> Any:
         except ValueError:
             pass
     return text
+
+
+def _digest(settings: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _replace(path: Path, text: str) -> None:
+    """Writes a file whole or not at all."""
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(path)

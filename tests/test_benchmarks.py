@@ -1,9 +1,11 @@
 """The benches of whole runs: what they run, what they skip, and their statistics."""
 
 import csv
+import dataclasses
 import json
 import os
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from scipy import stats
 
 from benchmarks import budgets, methods, runs
 from configs import vit_fashion
-from maskaq_jax import config
+from maskaq_jax import config, finetune
 
 
 def _row(method, seed, top1, preset="best", seconds=10.0):
@@ -65,11 +67,16 @@ def test_a_finished_run_is_not_run_again(tmp_path, monkeypatch):
         "seconds": {"synthesis": 1.5, "finetuning": 2.5},
     }
     (directory / "results.json").write_text(json.dumps(results))
+    settings = config.as_dict(config.validated(vit_fashion.get_config(cell.run.argument)))
+    (directory / "config.json").write_text(json.dumps(settings))
     assert list(runs.finish_all([cell.run], tmp_path, jobs=1)) == [(cell.run, results)]
     row = methods.make_row(cell, results)
     assert tuple(row) == methods.COLUMNS
     assert (row["method"], row["preset"], row["top1"]) == ("maskaq", "paper", 80.0)
     assert row["seconds"] == 4.0
+    (directory / "config.json").write_text(json.dumps(settings | {"seed": 2}))
+    with pytest.raises(RuntimeError, match="other settings than the bench has"):
+        list(runs.finish_all([cell.run], tmp_path, jobs=1))
 
 
 def test_budgets_vary_images_and_refreshes_at_the_same_number_of_steps():
@@ -79,9 +86,12 @@ def test_budgets_vary_images_and_refreshes_at_the_same_number_of_steps():
     for point in points:
         flags = dict(flag.removeprefix("--config.").split("=") for flag in point.run.flags)
         images = int(flags["samples.num_samples"])
-        assert images * int(flags["finetuning.epochs"]) == 320 * 60
+        settings = dataclasses.replace(
+            finetune.Settings(), epochs=int(flags["finetuning.epochs"]), batch_size=32
+        )
+        assert settings.epochs * finetune.steps_per_epoch(settings, images) == 600
         assert images % int(flags["samples.batch_size"]) == 0
-    row = budgets.make_row(points[0], {"epochs": 480, "quantized_top1": 80.0, "seconds": {"a": 1}})
+    row = budgets.make_row(points[0], {"epochs": 600, "quantized_top1": 80.0, "seconds": {"a": 1}})
     assert tuple(row) == budgets.COLUMNS
 
 
@@ -95,7 +105,7 @@ def test_a_row_tells_its_method(method):
 
 
 def _fill(directory, accuracies):
-    record = runs.Record(directory / "methods.csv", methods.COLUMNS)
+    record = runs.Record(directory / "methods.csv", methods.COLUMNS, methods.run_of)
     for method, values in accuracies.items():
         for seed, top1 in enumerate(values):
             cell = methods.Cell("vit_fashion", 3, 3, method, seed)
@@ -124,20 +134,74 @@ def test_a_record_is_read_again_and_other_settings_are_another_run(tmp_path, mon
     run = methods.Cell("vit_fashion", 3, 3, "maskaq", 0).run
     other = methods.Cell("vit_fashion", 3, 3, "maskaq", 1).run
     _fill(tmp_path, {"maskaq": (80.25,)})
-    record = runs.Record(tmp_path / "methods.csv", methods.COLUMNS)
-    assert list(record.rows.values()) == [_row("maskaq", 0, 80.25)]
-    assert record.lacks([run, other]) == [other]
+
+    def read():
+        return runs.Record(tmp_path / "methods.csv", methods.COLUMNS, methods.run_of)
+
+    assert list(read().rows.values()) == [_row("maskaq", 0, 80.25)]
+    assert read().lacks([run, other]) == [other]
     before = run.digest
-    monkeypatch.setattr(vit_fashion.common, "_use_best_training", lambda config: None)
-    assert run.digest != before
-    assert record.lacks([run, other]) == [run, other]
+    with monkeypatch.context() as patch:
+        patch.setattr(vit_fashion.common, "_use_best_training", lambda config: None)
+        assert run.digest != before
+        assert read().rows == {}
+        assert read().lacks([run, other]) == [run, other]
+    # A kill between the two files, and a method that the bench no longer has.
+    table = tmp_path / "methods.csv"
+    table.write_text(table.read_text() + table.read_text().splitlines()[1].replace("maskaq", "x"))
+    assert read().lacks([run, other]) == [other]
+    table.with_suffix(".json").unlink()
+    assert read().lacks([run, other]) == [run, other]
+
+
+def _stand_in(tmp_path, monkeypatch, script):
+    """Makes runs run this instead of Python; `$2` is the flag of the work directory."""
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\n{script}\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(runs.sys, "executable", str(python))
+
+
+def test_a_run_that_fails_does_not_stop_the_others_and_its_log_is_named(tmp_path, monkeypatch):
+    cells = [methods.Cell("vit_fashion", 3, 3, "maskaq", seed) for seed in range(3)]
+    _stand_in(tmp_path, monkeypatch, 'case "$*" in *seed=0*) exit 3;; *) exit 0;; esac')
+    for cell in cells[1:]:
+        directory = cell.run.directory(tmp_path)
+        directory.mkdir()
+        settings = config.as_dict(config.validated(vit_fashion.get_config(cell.run.argument)))
+        (directory / "config.json").write_text(json.dumps(settings))
+        (directory / "results.json").write_text("{}")
+    results = runs.finish_all([cell.run for cell in cells], tmp_path, jobs=1)
+    finished = [next(results)[0] for _ in cells[1:]]
+    assert finished == [cell.run for cell in cells[1:]]
+    with pytest.raises(RuntimeError, match=r"(?s)1 runs failed.*maskaq_0 ended with status 3.*log"):
+        next(results)
+
+
+def test_runs_are_asked_to_save_what_they_have_when_the_bench_ends(tmp_path, monkeypatch):
+    _stand_in(tmp_path, monkeypatch, "trap 'echo saved; exit 75' TERM; echo up; sleep 60 & wait")
+    cells = [methods.Cell("vit_fashion", 3, 3, "maskaq", seed).run for seed in range(2)]
+    log = cells[0].directory(tmp_path).with_suffix(".log")
+    as_completed = runs.concurrent.futures.as_completed
+
+    def interrupted(futures):
+        while not (log.is_file() and log.read_text()):
+            time.sleep(0.01)
+        raise KeyboardInterrupt
+        yield from as_completed(futures)
+
+    monkeypatch.setattr(runs.concurrent.futures, "as_completed", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        list(runs.finish_all(cells, tmp_path, jobs=1))
+    assert log.read_text() == "up\nsaved\n"
+    assert not cells[1].directory(tmp_path).with_suffix(".log").exists()
 
 
 def test_runs_side_by_side_share_the_cores(tmp_path, monkeypatch):
     monkeypatch.setattr(runs.os, "sched_getaffinity", lambda process: {0, 1, 2}, raising=False)
     shares = []
 
-    def finish(directory, config, *flags, cores):
+    def finish(run, workdir, cores, processes):
         shares.append(cores)
         return {}
 
@@ -154,12 +218,17 @@ def test_a_run_stays_on_its_cores(tmp_path, monkeypatch):
     script = (
         "import os, sys, time; time.sleep(0.5); print(sorted(os.sched_getaffinity(0))); sys.exit(3)"
     )
-    (tmp_path / "python").write_text(f"#!/bin/sh\nexec {sys.executable} -c '{script}'\n")
-    monkeypatch.setattr(runs.sys, "executable", tmp_path / "python")
-    (tmp_path / "python").chmod(0o755)
-    with pytest.raises(runs.subprocess.CalledProcessError):
-        runs.finish(tmp_path / "run", "vit_fashion.py", cores=frozenset({core}))
-    assert (tmp_path / "run.log").read_text() == f"[{core}]\n"
+    log = tmp_path / "run.log"
+    command = [sys.executable, "-c", script]
+    assert runs.Processes().call(command, log, frozenset({core})) == 3
+    assert log.read_text() == f"[{core}]\n"
+
+
+def test_recovery_needs_a_gap_between_noise_and_real(tmp_path):
+    record = _fill(tmp_path, {"noise": (90.0, 80.0), "maskaq": (85.0, 85.0), "real": (90.0, 90.0)})
+    methods.write_results(list(record.rows.values()), tmp_path)
+    page = (tmp_path / "README.md").read_text()
+    assert "| maskaq | 2 | 60.00 ± 0.00 | 85.00 ± 0.00 | 0.500 |" in page
 
 
 def test_the_interval_is_that_of_a_paired_t_test():
