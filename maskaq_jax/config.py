@@ -237,6 +237,13 @@ def check_values(config: Config) -> None:
     for name, value in counts.items():
         if value < 0:
             raise ConfigError(f"{name} must not be negative, got {value}")
+    if finetuning.step_learning_rate and finetuning.optimizer != "adam":
+        raise ConfigError(
+            "config.finetuning.step_learning_rate is a share of the step sizes with 'adam' only: "
+            f"with {finetuning.optimizer!r} set it to 0, which trains them as zero points are"
+        )
+    if finetuning.step_learning_rate == 1:
+        raise ConfigError("config.finetuning.step_learning_rate must be below 1")
     _check_model(config)
 
 

@@ -18,9 +18,6 @@ from maskaq_jax.quantizers import ActivationQuantizer
 
 Terms = dict[str, Array]
 
-# `optax.scale_by_param_block_rms` takes smaller parameters for this large.
-_SMALLEST_STEP = 1e-12
-
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
@@ -31,10 +28,11 @@ class Settings:
       batch_size: global.
       optimizer: 'sgd' (Nesterov momentum 0.9) or 'adam'.
       learning_rate: of the weights, at the start of the cosine.
-      quantizer_learning_rate: of step sizes and zero points.
-      step_learning_rate: of step sizes, as a share of their size: they differ by two orders of
-        magnitude, and a rate that suits those of 3 bits is many times the size of those of 8. 0
-        trains them as zero points are.
+      quantizer_learning_rate: of zero points, and of step sizes where they have no rate of their
+        own.
+      step_learning_rate: of step sizes, as a share of their size, with 'adam'; 0 for none. They
+        differ by two orders of magnitude, and a rate that suits those of 3 bits is too large for
+        those of 8.
       final_learning_rate_ratio: share of the learning rate left at the end.
       averaged_share: share of the steps, at the end, whose weights and quantizers are averaged into
         the final ones; 0 keeps the last.
@@ -129,17 +127,18 @@ def create_optimizer(settings: Settings, num_steps: int) -> optax.GradientTransf
     def group_of(path: tuple[Any, ...], _: Array) -> str:
         if path[0].key == "params":
             return "params"
-        return "steps" if settings.step_learning_rate and path[-1].key == "step" else "quant"
+        return "steps" if "steps" in groups and path[-1].key == "step" else "quant"
 
-    # A step size is a block of one parameter, whose root mean square is its size.
-    relative = optax.scale_by_param_block_rms(_SMALLEST_STEP)
+    groups = {
+        "params": group(settings.learning_rate),
+        "quant": group(settings.quantizer_learning_rate),
+    }
+    if settings.step_learning_rate:
+        # A step size is a block of one parameter, whose root mean square is its size.
+        relative = optax.scale_by_param_block_rms(min_scale=0.0)
+        groups["steps"] = optax.chain(group(settings.step_learning_rate), relative)
     optimizer = optax.partition(
-        {
-            "params": group(settings.learning_rate),
-            "quant": group(settings.quantizer_learning_rate),
-            "steps": optax.chain(group(settings.step_learning_rate), relative),
-        },
-        lambda trained: jax.tree_util.tree_map_with_path(group_of, trained),
+        groups, lambda trained: jax.tree_util.tree_map_with_path(group_of, trained)
     )
     if not settings.averaged_share:
         return optimizer

@@ -185,7 +185,8 @@ def _check_finite(
     good = saves.latest_step()
     raise FloatingPointError(
         f"fine-tuning diverged at step {step} of {plan.num_steps} ({losses or 'before any step'}): "
-        "lower config.finetuning.learning_rate or quantizer_learning_rate, with another --workdir; "
+        "lower config.finetuning.learning_rate, quantizer_learning_rate or step_learning_rate, "
+        "with another --workdir; "
         f"the last good checkpoint is {'none' if good is None else saves.directory / str(good)}"
     )
 

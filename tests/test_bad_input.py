@@ -117,6 +117,14 @@ CASES = {
     "nine bits": (_smoke(argument=":w=9"), "weight_bits"),
     "a single bit": (_smoke(argument=":a=1"), "activation_bits"),
     "an unknown optimizer": (_smoke("finetuning.optimizer=adm"), "did you mean 'adam'?"),
+    "shares of step sizes without Adam": (
+        _smoke("finetuning.optimizer=sgd"),
+        "step_learning_rate is a share of the step sizes with 'adam' only",
+    ),
+    "steps of a whole step size": (
+        _smoke("finetuning.step_learning_rate=1.0"),
+        "step_learning_rate must be below 1",
+    ),
     "nothing to optimise": (
         _smoke(
             *(

@@ -205,6 +205,14 @@ def test_step_sizes_learn_in_shares_of_their_size(size):
     np.testing.assert_allclose(update["params"]["w"], -settings.learning_rate, rtol=1e-5)
 
 
+def test_a_model_without_quantizers_has_no_step_sizes_to_train():
+    optimizer = finetune.create_optimizer(Settings(optimizer="adam", step_learning_rate=0.02), 10)
+    trained = finetune.trainable({"params": {"w": jnp.ones(3)}})
+    update, _ = optimizer.update(trained, optimizer.init(trained), trained)
+    assert update["quant"] == {}
+    assert jnp.all(update["params"]["w"] < 0)
+
+
 def test_the_last_step_lands_on_the_average_of_those_that_count():
     settings = finetune.Settings(
         optimizer="adam", learning_rate=0.1, quantizer_learning_rate=0.3, averaged_share=0.3
