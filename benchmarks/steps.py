@@ -43,6 +43,7 @@ def main() -> None:
     parser.add_argument("--models", default="deit_t,deit_s,swin_t,vit_fashion", help="of configs/")
     parser.add_argument("--batch", type=int, default=8, help="images a step")
     parser.add_argument("--bits", type=int, default=3, help="of weights and activations")
+    parser.add_argument("--dtype", default="float32", help="of our models' layers, or bfloat16")
     parser.add_argument("--repeats", type=int, default=10, help="timed steps of each kind")
     parser.add_argument("--phases", default=",".join(PHASES))
     parser.add_argument("--json", type=Path, help="file of all figures")
@@ -79,7 +80,7 @@ def benchmark_all(options: argparse.Namespace) -> None:
 
 def benchmark(name: str, phase: str, options: argparse.Namespace) -> dict[str, Any]:
     """All figures of a phase of a model."""
-    problem = make_problem(name, options.batch, options.bits)
+    problem = make_problem(name, options.batch, options.bits, dtype=options.dtype)
     step, compiled, compile_seconds = make_step(problem, phase)
     jax.clear_caches()
     _, _, cached_seconds = make_step(problem, phase)  # from the cache on disk, as the next run does
@@ -96,6 +97,7 @@ def benchmark(name: str, phase: str, options: argparse.Namespace) -> dict[str, A
         "model": name,
         "batch": options.batch,
         "phase": phase,
+        "dtype": options.dtype,
         "seconds": medians["ours"],
         "seconds_spread": statistics.stdev(seconds["ours"]),
         "torch_seconds": torch,
@@ -270,14 +272,14 @@ def peak_memory(name: str, phase: str, kind: str, options: argparse.Namespace) -
     """Bytes at the peak of a process that takes a few steps."""
     _, gigabytes = measure(
         *("-m", "benchmarks.steps", f"--models={name}", f"--phases={phase}", f"--only={kind}"),
-        *(f"--batch={options.batch}", f"--bits={options.bits}"),
+        *(f"--batch={options.batch}", f"--bits={options.bits}", f"--dtype={options.dtype}"),
     )
     return gigabytes * 1e9
 
 
 def take_steps(options: argparse.Namespace) -> None:
     """Takes three steps of one implementation."""
-    problem = make_problem(options.models, options.batch, options.bits)
+    problem = make_problem(options.models, options.batch, options.bits, dtype=options.dtype)
     if options.only == "ours":
         step, _, _ = make_step(problem, options.phases)
     else:
