@@ -36,6 +36,7 @@ class Chip:
     Attributes:
       name: with the source of the figures.
       flops: a second, at the precision float32 matrix products take by default there.
+      memory: bytes.
       bandwidth: bytes a second to and from its memory.
       link: bytes a second to other chips, in one direction.
       far_link: the same beyond `chips_near` chips.
@@ -44,6 +45,7 @@ class Chip:
 
     name: str
     flops: float
+    memory: float
     bandwidth: float
     link: float
     far_link: float
@@ -51,11 +53,17 @@ class Chip:
 
 
 CHIPS = (
-    Chip("TPU v5e: bfloat16, Cloud TPU's system architecture", 197e12, 819e9, 200e9, 200e9, 256),
-    Chip("TPU v5p: bfloat16, Cloud TPU's system architecture", 459e12, 2765e9, 300e9, 300e9, 8960),
+    Chip(
+        "TPU v5e: bfloat16, Cloud TPU's system architecture",
+        *(197e12, 16e9, 819e9, 200e9, 200e9, 256),
+    ),
+    Chip(
+        "TPU v5p: bfloat16, Cloud TPU's system architecture",
+        *(459e12, 95e9, 2765e9, 600e9, 600e9, 8960),
+    ),
     Chip(
         "H100 SXM: TF32, NVIDIA's data sheet; NVLink in eights, 400 Gb/s InfiniBand beyond",
-        *(494e12, 3350e9, 450e9, 50e9, 8),
+        *(494e12, 80e9, 3350e9, 450e9, 50e9, 8),
     ),
 )
 
@@ -97,8 +105,9 @@ def main() -> None:
     jax.config.update("jax_num_cpu_devices", 2)
     for number, chip in enumerate(CHIPS, start=1):
         print(
-            f"{number}. {chip.name}: {chip.flops / 1e12:.0f} TFLOP/s, {chip.bandwidth / 1e9:.0f}"
-            f" GB/s of memory, {chip.link / 1e9:.0f} GB/s to other chips"
+            f"{number}. {chip.name}: {chip.flops / 1e12:.0f} TFLOP/s, {chip.memory / 1e9:.0f} GB "
+            f"of memory, {chip.bandwidth / 1e9:.0f} GB/s from it, {chip.link / 1e9:.0f} GB/s to "
+            "other chips"
         )
     for backbone in parser.parse_args().backbones:
         print_backbone(backbone)
@@ -167,6 +176,8 @@ def print_row(
     hours = [
         f"{synthesis_steps * synthesis_cost.seconds(made, num_chips, chip) / 3600:.2f} + "
         f"{plan.num_steps * finetuning_cost.seconds(learnt, num_chips, chip) / 3600:.2f}"
+        if memory <= chip.memory
+        else "too large"
         for chip in CHIPS
     ]
     print(
