@@ -2,9 +2,8 @@
 
     python -m maskaq_jax.main --config=configs/swin_fashion.py
 
-Takes the arguments of `configs/vit_fashion.py`. On 2 CPU cores it takes 3 minutes and, without the
-distillation of every block (`--config.finetuning.block_weight=0`), reaches 83.0% top-1 at W3A3 (3
-seeds, +- 0.8); the teacher has 90.5%.
+Takes the arguments of `configs/vit_fashion.py`. On 2 CPU cores it takes under 4 minutes, and
+reaches 84.1% top-1 at W3A3 (3 seeds, +- 0.5); the teacher has 90.5%.
 """
 
 from ml_collections import ConfigDict
