@@ -4,8 +4,8 @@
 
 Runs MaskAQ at W3A3, `--jobs` runs side by side: what is recorded is skipped, as in
 `benchmarks.methods`. All take the same number of training steps, and calibrate on 256 images or all
-there are. Writes `docs/results/budgets.csv`,
-a row a run, `docs/results/budgets.json`, digests of their settings, and `docs/results/budgets.png`.
+there are. Writes `docs/results/budgets.csv`, a row a run, `docs/results/budgets.json`, digests of
+their settings, and `docs/results/budgets.png`.
 """
 
 import argparse
@@ -60,16 +60,9 @@ def main() -> None:
     parser.add_argument("--workdir", type=Path, default=Path("runs/budgets"))
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     options = parser.parse_args()
-    runs.interrupt_on_sigterm()
-    points = list_points(options.models.split(","), options.seeds)
-    by_run = {point.run: point for point in points}
     record = runs.Record(options.out / "budgets.csv", COLUMNS, run_of)
-    missing = record.lacks(by_run)
-    print(f"{len(points) - len(missing)} of {len(points)} runs are in {record.path}", flush=True)
-    for run, results in runs.finish_all(missing, options.workdir, options.jobs):
-        row = make_row(by_run[run], results)
-        record.add(run, row)
-        print(f"{run.name}: {row['top1']} in {row['seconds']} s", flush=True)
+    by_run = {point.run: point for point in list_points(options.models.split(","), options.seeds)}
+    for _ in runs.fill(record, by_run, make_row, options.workdir, options.jobs):
         # After every run, so that stopped ones leave what they have.
         draw(list(record.rows.values()), options.out / "budgets.png")
 
@@ -96,7 +89,7 @@ def make_row(point: Point, results: dict[str, Any]) -> dict[str, Any]:
     return dataclasses.asdict(point) | {
         "epochs": results["epochs"],
         "top1": results["quantized_top1"],
-        "seconds": round(sum(results["seconds"].values()), 1),
+        "seconds": runs.total_seconds(results),
     }
 
 

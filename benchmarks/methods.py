@@ -102,16 +102,10 @@ def main() -> None:
     cells = list_cells(options.models.split(","), bits, options.seeds, options.seeds_w3a3)
     if options.ablations:
         cells += list_ablations(options.models.split(","), options.seeds_w3a3)
-    runs.interrupt_on_sigterm()
-    by_run = {cell.run: cell for cell in cells}
     record = runs.Record(options.out / "methods.csv", COLUMNS, run_of)
-    missing = record.lacks(by_run)
-    print(f"{len(cells) - len(missing)} of {len(cells)} runs are in {record.path}", flush=True)
     write_results(list(record.rows.values()), options.out)
-    for run, results in runs.finish_all(missing, options.workdir, options.jobs):
-        row = make_row(by_run[run], results)
-        record.add(run, row)
-        print(f"{run.name}: {row['top1']} in {row['seconds']} s", flush=True)
+    by_run = {cell.run: cell for cell in cells}
+    for _ in runs.fill(record, by_run, make_row, options.workdir, options.jobs):
         # After every run, so that a stopped grid leaves what it has.
         write_results(list(record.rows.values()), options.out)
 
@@ -155,7 +149,7 @@ def make_row(cell: Cell, results: dict[str, Any]) -> dict[str, Any]:
         "fp_top1": results["fp_top1"],
         "calibrated_top1": results["calibrated_top1"],
         "top1": results["quantized_top1"],
-        "seconds": round(sum(results["seconds"].values()), 1),
+        "seconds": runs.total_seconds(results),
     }
 
 

@@ -19,11 +19,14 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from maskaq_jax import config as config_lib
+
+# What a run stands for on a bench.
+Point = TypeVar("Point")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +110,36 @@ class Record:
         # A row without its digest counts as missing, so the order makes a kill between harmless.
         _replace(self.path, table.getvalue())
         _replace(self.path.with_suffix(".json"), json.dumps(self._digests, indent=2) + "\n")
+
+
+def fill(
+    record: Record,
+    points: Mapping[Run, Point],
+    make_row: Callable[[Point, dict[str, Any]], dict[str, Any]],
+    workdir: Path,
+    jobs: int,
+) -> Iterator[None]:
+    """Makes the runs that a record lacks, and yields whenever it has a row more.
+
+    Args:
+      record: gets the rows.
+      points: what each run of the bench stands for.
+      make_row: of a point and its results, with `top1` and `seconds`.
+      workdir: of the runs.
+      jobs: runs at a time.
+
+    Raises:
+      RuntimeError: some runs failed; it names their logs.
+    """
+    # SIGTERM does what Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    missing = record.lacks(points)
+    print(f"{len(points) - len(missing)} of {len(points)} runs are in {record.path}", flush=True)
+    for run, results in finish_all(missing, workdir, jobs):
+        row = make_row(points[run], results)
+        record.add(run, row)
+        print(f"{run.name}: {row['top1']} in {row['seconds']} s", flush=True)
+        yield
 
 
 def finish_all(
@@ -224,9 +257,9 @@ def finish(
     return json.loads(results.read_text(encoding="utf-8"))
 
 
-def interrupt_on_sigterm() -> None:
-    """Makes SIGTERM what Ctrl-C is."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+def total_seconds(results: dict[str, Any]) -> float:
+    """Of all phases of a run."""
+    return round(sum(results["seconds"].values()), 1)
 
 
 def split_cores(shares: int) -> list[frozenset[int] | None]:

@@ -74,6 +74,12 @@ def test_a_finished_run_is_not_run_again(tmp_path, monkeypatch):
     assert tuple(row) == methods.COLUMNS
     assert (row["method"], row["preset"], row["top1"]) == ("maskaq", "paper", 80.0)
     assert row["seconds"] == 4.0
+    monkeypatch.setattr(runs.signal, "signal", lambda *_: None)
+    record = runs.Record(tmp_path / "methods.csv", methods.COLUMNS, methods.run_of)
+    for new_rows in (1, 0):
+        filled = runs.fill(record, {cell.run: cell}, methods.make_row, tmp_path, jobs=1)
+        assert len(list(filled)) == new_rows
+    assert record.rows == {cell.run.name: row}
     (directory / "config.json").write_text(json.dumps(settings | {"seed": 2}))
     with pytest.raises(RuntimeError, match="other settings than the bench has"):
         list(runs.finish_all([cell.run], tmp_path, jobs=1))
