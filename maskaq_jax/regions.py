@@ -86,6 +86,39 @@ def drop_regions(key: Array, mask: Array, rate: float = 0.3) -> Array:
     return _top(draw, stay)
 
 
+def coupled_regions(
+    logits: Sequence[Array],
+    ratio: ArrayLike,
+    drop_rate: float,
+    keys: Array,
+    num_prefix_tokens: int = 1,
+) -> list[Array]:
+    """The regions a step couples P and Q on: the informative ones, some dropped at random.
+
+    A class token scores the patches for all layers at once; without one, layers have regions of
+    their own, and an image drops alike in all of them of the same number of tokens.
+
+    Args:
+      logits: of each layer, as `informative_regions` or, without prefix tokens, `window_regions`
+        takes them.
+      ratio: [] share of patches in the informative regions.
+      drop_rate: share of those to drop; 0 keeps all.
+      keys: [B] PRNG keys, one for each image.
+      num_prefix_tokens: tokens before the patches; 0 for a model with windows.
+
+    Returns:
+      [B, n] float32 of 0 and 1 for each layer, without gradient.
+    """
+    if num_prefix_tokens:
+        masks = [informative_regions(logits, ratio, num_prefix_tokens)]
+    else:
+        masks = list(window_regions(logits, ratio, len(keys)))
+    if drop_rate:
+        drop = jax.vmap(drop_regions, (0, 0, None))
+        masks = [drop(keys, mask, drop_rate) for mask in masks]
+    return masks * len(logits) if num_prefix_tokens else masks
+
+
 def _top_share(scores: Array, ratio: ArrayLike) -> Array:
     keep = jnp.maximum(1, jnp.floor(jnp.asarray(ratio, jnp.float32) * scores.shape[-1]))
     return _top(scores, keep)

@@ -5,7 +5,6 @@ those of the global batch.
 """
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any
 
 import flax.struct
@@ -229,7 +228,8 @@ def loss_terms(
         )
     if weights.coupling:
         _, out_q = model.apply(batch.variables, views)
-        masks = _coupled_regions(model, settings, attention_p, batch.indices, ratio, key)
+        keys = randomness.image_keys(randomness.named_key(key, "drop"), batch.indices)
+        masks = regions.coupled_regions(attention_p, ratio, settings.drop_rate, keys, prefix)
         terms["coupling"] = weights.coupling * losses.masked_attention_loss(
             attention_p, out_q["attention_logits"], masks, prefix, axis_name, batch.valid
         )
@@ -320,27 +320,6 @@ def synthesize(
 
 def _draw_smoothness(key: Array, indices: Array, settings: Settings) -> Array | float:
     return noise.draw_smoothness(key, indices, settings.smoothness, settings.smoothness_spread)
-
-
-def _coupled_regions(
-    model: Model,
-    settings: Settings,
-    attention_p: Sequence[Array],
-    indices: Array,
-    ratio: Array | float,
-    key: Array,
-) -> list[Array]:
-    """For each layer the informative regions, [B, n], without those dropped at random."""
-    if model.num_prefix_tokens:
-        masks = [regions.informative_regions(attention_p, ratio, model.num_prefix_tokens)]
-    else:
-        masks = list(regions.window_regions(attention_p, ratio, len(indices)))
-    if settings.drop_rate:
-        keys = randomness.image_keys(randomness.named_key(key, "drop"), indices)
-        drop = jax.vmap(regions.drop_regions, (0, 0, None))
-        masks = [drop(keys, mask, settings.drop_rate) for mask in masks]
-    # A class token scores the patches for all layers at once.
-    return masks * len(attention_p) if model.num_prefix_tokens else masks
 
 
 def _image_bounds(pixels: augment.Pixels) -> tuple[Array, Array]:
