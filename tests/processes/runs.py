@@ -1,0 +1,131 @@
+"""Starts runs as real processes, and reads what they leave."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+
+import maskaq_jax
+from maskaq_jax import samples
+
+ROOT = Path(__file__).parents[2]
+
+# A model of 28 x 28 images small enough that a run takes seconds; 8 bits and small steps, so that
+# rounding that differs between device counts does not grow into another model.
+CONFIG = """
+from configs import smoke
+
+
+def get_config(argument=None):
+    config = smoke.get_config(argument)
+    config.quantization.weight_bits = config.quantization.activation_bits = 8
+    config.samples.num_samples, config.samples.batch_size = 12, 6
+    config.samples.calibration_size = 8
+    config.synthesis.num_steps = 25
+    config.finetuning.batch_size = 6
+    config.finetuning.epochs = 4
+    config.samples.refresh_every = 2
+    config.finetuning.learning_rate = 1e-5
+    config.finetuning.quantizer_learning_rate = 1e-4
+    config.evaluation.batch_size = 2500
+    config.checkpoint_seconds = 0.0
+    return config
+"""
+
+# Ends the process as SIGKILL would, a random moment after the n-th sign of life of a phase.
+KILLER = """
+import contextlib, os, random, signal, sys, threading
+from absl import app
+from maskaq_jax import main, report, run
+
+phase, count, seed = sys.argv.pop(1), int(sys.argv.pop(1)), int(sys.argv.pop(1))
+delay = random.Random(seed).uniform(0, 0.1)
+seen = 0
+
+def notice(name):
+    global seen
+    seen += name == phase
+    if name == phase and seen == count:
+        threading.Timer(delay, os.kill, (os.getpid(), signal.SIGKILL)).start()
+
+show = report.Reporter.phase
+@contextlib.contextmanager
+def watched(self, name):
+    with show(self, name) as advance:
+        def told(units):
+            notice(name)
+            advance(units)
+        yield told
+report.Reporter.phase = watched
+
+calibrate = run._calibrated
+def calibrated(*arguments):
+    notice("calibration")
+    return calibrate(*arguments)
+run._calibrated = calibrated
+app.run(main.main, flags_parser=main._parse_flags)
+"""
+
+
+def start(directory, workdir, *flags, script=None, devices=1, **options):
+    program = ["-c", *script] if script else ["-m", "maskaq_jax.main"]
+    return subprocess.Popen(
+        [
+            *(sys.executable, *program, f"--config={directory / 'config.py'}"),
+            *(f"--workdir={workdir}", f"--compilation_cache={directory / 'compiled'}", *flags),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=ROOT,
+        env=os.environ
+        | {
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+            "PYTHONUNBUFFERED": "1",
+        },
+        **options,
+    )
+
+
+def finish(process):
+    output, _ = process.communicate(timeout=900)
+    assert process.returncode == 0, output
+    return output
+
+
+def results(workdir):
+    results = json.loads((workdir / "results.json").read_text())
+    return {name: value for name, value in results.items() if name not in ("seconds", "device")}
+
+
+def images(workdir, refresh):
+    shards = samples.list_shards(samples.refresh_folder(workdir / "samples", refresh))
+    arrays = [samples.read_arrays(shard.path) for shard in shards]
+    return tuple(np.concatenate([array[name] for array in arrays]) for name in ("images", "labels"))
+
+
+def leaves(workdir):
+    return jax.tree.leaves(maskaq_jax.load(workdir)[1])
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def start_two(directory, workdir, script=None):
+    """Two processes of one run; `script` has what each runs instead of the program."""
+    flags = [f"--coordinator=127.0.0.1:{free_port()}", "--num_processes=2"]
+    return [
+        start(
+            *(directory, workdir, *flags, f"--process_id={number}"),
+            script=script,
+        )
+        for number in range(2)
+    ]

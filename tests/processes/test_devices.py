@@ -1,0 +1,68 @@
+"""One run on several devices and in several processes."""
+
+import numpy as np
+import pytest
+
+from maskaq_jax import samples
+from tests.processes import runs
+
+pytestmark = [
+    pytest.mark.slow,
+    # Orbax leaves an event loop to the garbage collector.
+    pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestWarning"),
+]
+
+
+def test_two_processes_resume_where_both_know_it(directory):
+    workdir = directory / "pair"
+    for process in runs.start_two(directory, workdir):
+        runs.finish(process)
+    expected = runs.leaves(workdir)
+    killed = directory / "killed_pair"
+    # Both die at once in the middle of a batch; then one has lost what it knew of it.
+    for process in runs.start_two(directory, killed, [runs.KILLER, "synthesis", "4", "1651"]):
+        process.communicate(timeout=900)
+    unfinished = sorted(killed.rglob("unfinished_*"))
+    assert unfinished
+    unfinished[-1].unlink()
+    for process in runs.start_two(directory, killed):
+        runs.finish(process)
+    for actual, wanted in zip(runs.leaves(killed), expected, strict=True):
+        np.testing.assert_array_equal(actual, wanted)
+
+
+# A float32 sum in another order differs by 1e-7 of its size. Adam divides a gradient by its own
+# size, so where it is nearly 0 that rounding decides an update of 0.1: few pixels, and the mean
+# stays small. At 8 bits and small steps, Q then differs by less than a point.
+IMAGE_TOLERANCE, ACCURACY_TOLERANCE = 0.01, 1.0
+
+
+@pytest.mark.parametrize(("processes", "devices"), [(1, 2), (1, 8), (2, 2)])
+def test_devices_and_processes_change_no_result(directory, finished, processes, devices):
+    workdir = directory / f"{processes}x{devices}"
+    flags = [f"--coordinator=127.0.0.1:{runs.free_port()}", f"--num_processes={processes}"]
+    running = [
+        runs.start(
+            *(directory, workdir),
+            *([*flags, f"--process_id={number}"] if processes > 1 else []),
+            devices=devices,
+        )
+        for number in range(processes)
+    ]
+    for process in running:
+        runs.finish(process)
+    for name, value in runs.results(workdir).items():
+        expected = runs.results(finished)[name]
+        if name.endswith("top1"):
+            assert abs(value - expected) <= ACCURACY_TOLERANCE, name
+        else:
+            assert value == expected, name
+    for refresh in range(2):
+        (images, labels), (expected, expected_labels) = (
+            runs.images(directory, refresh) for directory in (workdir, finished)
+        )
+        np.testing.assert_array_equal(labels, expected_labels)
+        assert np.abs(images - expected).mean() <= IMAGE_TOLERANCE
+    shards = samples.list_shards(samples.refresh_folder(workdir / "samples", 0))
+    # Six images are three for each of two hosts, and so on: a host stores its own.
+    assert len(shards) == 2 * processes
