@@ -4,7 +4,8 @@ With `axis_name`, they are over every device of that mapped axis, and the same o
 `valid`, [B] bool, images where it is false don't count.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +40,6 @@ def safe_sqrt(x: Array) -> Array:
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1.0)), 0.0)
 
 
-def mean_over_layers(layers: Iterable[Array]) -> Array:
-    """[] mean of the layers' losses."""
-    return jnp.stack(list(layers)).mean()
+def mean_over_layers(layer_loss: Callable[..., Array], *layers: Iterable[Any]) -> Array:
+    """[] mean of `layer_loss`, [], mapped over layers; traced once for those of one shape."""
+    return jnp.stack(list(map(jax.jit(layer_loss), *layers))).mean()

@@ -313,8 +313,9 @@ def synthesize(
     def take_step(state: State) -> tuple[State, Terms]:
         return step(model, optimizer, spec, state, batch, key, axis_name)
 
-    shapes = jax.eval_shape(take_step, state)[1]
-    terms = jax.tree.map(lambda term: jnp.zeros(term.shape, term.dtype), shapes)
+    # Their names are known without tracing a step for them.
+    weights = dataclasses.asdict(spec.settings.weights)
+    terms = {name: jnp.zeros(()) for name, weight in weights.items() if weight}
     return jax.lax.fori_loop(0, num_steps, lambda _, carry: take_step(carry[0]), (state, terms))
 
 

@@ -111,7 +111,7 @@ def masked_attention_distillation_loss(
             distances.DISTANCES[distance](target, output, expectation), axis_name, valid
         )
 
-    return reductions.mean_over_layers(map(layer_loss, outputs_p, outputs_q))
+    return reductions.mean_over_layers(layer_loss, outputs_p, outputs_q)
 
 
 def masked_block_distillation_loss(
@@ -148,7 +148,7 @@ def masked_block_distillation_loss(
         share = error.sum(axis=1).mean(axis=-1) / (variance + 1e-6)
         return reductions.mean(share, axis_name, valid)
 
-    return reductions.mean_over_layers(map(layer_loss, blocks_p, blocks_q))
+    return reductions.mean_over_layers(layer_loss, blocks_p, blocks_q)
 
 
 def _importance_weight(target: Array, ratio: float, high: float, low: float) -> Array:

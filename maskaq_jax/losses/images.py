@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import ArrayLike
 
 from maskaq_jax import attention, distances, head_moments, reductions
 
@@ -61,7 +62,7 @@ def inter_head_similarity_loss(
         )
         return reductions.mean(1 - jnp.square(luminance * structure), axis_name, valid)
 
-    return reductions.mean_over_layers(map(layer_loss, logits))
+    return reductions.mean_over_layers(layer_loss, logits)
 
 
 def patch_similarity_entropy_loss(
@@ -89,7 +90,7 @@ def patch_similarity_entropy_loss(
       ValueError: rows must be drawn and there is no key.
     """
 
-    def layer_loss(index: int, layer: Array) -> Array:
+    def layer_loss(index: ArrayLike, layer: Array) -> Array:
         rows = attention.patch_logits(layer, num_prefix_tokens).astype(jnp.float32).mean(axis=1)
         num_rows = rows.shape[1]
         if num_rows > max_patches:
@@ -106,7 +107,7 @@ def patch_similarity_entropy_loss(
         entropy = 0.5 * (math.log(2 * math.pi * math.e) + jnp.log(variance + 1e-8))
         return -reductions.mean(entropy, axis_name, valid)
 
-    return reductions.mean_over_layers(layer_loss(i, layer) for i, layer in enumerate(logits))
+    return reductions.mean_over_layers(layer_loss, range(len(logits)), logits)
 
 
 def patch_similarity_density_loss(
@@ -148,7 +149,7 @@ def patch_similarity_density_loss(
         entropy = -jnp.trapezoid(density * jnp.log(density), points, axis=-1)
         return -reductions.mean(entropy, axis_name, valid)
 
-    return sum(map(layer_loss, outputs), jnp.zeros(()))
+    return len(outputs) * reductions.mean_over_layers(layer_loss, outputs)
 
 
 def masked_attention_loss(
@@ -185,7 +186,7 @@ def masked_attention_loss(
             reductions.total(layer_mask, axis_name, valid) + 1e-8
         )
 
-    return reductions.mean_over_layers(map(layer_loss, logits_p, logits_q, masks))
+    return reductions.mean_over_layers(layer_loss, logits_p, logits_q, masks)
 
 
 def total_variation_loss(

@@ -67,6 +67,11 @@ def quantize_operand(
     return quantizers.quantize_activation(x, quantizer, bits, grad_scale)
 
 
+def is_calibrating(module: nn.Module) -> bool:
+    """Whether the pass initialises quantizers; `calibration.py` says why that is not compiled."""
+    return module.is_mutable_collection("quant")
+
+
 class Dense(nn.Module):
     """Affine layer on the last axis; its input and kernel are quantized."""
 

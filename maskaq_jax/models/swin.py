@@ -124,6 +124,10 @@ class Block(nn.Module):
         return x + mlp(normed), logits, outputs
 
 
+# Traced once for all blocks that are alike, instead of each.
+_TracedBlock = nn.jit(Block)
+
+
 class PatchMerging(nn.Module):
     """Halves the grid and doubles the channels."""
 
@@ -160,9 +164,10 @@ class Stage(nn.Module):
         """[B, grid, grid, C] -> tokens; of each block its logits, outputs and tokens in a row."""
         if self.downsample:
             x = PatchMerging(self.quantization, self.dtype, name="downsample")(x)
+        block = Block if layers.is_calibrating(self) else _TracedBlock
         all_logits, all_outputs, all_blocks = [], [], []
         for i in range(self.depth):
-            x, logits, outputs = Block(
+            x, logits, outputs = block(
                 self.num_heads,
                 self.window,
                 self.shift if i % 2 else 0,
