@@ -10,15 +10,11 @@ Lines = Mapping[str, Sequence[tuple[float | str, Sequence[float]]]]
 
 
 def new_figure(rows: int, columns: int, size: tuple[float, float], **options: Any) -> Any:
-    """A figure without a window, and its axes, [rows, columns]."""
-    import matplotlib
+    """A figure that no window and no list of figures holds, and its axes, [rows, columns]."""
+    from matplotlib.figure import Figure
 
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
-    return pyplot.subplots(
-        rows, columns, figsize=size, squeeze=False, layout="constrained", **options
-    )
+    figure = Figure(figsize=size, layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
 def draw_accuracies(path: Path, panels: Mapping[str, Lines], label: str) -> None:
