@@ -32,7 +32,7 @@ def get_config(argument=None):
     config.samples.refresh_every = 2
     config.finetuning.learning_rate = 1e-5
     config.finetuning.quantizer_learning_rate = 1e-4
-    config.evaluation.batch_size = 2500
+    config.evaluation.split, config.evaluation.batch_size = "validation", 1250
     config.checkpoint_seconds = 0.0
     return config
 """
