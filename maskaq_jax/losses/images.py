@@ -178,9 +178,8 @@ def masked_attention_loss(
 
     def layer_loss(layer_p: Array, layer_q: Array, layer_mask: Array) -> Array:
         layer_mask = jax.lax.stop_gradient(layer_mask)
-        gap = attention.patch_scores(layer_p, num_prefix_tokens) - attention.patch_scores(
-            layer_q, num_prefix_tokens
-        )
+        # Scores are linear in the logits: one pass over the difference, 0 where the layers agree.
+        gap = attention.patch_scores(layer_p - layer_q, num_prefix_tokens)
         distance = jnp.abs(gap).reshape(layer_mask.shape)
         return reductions.total(distance * layer_mask, axis_name, valid) / (
             reductions.total(layer_mask, axis_name, valid) + 1e-8

@@ -119,13 +119,15 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def start_two(directory, workdir, script=None):
-    """Two processes of one run; `script` has what each runs instead of the program."""
-    flags = [f"--coordinator=127.0.0.1:{free_port()}", "--num_processes=2"]
+def start_all(directory, workdir, processes, devices=1, script=None):
+    """The processes of one run; `script` has what each runs instead of the program."""
+    flags = [f"--coordinator=127.0.0.1:{free_port()}", f"--num_processes={processes}"]
     return [
         start(
-            *(directory, workdir, *flags, f"--process_id={number}"),
+            *(directory, workdir),
+            *([*flags, f"--process_id={number}"] if processes > 1 else []),
             script=script,
+            devices=devices,
         )
-        for number in range(2)
+        for number in range(processes)
     ]

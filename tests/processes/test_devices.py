@@ -15,17 +15,18 @@ pytestmark = [
 
 def test_two_processes_resume_where_both_know_it(directory):
     workdir = directory / "pair"
-    for process in runs.start_two(directory, workdir):
+    for process in runs.start_all(directory, workdir, 2):
         runs.finish(process)
     expected = runs.leaves(workdir)
     killed = directory / "killed_pair"
     # Both die at once in the middle of a batch; then one has lost what it knew of it.
-    for process in runs.start_two(directory, killed, [runs.KILLER, "synthesis", "4", "1651"]):
+    killer = [runs.KILLER, "synthesis", "4", "1651"]
+    for process in runs.start_all(directory, killed, 2, script=killer):
         process.communicate(timeout=900)
     unfinished = sorted(killed.rglob("unfinished_*"))
     assert unfinished
     unfinished[-1].unlink()
-    for process in runs.start_two(directory, killed):
+    for process in runs.start_all(directory, killed, 2):
         runs.finish(process)
     for actual, wanted in zip(runs.leaves(killed), expected, strict=True):
         np.testing.assert_array_equal(actual, wanted)
@@ -40,16 +41,7 @@ IMAGE_TOLERANCE, ACCURACY_TOLERANCE = 0.01, 1.0
 @pytest.mark.parametrize(("processes", "devices"), [(1, 2), (1, 8), (2, 2)])
 def test_devices_and_processes_change_no_result(directory, finished, processes, devices):
     workdir = directory / f"{processes}x{devices}"
-    flags = [f"--coordinator=127.0.0.1:{runs.free_port()}", f"--num_processes={processes}"]
-    running = [
-        runs.start(
-            *(directory, workdir),
-            *([*flags, f"--process_id={number}"] if processes > 1 else []),
-            devices=devices,
-        )
-        for number in range(processes)
-    ]
-    for process in running:
+    for process in runs.start_all(directory, workdir, processes, devices):
         runs.finish(process)
     for name, value in runs.results(workdir).items():
         expected = runs.results(finished)[name]
