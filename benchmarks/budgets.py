@@ -10,6 +10,7 @@ their settings, and `docs/results/budgets.png`.
 
 import argparse
 import dataclasses
+import functools
 import itertools
 from collections.abc import Iterable
 from pathlib import Path
@@ -37,7 +38,7 @@ class Point:
 
     @property
     def run(self) -> runs.Run:
-        """That makes it."""
+        """The run that produces its row."""
         return runs.Run(
             f"{self.model}_{self.num_samples}_{self.refreshes}_{self.seed}",
             self.model,
@@ -62,9 +63,8 @@ def main() -> None:
     options = parser.parse_args()
     record = runs.Record(options.out / "budgets.csv", COLUMNS, run_of)
     by_run = {point.run: point for point in list_points(options.models.split(","), options.seeds)}
-    for _ in runs.fill(record, by_run, make_row, options.workdir, options.jobs):
-        # After every run, so that stopped ones leave what they have.
-        draw(list(record.rows.values()), options.out / "budgets.png")
+    write = functools.partial(draw, path=options.out / "budgets.png")
+    runs.fill(record, by_run, make_row, write, options.workdir, options.jobs)
 
 
 def list_points(models: Iterable[str], num_seeds: int) -> list[Point]:

@@ -15,6 +15,7 @@ fails is named at the end, and does not stop the others.
 
 import argparse
 import dataclasses
+import functools
 import itertools
 import math
 import re
@@ -74,7 +75,7 @@ class Cell:
 
     @property
     def run(self) -> runs.Run:
-        """That makes it."""
+        """The run that produces its row."""
         method = re.sub(r"\W+", "_", self.method).strip("_")
         bits = f"w{self.weight_bits}a{self.activation_bits}"
         argument, _ = _ALL[self.method]
@@ -103,11 +104,9 @@ def main() -> None:
     if options.ablations:
         cells += list_ablations(options.models.split(","), options.seeds_w3a3)
     record = runs.Record(options.out / "methods.csv", COLUMNS, run_of)
-    write_results(list(record.rows.values()), options.out)
     by_run = {cell.run: cell for cell in cells}
-    for _ in runs.fill(record, by_run, make_row, options.workdir, options.jobs):
-        # After every run, so that a stopped grid leaves what it has.
-        write_results(list(record.rows.values()), options.out)
+    write = functools.partial(write_results, out=options.out)
+    runs.fill(record, by_run, make_row, write, options.workdir, options.jobs)
 
 
 def list_cells(

@@ -15,15 +15,21 @@ import io
 import json
 import os
 import queue
-import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED
 from pathlib import Path
 from typing import Any, TypeVar
 
 from maskaq_jax import config as config_lib
+from maskaq_jax import interruption
+
+# Exit status of a bench that was told to stop, and of its runs: EX_TEMPFAIL of sysexits.h.
+_INTERRUPTED = 75
+# Seconds between two looks at whether to stop.
+_PATIENCE = 1.0
 
 # What a run stands for on a bench.
 Point = TypeVar("Point")
@@ -116,42 +122,60 @@ def fill(
     record: Record,
     points: Mapping[Run, Point],
     make_row: Callable[[Point, dict[str, Any]], dict[str, Any]],
+    write: Callable[[list[dict[str, Any]]], None],
     workdir: Path,
     jobs: int,
-) -> Iterator[None]:
-    """Makes the runs that a record lacks, and yields whenever it has a row more.
+) -> None:
+    """Makes the runs that a record lacks; SIGTERM or Ctrl-C makes them save what they have.
 
     Args:
       record: gets the rows.
       points: what each run of the bench stands for.
       make_row: of a point and its results, with `top1` and `seconds`.
+      write: called with all rows, at the start and whenever there is one more, so that a stopped
+        bench leaves what it has.
       workdir: of the runs.
       jobs: runs at a time.
 
     Raises:
       RuntimeError: some runs failed; it names their logs.
+      SystemExit: with status 75, as a run's own, where it was told to stop.
     """
-    # SIGTERM does what Ctrl-C does.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     missing = record.lacks(points)
     print(f"{len(points) - len(missing)} of {len(points)} runs are in {record.path}", flush=True)
-    for run, results in finish_all(missing, workdir, jobs):
-        row = make_row(points[run], results)
-        record.add(run, row)
-        print(f"{run.name}: {row['top1']} in {row['seconds']} s", flush=True)
-        yield
+    if record.rows:
+        write(list(record.rows.values()))
+    try:
+        with interruption.catch_termination() as is_terminated:
+            for run, results in finish_all(missing, workdir, jobs, is_terminated):
+                row = make_row(points[run], results)
+                record.add(run, row)
+                print(f"{run.name}: {row['top1']} in {row['seconds']} s", flush=True)
+                write(list(record.rows.values()))
+    except interruption.Interrupted:
+        print("stopped: the same command continues from here", file=sys.stderr, flush=True)
+        sys.exit(_INTERRUPTED)
 
 
 def finish_all(
-    runs: Iterable[Run], workdir: Path, jobs: int
+    runs: Iterable[Run],
+    workdir: Path,
+    jobs: int,
+    is_terminated: Callable[[], bool] = lambda: False,
 ) -> Iterator[tuple[Run, dict[str, Any]]]:
     """Makes runs side by side, each on cores of its own, and yields their results as they come.
 
-    A run that fails does not keep others from being made. Where the caller is interrupted, runs are
-    asked to save what they have.
+    A run that fails does not keep others from being made.
+
+    Args:
+      runs: to be made.
+      workdir: of the runs.
+      jobs: runs at a time.
+      is_terminated: asked every second whether to stop; runs then save what they have.
 
     Raises:
       RuntimeError: some runs failed; it names their logs.
+      Interrupted: it was asked to stop.
     """
     cores = split_cores(jobs)
     free: queue.SimpleQueue[frozenset[int] | None] = queue.SimpleQueue()
@@ -168,13 +192,17 @@ def finish_all(
 
     failures = []
     with concurrent.futures.ThreadPoolExecutor(len(cores)) as pool:
-        futures = [pool.submit(finish_next, run) for run in runs]
         try:
-            for future in concurrent.futures.as_completed(futures):
-                try:
-                    yield future.result()
-                except RuntimeError as error:
-                    failures.append(str(error))
+            waiting = {pool.submit(finish_next, run) for run in runs}
+            while waiting:
+                done, waiting = concurrent.futures.wait(waiting, _PATIENCE, FIRST_COMPLETED)
+                for future in done:
+                    try:
+                        yield future.result()
+                    except RuntimeError as error:
+                        failures.append(str(error))
+                if is_terminated():
+                    raise interruption.Interrupted
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             processes.terminate()

@@ -1,6 +1,6 @@
 """The steps of `synthesis` and `finetune` in eager PyTorch, to measure ours against.
 
-Two versions of the same mathematics (`method.md`), for ViT and DeiT:
+Two versions of the same mathematics (`docs/method.md`), for ViT and DeiT:
 
 - `ORIGINAL`, organised as the authors' code is: gradients of all weights, every pair of heads as a
   product over all tokens, loops over images, weights quantized at every step;

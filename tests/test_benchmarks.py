@@ -5,7 +5,6 @@ import dataclasses
 import json
 import os
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ from scipy import stats
 
 from benchmarks import budgets, methods, runs
 from configs import vit_fashion
-from maskaq_jax import config, finetune
+from maskaq_jax import config, finetune, interruption
 
 
 def _row(method, seed, top1, preset="best", seconds=10.0):
@@ -74,11 +73,11 @@ def test_a_finished_run_is_not_run_again(tmp_path, monkeypatch):
     assert tuple(row) == methods.COLUMNS
     assert (row["method"], row["preset"], row["top1"]) == ("maskaq", "paper", 80.0)
     assert row["seconds"] == 4.0
-    monkeypatch.setattr(runs.signal, "signal", lambda *_: None)
     record = runs.Record(tmp_path / "methods.csv", methods.COLUMNS, methods.run_of)
-    for new_rows in (1, 0):
-        filled = runs.fill(record, {cell.run: cell}, methods.make_row, tmp_path, jobs=1)
-        assert len(list(filled)) == new_rows
+    for writes in ([[row]], [[row]]):
+        written = []
+        runs.fill(record, {cell.run: cell}, methods.make_row, written.append, tmp_path, jobs=1)
+        assert written == writes
     assert record.rows == {cell.run.name: row}
     (directory / "config.json").write_text(json.dumps(settings | {"seed": 2}))
     with pytest.raises(RuntimeError, match="other settings than the bench has"):
@@ -188,19 +187,30 @@ def test_runs_are_asked_to_save_what_they_have_when_the_bench_ends(tmp_path, mon
     _stand_in(tmp_path, monkeypatch, "trap 'echo saved; exit 75' TERM; echo up; sleep 60 & wait")
     cells = [methods.Cell("vit_fashion", 3, 3, "maskaq", seed).run for seed in range(2)]
     log = cells[0].directory(tmp_path).with_suffix(".log")
-    as_completed = runs.concurrent.futures.as_completed
 
-    def interrupted(futures):
-        while not (log.is_file() and log.read_text()):
-            time.sleep(0.01)
-        raise KeyboardInterrupt
-        yield from as_completed(futures)
+    def is_terminated():
+        return log.is_file() and log.read_text() == "up\n"
 
-    monkeypatch.setattr(runs.concurrent.futures, "as_completed", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        list(runs.finish_all(cells, tmp_path, jobs=1))
+    with pytest.raises(interruption.Interrupted):
+        list(runs.finish_all(cells, tmp_path, 1, is_terminated))
     assert log.read_text() == "up\nsaved\n"
     assert not cells[1].directory(tmp_path).with_suffix(".log").exists()
+
+
+def test_a_bench_told_to_stop_saves_and_says_how_to_go_on(tmp_path, monkeypatch, capsys):
+    _stand_in(
+        tmp_path, monkeypatch, "trap 'echo saved; exit 75' TERM; kill -TERM $PPID; sleep 60 & wait"
+    )
+    cell = methods.Cell("vit_fashion", 3, 3, "maskaq", 0)
+    record = _fill(tmp_path, {"noise": (20.0,)})
+    written = []
+    with pytest.raises(SystemExit) as stopped:
+        runs.fill(record, {cell.run: cell}, methods.make_row, written.append, tmp_path, jobs=1)
+    assert stopped.value.code == 75
+    assert "the same command continues from here" in capsys.readouterr().err
+    assert written == [[_row("noise", 0, 20.0)]]
+    log = cell.run.directory(tmp_path).with_suffix(".log")
+    assert log.read_text() == "saved\n"
 
 
 def test_runs_side_by_side_share_the_cores(tmp_path, monkeypatch):

@@ -1,0 +1,67 @@
+"""What benches draw and read, of figures that are there already."""
+
+import csv
+import importlib
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+from PIL import Image
+
+from benchmarks import growth, profile
+
+ROOT = Path(__file__).parents[1]
+MODULES = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py"))
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name != "torch_steps"])
+def test_every_bench_can_be_opened_without_torch(name):
+    assert importlib.import_module(f"benchmarks.{name}").__doc__
+
+
+@pytest.fixture
+def points():
+    with (ROOT / "docs" / "growth.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    measured = ("seconds", "compile_seconds", "device")
+    return [
+        {name: value if name in measured else int(value) for name, value in row.items()}
+        | {"seconds": float(row["seconds"])}
+        for row in rows
+    ]
+
+
+def test_growth_is_drawn_from_its_table(points, tmp_path):
+    growth.write_table(points, tmp_path / "growth.csv")
+    with (tmp_path / "growth.csv").open(newline="") as file:
+        again = list(csv.DictReader(file))
+    assert [float(row["seconds"]) for row in again] == [point["seconds"] for point in points]
+    growth.draw(points, "DeiT-T", tmp_path / "growth.png")
+    with Image.open(tmp_path / "growth.png") as picture:
+        assert picture.size == (1200, 500)
+
+
+def test_the_table_in_the_docs_has_every_point(points):
+    for name, values in growth._VALUES.items():
+        others = {key: value for key, value in growth._DEFAULT.items() if key != name}
+        own = [point[name] for point in points if others.items() <= point.items()]
+        assert sorted(own) == sorted(values)
+
+
+def test_growth_counts_the_tokens_of_an_image():
+    assert growth.abscissa("img_size", 224) == 197
+    assert growth.abscissa("batch", 8) == 8
+
+
+def test_instructions_are_told_by_the_part_of_the_model_they_belong_to():
+    def attend(x):
+        with jax.named_scope("blocks_0"), jax.named_scope("attn"):
+            with jax.named_scope("qkv"):
+                x = x @ x
+            return jax.nn.softmax(x)
+
+    compiled = jax.jit(attend).lower(jnp.ones((64, 64))).compile()
+    scopes = profile.read_scopes(compiled.as_text())
+    assert any("attn/qkv/dot_general" in scope for scope in scopes.values())
+    assert any("attn/" in scope and "exp" in scope for scope in scopes.values())
