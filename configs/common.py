@@ -33,7 +33,7 @@ def imagenet_config(
     mean: tuple[float, ...] = IMAGENET_MEAN,
     std: tuple[float, ...] = IMAGENET_STD,
 ) -> ConfigDict:
-    """The paper's settings for an ImageNet model.
+    """The paper's settings for an ImageNet model, but for calibration on synthetic images.
 
     Args:
       argument: of the config: `w`, `a`, `method`, `seed`, and `val`: ImageNet's validation images,
@@ -41,14 +41,16 @@ def imagenet_config(
         agreement of both models.
       model: a name of `create_model`.
       weights: where its weights are.
-      mean: pixel normalisation the model was trained with.
-      std: the same.
+      mean: of the pixels of each channel, from 0 to 1, that the model was trained with.
+      std: their standard deviation.
     """
     arguments = schema.parse_arguments(argument, w=4, a=4, method="maskaq", seed=0, val="")
     config = config_lib.default()
     config.seed = arguments.seed
     config.model.name = model
     config.model.weights = weights
+    # A field, so that the command line can set it.
+    config.model.arguments = ConfigDict({"img_size": 224})
     config.pixels.mean = mean
     config.pixels.std = std
     config.quantization.weight_bits = arguments.w
@@ -64,7 +66,11 @@ def imagenet_config(
 
 
 def fashion_config(argument: str | None) -> ConfigDict:
-    """An experiment on Fashion-MNIST that lacks but the model; arguments as in `vit_fashion.py`."""
+    """An experiment on Fashion-MNIST, complete except for the model.
+
+    Args:
+      argument: of the config, as `configs/vit_fashion.py` lists them.
+    """
     arguments = schema.parse_arguments(
         argument,
         **{"w": 3, "a": 3, "method": "maskaq", "source": "", "without": "", "preset": "best"},

@@ -4,8 +4,8 @@
 
 Arguments: those of `configs/common.py`; `val` is a folder of any images, on which the features of
 both models are compared. Weights come from the Hugging Face hub (the `hub` extra);
-`--config.model.weights=FILE` takes a file instead. The paper has no such model: beside what lacks
-a classifier, the settings are its own. Time and agreement are not measured yet.
+`--config.model.weights=FILE` takes a file instead. The paper has no such model; apart from the
+terms that need a classifier, the settings are the paper's. Time and agreement are not measured yet.
 """
 
 from ml_collections import ConfigDict
@@ -21,7 +21,6 @@ def get_config(argument: str | None = None) -> ConfigDict:
         weights="hf://timm/vit_small_patch14_dinov2.lvd142m",
     )
     config.model.num_classes = 0
-    config.model.arguments = ConfigDict({"img_size": 224})
     config.evaluation.preprocessing.crop_ratio = 1.0
     config.synthesis.weights.classes = 0.0
     config.finetuning.output_distance = "cosine"

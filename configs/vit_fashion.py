@@ -7,8 +7,8 @@ Arguments, as in `--config=configs/vit_fashion.py:w=4,a=8,method=noise`:
     w, a           bits of weights and activations: 2 to 8, or 32 for none
     method         where the samples come from: maskaq, mimiq, psaq, noise or real
     without        a part of MaskAQ left out: entropy, coupling, drop (of regions at random), ratio
-                   (that falls: 0.3 throughout), masking (of distillation), calibration (on
-                   samples: on noise) or synthesis (but for one step)
+                   (0.3 throughout instead of falling), masking (of distillation), calibration
+                   (on noise instead of samples) or synthesis (a single step)
     preset         best or paper, the settings of images and training
     images         best or paper, where those of the images are to differ
     seed           of every random draw

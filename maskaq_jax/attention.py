@@ -1,7 +1,7 @@
 """What regions and losses read off attention logits.
 
-Logits of a layer are [B, H, N, N] before softmax (`method.md`: A); the first `num_prefix_tokens`
-tokens are the class and distillation tokens, the others are patches.
+Logits of a layer are [B, H, N, N] before softmax, A in `docs/method.md`; the first
+`num_prefix_tokens` tokens are the class and distillation tokens, the others are patches.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ def patch_scores(logits: Array, num_prefix_tokens: int) -> Array:
     """How informative the model finds each patch of one layer, as the mean over heads.
 
     With a class token, the logit that token gives the patch; without one, the mean logit the patch
-    receives from all queries (`method.md` sections 2 and 5).
+    receives from all queries (`docs/method.md` sections 2 and 5).
 
     Args:
       logits: [B, H, N, N].

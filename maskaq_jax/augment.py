@@ -1,7 +1,7 @@
 """Random views of images: the synthesis jitter and the fine-tuning augmentation.
 
 Every view is drawn from a key of its own image, so it doesn't depend on the batch it stands in.
-Source: `method.md` sections 2 and 3.
+Source: `docs/method.md` sections 2 and 3.
 """
 
 import dataclasses

@@ -10,8 +10,8 @@ from maskaq_jax.models import Model
 def calibrate(model: Model, params: Any, images: Array) -> Any:
     """Initialises every activation quantizer in one forward pass.
 
-    Each quantizer sees the output of the already quantized layers before it (`method.md` section
-    1).
+    Each quantizer sees the output of the already quantized layers before it (`docs/method.md`
+    section 1).
 
     Args:
       model: Q.

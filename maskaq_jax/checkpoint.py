@@ -1,5 +1,6 @@
 """Saves and restores the state of fine-tuning with Orbax, and notices damaged files."""
 
+import errno
 import json
 import zlib
 from collections.abc import Callable
@@ -53,6 +54,12 @@ def open_manager(directory: Path, steps_per_refresh: int = 1) -> ocp.CheckpointM
     return ocp.CheckpointManager(directory.absolute(), options=options)
 
 
+def open_reader(directory: Path) -> ocp.CheckpointManager:
+    """Reads alone, and leaves a directory as it is: a run may be at work in it."""
+    options = ocp.CheckpointManagerOptions(read_only=True)
+    return ocp.CheckpointManager(directory.absolute(), options=options)
+
+
 def save(
     manager: ocp.CheckpointManager, step: int, trees: dict[str, Any], progress: dict[str, Any]
 ) -> None:
@@ -83,10 +90,14 @@ def restore(
     """The newest checkpoint that can be read, or None where there is none.
 
     Args:
-      manager: of `open_manager`.
+      manager: of `open_manager` or `open_reader`.
       templates: the trees wanted, as arrays or `jax.ShapeDtypeStruct`s in their shape.
       on_damaged: is told of every checkpoint that can't be read; the one before it is next.
       is_usable: whether a run can continue from a step.
+
+    Raises:
+      MemoryError, OSError, JaxRuntimeError: the machine failed, not the file: no memory, no rights,
+        a disk or a network that doesn't answer. Nothing is said of the checkpoint then.
     """
     items = {name: ocp.args.StandardRestore(tree) for name, tree in templates.items()}
     for step in sorted(manager.all_steps(), reverse=True):
@@ -99,6 +110,8 @@ def restore(
             record, trees = restored["progress"], {name: restored[name] for name in templates}
             _check(record, trees)
         except Exception as error:  # whatever damaged files make their readers raise
+            if _is_of_machine(error):
+                raise
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             on_damaged(f"checkpoint {manager.directory / str(step)} is damaged: {reason}")
             continue
@@ -112,6 +125,13 @@ def discard_after(manager: ocp.CheckpointManager, step: int) -> None:
     for later in manager.all_steps():
         if later > step:
             manager.delete(later)
+
+
+def _is_of_machine(error: Exception) -> bool:
+    """Whether an error tells of the machine, so that the same file may be read another time."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.EACCES, errno.EIO, errno.EMFILE, errno.ENOMEM, errno.ESTALE)
+    return isinstance(error, MemoryError | jax.errors.JaxRuntimeError)
 
 
 def _check(record: dict[str, Any], trees: dict[str, Any]) -> None:

@@ -34,7 +34,7 @@ METHODS = (*SYNTHESIS_METHODS, "noise", "real")
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """P.
+    """The full-precision model P that is quantized.
 
     Attributes:
       name: of `models.create_model`.
@@ -212,8 +212,9 @@ def check_values(config: Config) -> None:
     for name, value in shares.items():
         if not 0 <= value <= 1:
             raise ConfigError(f"{name} must be between 0 and 1, got {value}")
-    counts = {
+    not_negative = {
         "config.seed": config.seed,
+        "config.quantization.lsq_grad_scale": config.quantization.lsq_grad_scale,
         "config.samples.refresh_every": samples.refresh_every,
         "config.synthesis.smoothness": settings.smoothness,
         "config.synthesis.smoothness_spread": settings.smoothness_spread,
@@ -234,7 +235,7 @@ def check_values(config: Config) -> None:
         "config.finetuning.view.shift": view.shift,
         "config.checkpoint_seconds": config.checkpoint_seconds,
     }
-    for name, value in counts.items():
+    for name, value in not_negative.items():
         if value < 0:
             raise ConfigError(f"{name} must not be negative, got {value}")
     if finetuning.step_learning_rate and finetuning.optimizer != "adam":
@@ -274,7 +275,10 @@ def _check_model(config: Config) -> None:
         raise ConfigError("config.model.weights is missing: name a file of trained weights")
     path = data.weights_path(model.weights)
     if model.weights.startswith(hub.SCHEME):
-        hub.check_address(model.weights)
+        try:
+            hub.check_address(model.weights)
+        except ValueError as error:
+            raise ConfigError(f"config.model.weights: {error}") from error
     elif not path.is_file():
         raise ConfigError(f"config.model.weights: {data.missing_file(path)}")
 

@@ -21,6 +21,7 @@ from maskaq_jax import (
     image_folder,
     parallel,
     report,
+    schedule,
     tfds_images,
     torch_import,
 )
@@ -148,6 +149,7 @@ def load(workdir: str | os.PathLike[str]) -> tuple[Model, Any]:
 
     Raises:
       FileNotFoundError: there is no finished run.
+      OSError: its last checkpoint is damaged.
     """
     workdir = Path(workdir)
     if not (workdir / "results.json").is_file():
@@ -156,7 +158,8 @@ def load(workdir: str | os.PathLike[str]) -> tuple[Model, Any]:
             "it is started again with the same config and workdir)"
         )
     values = json.loads((workdir / "config.json").read_text(encoding="utf-8"))
-    model = _create_model(config.from_dict(values))
+    settings = config.from_dict(values)
+    model = _create_model(settings)
     image = jax.ShapeDtypeStruct((1, *model.input_shape), np.float32)
     shapes = {"quant": {}} | jax.eval_shape(model.init, jax.random.key(0), image)
     # Here, wherever the run was.
@@ -164,10 +167,17 @@ def load(workdir: str | os.PathLike[str]) -> tuple[Model, Any]:
     template = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), shapes
     )
-    with checkpoint.open_manager(workdir / "checkpoints") as checkpoints:
+    with checkpoint.open_reader(workdir / "checkpoints") as checkpoints:
         saved = checkpoint.restore(checkpoints, {"variables": template}, _fail)
     if saved is None:
         raise FileNotFoundError(f"no checkpoint in {workdir / 'checkpoints'}")
+    num_steps = schedule.make_plan(settings).num_steps
+    if saved.step < num_steps:
+        # It was started again, went back to an older checkpoint, and was stopped.
+        raise FileNotFoundError(
+            f"the run in {workdir} stands at step {saved.step} of {num_steps}: start it again with "
+            "the same config and workdir to finish it"
+        )
     return model, saved.trees["variables"]
 
 

@@ -1,6 +1,6 @@
 """Fine-tuning: trains Q on synthetic images to imitate P's outputs and attention.
 
-Source: `method.md` section 3. Functions are written for one device of a mapped axis.
+Source: `docs/method.md` section 3. Functions are written for one device of a mapped axis.
 """
 
 import dataclasses
@@ -111,9 +111,9 @@ def steps_per_epoch(settings: Settings, num_samples: int) -> int:
 
 
 def create_optimizer(settings: Settings, num_steps: int) -> optax.GradientTransformation:
-    """One cosine over `num_steps` for the weights and others for the quantizers.
+    """A cosine over `num_steps` for each group: the weights, step sizes, and zero points.
 
-    The last of the steps lands on the average of those before it that the settings ask for.
+    The last update lands on the mean of what the last `averaged_share` of the updates led to.
     """
 
     def group(learning_rate: float) -> optax.GradientTransformation:

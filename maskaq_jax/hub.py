@@ -40,6 +40,7 @@ def fetch(address: str) -> Path:
         ) from error
     match = _ADDRESS.fullmatch(address)
     assert match is not None
+    unreachable: Exception | None = None
     for name in _FILES:
         try:
             return Path(
@@ -48,13 +49,16 @@ def fetch(address: str) -> Path:
                 )
             )
         except errors.LocalEntryNotFoundError as error:
-            raise ValueError(
-                f"{address} is not in the cache and the hub can't be reached: {_first_line(error)}"
-            ) from error
+            unreachable = error  # the other file may be in the cache
         except errors.EntryNotFoundError:
             continue
         except Exception as error:  # the hub's own kinds, and whatever its connection raises
             raise ValueError(f"{address} can't be fetched: {_first_line(error)}") from error
+    if unreachable is not None:
+        raise ValueError(
+            f"{address} is not in the cache and the hub can't be reached: "
+            f"{_first_line(unreachable)}"
+        ) from unreachable
     raise ValueError(f"{address} holds neither {' nor '.join(_FILES)}")
 
 

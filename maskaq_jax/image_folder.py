@@ -17,8 +17,8 @@ class ImageFiles:
 
     Attributes:
       files: paths and labels.
-      size: side the images are made to.
-      spec: how.
+      size: side of the images in pixels.
+      spec: how they are resized and cropped.
     """
 
     files: tuple[tuple[Path, int], ...]
@@ -39,12 +39,13 @@ def open_folder(
     """Finds the images below a folder, without reading them.
 
     Args:
-      root: holds a folder for each class, whose sorted names are numbered from 0 as ImageNet's
-        `val/<wnid>/*.JPEG`; or, with `labels_file` or without classes, the images themselves.
+      root: holds a folder for each class, whose names in order (numbers by their value) are
+        numbered from 0, as ImageNet's `val/<wnid>/*.JPEG`; or, with `labels_file` or without
+        classes, the images themselves. Names that start with a dot are passed over.
       labels_file: a line `NAME LABEL` for each image, labels numbered from 0; None for none.
       num_classes: classes of the model; 0 for a model without classifier, which needs no labels.
-      size: side the images are made to.
-      spec: how.
+      size: side of the images in pixels.
+      spec: how they are resized and cropped.
 
     Returns:
       Images that are decoded when they are asked for; labels are -1 where there are none.
@@ -66,11 +67,21 @@ def open_folder(
 
 
 def _images_below(root: Path) -> list[Path]:
-    return sorted(path for path in root.rglob("*") if path.suffix.lower() in _ENDINGS)
+    return sorted(
+        path
+        for path in root.rglob("*")
+        if path.suffix.lower() in _ENDINGS
+        and not any(part.startswith(".") for part in path.relative_to(root).parts)
+    )
 
 
 def _read_class_folders(root: Path, num_classes: int) -> list[tuple[Path, int]]:
-    folders = sorted((path for path in root.iterdir() if path.is_dir()), key=_class_order)
+    if not _images_below(root):
+        return []
+    folders = sorted(
+        (path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")),
+        key=_class_order,
+    )
     if len(folders) != num_classes:
         raise ValueError(
             f"{root} holds {len(folders)} class folders, but the model has {num_classes} classes: "

@@ -23,8 +23,8 @@ class Interrupted(Exception):  # noqa: N818  (not an error)
 def catch_termination() -> Iterator[Callable[[], bool]]:
     """Yields a function that tells whether SIGTERM or Ctrl-C has come since.
 
-    They no longer end the program, but for a second Ctrl-C. Outside the main thread no signal can
-    be caught, and it never has.
+    Neither ends the program any more, except a second Ctrl-C. Outside the main thread no signal can
+    be caught, and the answer is always no.
     """
     received = threading.Event()
     if threading.current_thread() is not threading.main_thread():

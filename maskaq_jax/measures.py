@@ -17,8 +17,8 @@ def is_labelled(experiment: Experiment) -> bool:
     return experiment.evaluation is not None and experiment.model.num_classes > 0
 
 
-def num_evaluated(experiment: Experiment) -> int:
-    """Evaluation images; 0 without a dataset."""
+def num_images(experiment: Experiment) -> int:
+    """Evaluation images, broken ones among them; 0 without a dataset."""
     return 0 if experiment.evaluation is None else len(experiment.evaluation)
 
 
@@ -26,12 +26,15 @@ def measure_accuracy(
     experiment: Experiment,
     reporter: report.Reporter,
     clock: interruption.Clock,
-    accuracy: Callable[..., float],
+    accuracy: Callable[..., tuple[float, int]],
     variables: Any,
-) -> float | None:
-    """Top-1 in percent, by a function of `phases.make_accuracy`; None without labelled images."""
+) -> tuple[float | None, int]:
+    """Top-1 in percent, by a function of `phases.make_accuracy`, and of how many images.
+
+    None and 0 without labelled images.
+    """
     if not is_labelled(experiment):
-        return None
+        return None, 0
     with _interruptible(reporter, clock) as advance:
         return accuracy(variables, _evaluation_batches(experiment, reporter), advance)
 
@@ -42,8 +45,8 @@ def measure_agreement(
     read_samples: ReadImages,
     reporter: report.Reporter,
     clock: interruption.Clock,
-) -> dict[str, Any]:
-    """How P and Q agree: on the evaluation images, or on the samples where there are none."""
+) -> tuple[dict[str, float], int]:
+    """How P and Q agree, and on how many images: of evaluation, or samples where there are none."""
     config = experiment.config
     agreement = phases.make_agreement(experiment.model, experiment.mesh)
     if experiment.evaluation is None:
@@ -54,10 +57,10 @@ def measure_agreement(
     else:
         batches = _evaluation_batches(experiment, reporter)
     with _interruptible(reporter, clock) as advance:
-        values = agreement(experiment.params, variables, batches, advance)
+        values, count = agreement(experiment.params, variables, batches, advance)
     if experiment.model.num_classes == 0:
         del values["agreement"]  # of classes, which there are none of
-    return {name: round(value, 4) for name, value in values.items()}
+    return {name: round(value, 4) for name, value in values.items()}, count
 
 
 def _evaluation_batches(experiment: Experiment, reporter: report.Reporter) -> Iterator[Any]:

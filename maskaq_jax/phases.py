@@ -29,8 +29,8 @@ Advance = Callable[[int], None]
 ReadImages = Callable[[np.ndarray], np.ndarray]
 
 
-def make_accuracy(model: Model, mesh: Mesh) -> Callable[..., float]:
-    """Returns `accuracy(variables, batches, advance)`: top-1 in percent.
+def make_accuracy(model: Model, mesh: Mesh) -> Callable[..., tuple[float, int]]:
+    """Returns `accuracy(variables, batches, advance)`: top-1 in percent, and of how many images.
 
     `batches` are of this host's rows of images, labels and validity; `advance` is told of the
     images done.
@@ -40,7 +40,7 @@ def make_accuracy(model: Model, mesh: Mesh) -> Callable[..., float]:
     """
     count = programs.map_evaluation(model, mesh)
 
-    def accuracy(variables: Any, batches: Iterable[Any], advance: Advance) -> float:
+    def accuracy(variables: Any, batches: Iterable[Any], advance: Advance) -> tuple[float, int]:
         variables = parallel.put(variables, mesh, REPLICATED)
         correct = total = 0
         for batch in batches:
@@ -50,16 +50,16 @@ def make_accuracy(model: Model, mesh: Mesh) -> Callable[..., float]:
             advance(int(batch_total))
         if not total:
             raise OSError("no evaluation image could be read")
-        return 100 * correct / total
+        return 100 * correct / total, total
 
     return accuracy
 
 
-def make_agreement(model: Model, mesh: Mesh) -> Callable[..., dict[str, float]]:
+def make_agreement(model: Model, mesh: Mesh) -> Callable[..., tuple[dict[str, float], int]]:
     """Returns `agreement(params, variables, batches, advance)` of P and Q.
 
     It gives `agreement`, the share of images of the same top-1 class in percent, and
-    `feature_cosine`, the mean cosine of their pooled features.
+    `feature_cosine`, the mean cosine of their pooled features; and the number of images.
 
     Raises:
       OSError: no image is valid.
@@ -68,7 +68,7 @@ def make_agreement(model: Model, mesh: Mesh) -> Callable[..., dict[str, float]]:
 
     def agreement(
         params: Any, variables: Any, batches: Iterable[Any], advance: Advance
-    ) -> dict[str, float]:
+    ) -> tuple[dict[str, float], int]:
         models = parallel.put((params, variables), mesh, REPLICATED)
         same = cosine = total = 0.0
         for images, _, valid in batches:
@@ -79,7 +79,7 @@ def make_agreement(model: Model, mesh: Mesh) -> Callable[..., dict[str, float]]:
             advance(int(counts[-1]))
         if not total:
             raise OSError("no evaluation image could be read")
-        return {"agreement": 100 * same / total, "feature_cosine": cosine / total}
+        return {"agreement": 100 * same / total, "feature_cosine": cosine / total}, int(total)
 
     return agreement
 

@@ -1,7 +1,7 @@
 """Fake quantization of weights and activations with straight-through gradients.
 
 Quantized values stay in floating point, on the grid their integer codes stand for, so the forward
-pass is the low-bit model's and the backward pass can train it. Source: `method.md` section 1;
+pass is the low-bit model's and the backward pass can train it. Source: `docs/method.md` section 1;
 activations follow LSQ with a learned offset (Esser et al. 2020, Bhalgat et al. 2020).
 """
 
@@ -44,7 +44,7 @@ def quantize_weight(w: Array, bits: int, channel_axis: int = -1) -> Array:
     """Rounds a weight to `bits`-bit codes, symmetric, one scale per output channel.
 
     `s_c = (2^k - 1) / (2 max|w_c|)`, `w^ = clip(round(s_c w), -2^(k-1), 2^(k-1) - 1) / s_c`. The
-    gradient passes straight through, clipped entries included. `method.md` section 1.
+    gradient passes straight through, clipped entries included. `docs/method.md` section 1.
 
     Args:
       w: [...] float32 weight.
@@ -66,7 +66,7 @@ def quantize_weight(w: Array, bits: int, channel_axis: int = -1) -> Array:
 
 def init_activation_quantizer(x: Array, bits: int) -> ActivationQuantizer:
     """Chooses step and zero point from a first batch: `a = 2 mean|x| / sqrt(hi)`,
-    `z = 0.1 (min(x) - a hi)`. `method.md` section 1.
+    `z = 0.1 (min(x) - a hi)`. `docs/method.md` section 1.
 
     Args:
       x: [...] values the quantizer will see.
@@ -89,13 +89,13 @@ def quantize_activation(
     """Rounds an activation to the quantizer's grid.
 
     `v = round(clip(x/a + round(z), lo, hi))`, `y = (v - round(z)) a`, rounding half to even with
-    identity gradient. `method.md` section 1.
+    identity gradient. `docs/method.md` section 1.
 
     Args:
       x: [...] values.
       quantizer: the grid.
       bits: 2 to 8.
-      grad_scale: factor on the gradient of `step` alone (`g` of `method.md`).
+      grad_scale: factor on the gradient of `step` alone (`g` of `docs/method.md`).
 
     Returns:
       The quantized values, shape and dtype of `x`.

@@ -1,4 +1,4 @@
-"""Keys derived from named purposes: no draw depends on devices, batches or interruptions."""
+"""Keys derived from named purposes: no draw depends on devices or interruptions."""
 
 import zlib
 

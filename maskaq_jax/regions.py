@@ -1,6 +1,6 @@
 """Informative regions: the patches of a synthetic image that P attends to most.
 
-Source: `method.md` section 2, "informative regions".
+Source: `docs/method.md` section 2, "informative regions".
 """
 
 from collections.abc import Sequence
@@ -51,7 +51,7 @@ def window_regions(logits: Sequence[Array], ratio: ArrayLike, num_images: int) -
     """Informative regions of a model with windows and without a class token, for each layer.
 
     The windows of an image are gathered, so that the top ratio is of the image's tokens. Layers of
-    other resolutions have other tokens, hence masks of their own (`method.md` section 5).
+    other resolutions have other tokens, hence masks of their own (`docs/method.md` section 5).
 
     Args:
       logits: of [images * windows, H, N, N], an image's windows in a row; P's attention logits.

@@ -90,7 +90,7 @@ def run(prepared: Experiment, is_terminated: Callable[[], bool] = lambda: False)
         terms: dict[str, float] = {}
         epoch_terms: list[dict[str, float]] = []
         if saved is None:
-            top1 = {"fp": measure(accuracy_of_p, {"params": params})}
+            top1 = {"fp": measure(accuracy_of_p, {"params": params})[0]}
             # Synthesis couples P with Q, so Q needs quantizers before there is an image: noise
             # gives the first ones.
             count = min(config.samples.calibration_size, config.samples.num_samples)
@@ -98,7 +98,7 @@ def run(prepared: Experiment, is_terminated: Callable[[], bool] = lambda: False)
             samples = make_samples(0, variables)
             if config.samples.calibration == "synthetic":
                 variables = _calibrated(prepared, samples, count)
-            top1["calibrated"] = measure(accuracy_of_q, variables)
+            top1["calibrated"], _ = measure(accuracy_of_q, variables)
             first_step, state = 0, init_state(variables)
             save(0)
         else:
@@ -126,13 +126,13 @@ def run(prepared: Experiment, is_terminated: Callable[[], bool] = lambda: False)
                 raise interruption.Interrupted
         saves.wait_until_finished()
 
-        top1["quantized"] = measure(accuracy_of_q, state.variables)
-        results = _results(prepared, top1, reporter.seconds)
-        results["redrawn_images"] = sources.count_redrawn(prepared)
+        top1["quantized"], num_evaluated = measure(accuracy_of_q, state.variables)
+        agreement: dict[str, float] = {}
         if not measures.is_labelled(prepared):
-            results |= measures.measure_agreement(
+            agreement, num_evaluated = measures.measure_agreement(
                 prepared, state.variables, samples, reporter, clock
             )
+        results = _results(prepared, top1, num_evaluated, reporter.seconds) | agreement
         if parallel.is_main_process():
             report.write_json(prepared.workdir / "results.json", results)
             report.print_results(reporter.console, results)
@@ -151,7 +151,7 @@ def _restore(
     prepared: Experiment,
     plan: schedule.Plan,
     saves: Any,
-    reporter: Any,
+    reporter: report.Reporter,
     find_missing: Callable[[int], list[int]],
 ) -> checkpoint.Checkpoint | None:
     """The newest whole state whose samples are whole too, or can be made again from it."""
@@ -227,16 +227,20 @@ def _work_until(prepared: Experiment, plan: schedule.Plan, step: int) -> float:
         syntheses = 0
     images = sources.num_batches(config) * sources.batch_size(config)
     return (
-        _WORK["evaluation"] * evaluations * measures.num_evaluated(prepared)
+        _WORK["evaluation"] * evaluations * measures.num_images(prepared)
         + _WORK["synthesis"] * syntheses * images * config.synthesis.num_steps
         + _WORK["finetuning"] * step * config.finetuning.batch_size
     )
 
 
 def _results(
-    prepared: Experiment, top1: dict[str, float | None], seconds: dict[str, float]
+    prepared: Experiment,
+    top1: dict[str, float | None],
+    num_evaluated: int,
+    seconds: dict[str, float],
 ) -> dict[str, Any]:
     config = prepared.config
+    num_images = measures.num_images(prepared) or num_evaluated
     return {
         **{
             f"{name}_top1": None if value is None else round(value, 4)
@@ -250,7 +254,9 @@ def _results(
         "synthesis_steps": config.synthesis.num_steps,
         "epochs": config.finetuning.epochs,
         "evaluation": " ".join(filter(None, _evaluation_name(config))),
-        "num_evaluated": measures.num_evaluated(prepared),
+        "num_evaluated": num_evaluated,
+        "broken_images": num_images - num_evaluated,
+        "redrawn_images": sources.count_redrawn(prepared),
         "seconds": {name: round(value, 2) for name, value in seconds.items()},
         "device": f"{prepared.mesh.size} x {prepared.mesh.devices.flat[0].device_kind}",
         "jax": jax.__version__,

@@ -47,7 +47,7 @@ def shard_path(folder: Path, first: int, stop: int) -> Path:
 
 
 def list_shards(folder: Path) -> list[Shard]:
-    """The folder's files in the order of their images; those that are being written are not."""
+    """The folder's finished shards, in the order of their images."""
     names = ((_NAME.fullmatch(path.name), path) for path in sorted(folder.glob("images_*")))
     return [Shard(int(name[1]), int(name[2]), path) for name, path in names if name]
 

@@ -3,7 +3,6 @@
 import dataclasses
 import difflib
 import math
-import types
 import typing
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
@@ -68,7 +67,7 @@ def build(kind: Any, value: Any, path: str) -> Any:
         if not isinstance(value, (tuple, list)):
             raise ConfigError(f"{path} must be a list, got {value!r}")
         return tuple(build(arguments[0], item, f"{path}[{i}]") for i, item in enumerate(value))
-    if origin in (dict, types.UnionType):
+    if origin is dict:
         return value
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value) if abs(value) <= _LARGEST else math.inf

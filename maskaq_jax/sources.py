@@ -135,7 +135,7 @@ def _make_synthesis(
 def find_missing(
     experiment: Experiment, refresh: int, on_broken: Callable[[str], None]
 ) -> list[int]:
-    """Numbers of a refresh's batches that are yet to be made; none where none are."""
+    """Numbers of a refresh's batches that are yet to be made; none without synthesis."""
     config = experiment.config
     if config.method not in SYNTHESIS_METHODS:
         return []

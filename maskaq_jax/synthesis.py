@@ -1,7 +1,7 @@
 """Synthesis: optimises images until P finds them class-like and P and Q attend to them alike.
 
-Source: `method.md` section 2. Functions are written for one device of a mapped axis; losses are
-those of the global batch.
+Source: `docs/method.md` section 2. Functions are written for one device of a mapped axis; losses
+are those of the global batch.
 """
 
 import dataclasses
@@ -279,7 +279,15 @@ def step(
     def loss(images: Array) -> tuple[Array, Terms]:
         views = augment.synthesis_view(keys, images, state.step, settings.num_steps, settings.view)
         terms = loss_terms(
-            *(model, settings, batch, images, views, ratio, key, axis_name, variation_target)
+            model,
+            settings,
+            batch,
+            images,
+            views,
+            ratio,
+            key,
+            axis_name=axis_name,
+            variation_target=variation_target,
         )
         return jnp.sum(jnp.stack(list(terms.values()))), terms
 

@@ -44,13 +44,15 @@ def of_model(model: Model) -> Architecture:
 def of_state(state: Mapping[str, np.ndarray]) -> Architecture | None:
     """The architecture of a state dict under timm's names; None if it is of neither family."""
     stem = state.get("patch_embed.proj.weight")
-    if stem is None or stem.ndim != 4:
+    heads = [state[name] for name in ("head.weight", "head.fc.weight") if name in state]
+    table = state.get("layers.0.blocks.0.attn.relative_position_bias_table")
+    if stem is None or not _is_whole(stem, 4) or not all(_is_whole(head, 2) for head in heads):
         return None
     embed_dim, in_chans, patch_size, _ = stem.shape
-    head = next((state[name] for name in ("head.weight", "head.fc.weight") if name in state), ())
-    common = (patch_size, in_chans, len(head))
-    table = state.get("layers.0.blocks.0.attn.relative_position_bias_table")
+    common = (patch_size, in_chans, len(heads[0]) if heads else 0)
     if table is not None:
+        if not _is_whole(table, 2):
+            return None
         # A table has a row for each offset of two tokens in a window, (2 w - 1)^2 of them.
         window_size = (math.isqrt(len(table)) + 1) // 2
         depths: list[int] = []
@@ -82,6 +84,10 @@ def describe(architecture: Architecture) -> str:
         arguments["depth"] = arguments.pop("depths")[0]
     shown = [f"{name}={value}" for name, value in arguments.items() if value not in (None, False)]
     return f"{family} with {', '.join(shown)}"
+
+
+def _is_whole(array: np.ndarray, rank: int) -> bool:
+    return array.ndim == rank and array.size > 0
 
 
 def _count(state: Mapping[str, np.ndarray], prefix: str) -> int:

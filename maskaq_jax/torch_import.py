@@ -103,8 +103,12 @@ def _read_state(path: Path) -> dict[str, np.ndarray]:
     if path.suffix == ".safetensors":
         try:
             return load_file(path)
-        # An attribute that numpy lacks stands for a number format that it lacks, such as float8.
-        except (SafetensorError, AttributeError) as error:
+        except AttributeError as error:  # a number format's name, which numpy lacks
+            raise ValueError(
+                f"{path} stores numbers in a format that can't be read ({error.name}): store them "
+                "as float32"
+            ) from error
+        except SafetensorError as error:
             raise ValueError(f"{path} is not a readable safetensors file: {error}") from error
     if path.suffix in (".pth", ".pt", ".bin"):
         return _read_pickled_state(path)
@@ -121,23 +125,28 @@ def _read_pickled_state(path: Path) -> dict[str, np.ndarray]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         # PyTorch's own words advise to load it all the same.
         found = re.search(r"(?:GLOBAL|global) (\S+)", str(error))
+        asks = (
+            f"no file of tensors alone, it asks for {found[1]}" if found else "no file of tensors"
+        )
         raise ValueError(
-            f"{path} is no file of tensors alone"
-            + (f", it asks for {found[1]}" if found else "")
-            + ": it is not read, since more could run code"
+            f"{path} is {asks}: it is not read, since more than tensors could run code"
         ) from error
     except Exception as error:  # torch raises many kinds for a file that is not weights
-        raise ValueError(f"{path} is not a readable weight file: {error}") from error
+        reason = str(error) or type(error).__name__
+        raise ValueError(f"{path} is not a readable weight file: {reason}") from error
     for key in ("model", "state_dict"):  # as training scripts store it beside other things
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    if not isinstance(state, dict) or not all(map(torch.is_tensor, state.values())):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict) or not all(map(torch.is_tensor, content.values())):
         raise ValueError(f"{path}: expected a state dict of tensors")
-    return {name: tensor.float().numpy() for name, tensor in state.items()}
+    try:
+        return {name: tensor.detach().float().numpy() for name, tensor in content.items()}
+    except (RuntimeError, TypeError) as error:  # sparse, quantized, or on no device
+        raise ValueError(f"{path}: expected dense tensors of numbers: {error}") from error
 
 
 def _likely_model(state: dict[str, np.ndarray], model: Model) -> str:

@@ -179,9 +179,17 @@ CASES = {
         _smoke("model.weights=swin.safetensors"),
         "The weights look like swin",
     ),
+    "weights of one number": (_smoke("model.weights=scalar.safetensors"), "head.weight is ()"),
+    "weights without a channel": (
+        _smoke("model.weights=hollow.safetensors"),
+        "patch_embed.proj.weight is (64, 0, 4, 4)",
+    ),
     "weights of other classes": (_smoke("model.weights=classes.safetensors"), "head"),
     "a file of another kind": (_smoke("model.weights=weights.txt"), ".safetensors"),
-    "a malformed hub address": (_smoke("model.weights=hf://nobody"), "hf://"),
+    "a malformed hub address": (
+        _smoke("model.weights=hf://nobody"),
+        "config.model.weights: weights 'hf://nobody' should read hf://organisation/name",
+    ),
     # Datasets.
     "an unknown dataset": (
         _smoke("evaluation.dataset=fashion"),
@@ -204,8 +212,9 @@ CASES = {
     "no such folder": (_smoke("evaluation.dataset=folder", "evaluation.path=gone"), "no folder"),
     "a folder without images": (
         _smoke("evaluation.dataset=folder", "evaluation.path=nothing"),
-        "nothing",
+        "nothing holds no images",
     ),
+    "a split that is not for evaluation": (_smoke(argument=":split=real"), "split 'real'"),
     "a folder of other classes": (
         _smoke("evaluation.dataset=folder", "evaluation.path=images"),
         "2 class folders",
@@ -264,6 +273,12 @@ def _write_files(directory):
     )
     head = {"head.weight": np.zeros((7, 64), np.float32), "head.bias": np.zeros(7, np.float32)}
     save_file(arrays | head, directory / "classes.safetensors")
+    for name, hurt in (
+        ("scalar", {"head.weight": np.float32(0)}),
+        ("hollow", {"patch_embed.proj.weight": np.zeros((64, 0, 4, 4), np.float32)}),
+    ):
+        arrays_hurt = arrays | {key: np.asarray(value) for key, value in hurt.items()}
+        save_file(arrays_hurt, directory / f"{name}.safetensors")
     (directory / "deit.safetensors").write_bytes(whole)
     (directory / "nothing").mkdir()
     for number in range(4):

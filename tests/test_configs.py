@@ -116,6 +116,34 @@ def test_methods_differ_in_the_samples_alone(module):
     assert methods["maskaq"] == methods["noise"] == methods["real"]
 
 
+@pytest.mark.parametrize(
+    ("method", "terms"),
+    [
+        ("mimiq", {"coupling", "entropy"}),
+        (
+            "psaq",
+            {"coupling", "entropy", "similarity", "total_variation", "density", "variation_gap"},
+        ),
+    ],
+)
+def test_forerunners_lack_what_maskaq_added_and_nothing_else(module, method, terms):
+    maskaq, other = (
+        module.get_config(f"method={name},preset=paper").to_dict() for name in ("maskaq", method)
+    )
+
+    def differences(first, second, path=()):
+        for name in first:
+            if isinstance(first[name], dict):
+                yield from differences(first[name], second[name], (*path, name))
+            elif first[name] != second[name]:
+                yield ".".join((*path, name))
+
+    assert set(differences(maskaq, other)) == {
+        *("method", "samples.refresh_every", "finetuning.important_weight"),
+        *(f"synthesis.weights.{term}" for term in terms),
+    }
+
+
 def test_source_is_another_word_for_method(module):
     assert module.get_config("source=noise") == module.get_config("method=noise")
 

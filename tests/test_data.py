@@ -1,3 +1,5 @@
+import threading
+
 import jax
 import numpy as np
 import pytest
@@ -29,7 +31,7 @@ def test_the_test_split_has_as_many_of_each_class():
 def test_splits_share_no_image():
     splits = [
         {image.tobytes() for image in data.load_embedded(split, 1)[0]}
-        for split in data.EMBEDDED_SPLITS
+        for split in ("test", "validation", "real")
     ]
     for first, second in ((0, 1), (0, 2), (1, 2)):
         assert not splits[first] & splits[second]
@@ -72,6 +74,36 @@ def test_a_host_reads_its_rows_alone():
     batches = list(data.batches(dataset, PIXELS, (2, 2, 2), shares))
     assert sorted(read) == [2, 3]
     assert [labels[valid].tolist() for _, labels, valid in batches] == [[2, 3], []]
+
+
+class _Waiting(list):
+    """Four examples, of which one is read as soon as `wait(index)` returns."""
+
+    def __init__(self, wait):
+        super().__init__((np.zeros((2, 2, 2), np.uint8), label) for label in range(4))
+        self.wait = wait
+
+    def __getitem__(self, index):
+        self.wait(index)
+        return super().__getitem__(index)
+
+
+def test_examples_are_read_side_by_side():
+    both = threading.Barrier(2, timeout=30)
+    shares = parallel.share_batches(4, 4, ONE_DEVICE)
+    dataset = _Waiting(lambda index: both.wait())
+    ((_, labels, valid),) = data.batches(dataset, PIXELS, (2, 2, 2), shares)
+    assert labels[valid].tolist() == [0, 1, 2, 3]
+
+
+def test_a_later_batch_is_read_before_the_first_is_done_with():
+    is_later_asked_for = threading.Event()
+    dataset = _Waiting(lambda index: is_later_asked_for.set() if index >= 2 else None)
+    shares = parallel.share_batches(4, 2, ONE_DEVICE)
+    batches = data.batches(dataset, PIXELS, (2, 2, 2), shares)
+    _, labels, _ = next(batches)
+    assert labels.tolist() == [0, 1]
+    assert is_later_asked_for.wait(timeout=30)
 
 
 def test_embedded_weights_are_found_by_name():

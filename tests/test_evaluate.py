@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maskaq_jax import evaluate, parallel, phases
+from configs import swin_fashion, vit_fashion
+from maskaq_jax import config, data, evaluate, experiment, parallel, phases
 from maskaq_jax.models import Quantization, create_model
 
 TINY = {"img_size": 8, "patch_size": 4, "embed_dim": 16, "depth": 1, "num_heads": 2}
@@ -73,7 +74,22 @@ def test_accuracy_over_batches_is_a_plain_share(dataset):
     model, variables, images, labels, answers = dataset
     accuracy = phases.make_accuracy(model, parallel.make_mesh(jax.devices()[:1]))
     done = []
-    percent = accuracy(variables, _batches(images, labels), done.append)
+    percent, count = accuracy(variables, _batches(images, labels), done.append)
+    assert count == 19
     assert percent == pytest.approx(100 * np.mean(answers == labels))
     assert 0 < percent < 100
     assert done == [8, 8, 3]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("experiment_config", [vit_fashion, swin_fashion], ids=["vit", "swin"])
+def test_an_embedded_teacher_is_right_about_nine_images_of_ten(experiment_config, tmp_path):
+    settings = config.validated(experiment_config.get_config())
+    prepared = experiment.prepare(settings, tmp_path / "run")
+    model, mesh = prepared.model.clone(quantization=None), parallel.make_mesh(jax.devices()[:1])
+    shares = parallel.share_batches(2000, 250, mesh)
+    batches = data.batches(prepared.evaluation, settings.pixels, model.input_shape, shares)
+    accuracy = phases.make_accuracy(model, mesh)
+    percent, count = accuracy({"params": prepared.params}, batches, lambda done: None)
+    assert count == 2000
+    assert percent >= 90

@@ -9,9 +9,14 @@ import sys
 import threading
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
+from safetensors.numpy import save
 
-from maskaq_jax import hub
+from maskaq_jax import hub, torch_import
+from maskaq_jax.models import create_model
 
 pytest.importorskip("huggingface_hub", reason="needs the hub extra")
 
@@ -21,7 +26,8 @@ FILES = {
     "/org/vit/resolve/v1/model.safetensors": b"older weights",
     "/org/old/resolve/main/pytorch_model.bin": b"pickled weights",
 }
-REPOSITORIES = ("/org/vit/", "/org/old/", "/org/empty/")
+REPOSITORIES = ("/org/vit/", "/org/old/", "/org/empty/", "/org/real/")
+TINY = {"img_size": 4, "patch_size": 4, "embed_dim": 4, "depth": 1, "num_heads": 1}
 
 
 class _Hub(http.server.BaseHTTPRequestHandler):
@@ -68,22 +74,15 @@ def server():
 
 
 @pytest.fixture
-def fetch(server, tmp_path):
-    """Fetches in a process of its own, since the client reads its environment when imported."""
+def run(server, tmp_path):
+    """Runs code in a process of its own, since the client reads its environment when imported."""
 
-    def fetch(address, **environment):
-        code = f"""
-import json
-from maskaq_jax import hub
-try:
-    print(json.dumps(hub.fetch({address!r}).read_text()))
-except ValueError as error:
-    print(json.dumps({{"error": str(error)}}))
-"""
+    def run(code, **environment):
         environment = {
             "HF_ENDPOINT": server,
             "HF_HOME": str(tmp_path / "cache"),
             "HF_HUB_DISABLE_XET": "1",
+            "JAX_PLATFORMS": "cpu",
             "PATH": os.environ["PATH"],
             "PYTHONPATH": str(Path(__file__).parents[1]),
             **environment,
@@ -96,6 +95,22 @@ except ValueError as error:
             check=True,
         )
         return json.loads(result.stdout.splitlines()[-1])
+
+    return run
+
+
+@pytest.fixture
+def fetch(run):
+    def fetch(address, **environment):
+        code = f"""
+import json
+from maskaq_jax import hub
+try:
+    print(json.dumps(hub.fetch({address!r}).read_text()))
+except ValueError as error:
+    print(json.dumps({{"error": str(error)}}))
+"""
+        return run(code, **environment)
 
     return fetch
 
@@ -115,11 +130,31 @@ def test_pickled_weights_are_fetched_where_there_are_no_others(fetch):
     assert fetch("hf://org/old") == "pickled weights"
 
 
-def test_a_fetched_file_is_found_offline(fetch):
-    fetch("hf://org/vit")
+@pytest.mark.parametrize("address", ["hf://org/vit", "hf://org/old"])
+def test_a_fetched_file_is_found_offline(fetch, address):
+    fetched = fetch(address)
     asked = len(_Hub.requests)
-    assert fetch("hf://org/vit", HF_HUB_OFFLINE="1") == "weights"
+    assert fetch(address, HF_HUB_OFFLINE="1") == fetched
+    assert "weights" in fetched
     assert len(_Hub.requests) == asked
+
+
+def test_fetched_weights_are_imported(run, monkeypatch):
+    model = create_model("vit", 2, **TINY)
+    params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 4, 4, 3)))["params"]
+    state = torch_import.to_torch_state(params)
+    monkeypatch.setitem(FILES, "/org/real/resolve/v1/model.safetensors", save(state))
+    imported = run(f"""
+import json
+from maskaq_jax import torch_import
+from maskaq_jax.models import create_model
+params = torch_import.load_torch_weights("hf://org/real@v1", create_model("vit", 2, **{TINY}))
+state = torch_import.to_torch_state(params)
+print(json.dumps({{name: array.tolist() for name, array in state.items()}}))
+""")
+    assert imported.keys() == state.keys()
+    for name, array in state.items():
+        np.testing.assert_array_equal(np.asarray(imported[name], np.float32), array)
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,16 @@ def test_a_file_of_labels_names_images_anywhere_below(folder, tmp_path):
     assert first.mean() > second.mean()
 
 
+def test_a_flat_folder_is_labelled_as_imagenets(tmp_path):
+    for number in (1, 2):
+        _save(tmp_path / "val" / f"ILSVRC2012_val_{number:08d}.JPEG", 100 * number)
+    labels = tmp_path / "labels.txt"
+    labels.write_text("ILSVRC2012_val_00000001.JPEG 65\nILSVRC2012_val_00000002.JPEG 970\n")
+    (first, first_label), (second, second_label) = _open(tmp_path / "val", 1000, labels)
+    assert (first_label, second_label) == (65, 970)
+    assert first.mean() < second.mean()
+
+
 def test_a_model_without_classes_needs_no_labels(folder):
     dataset = _open(folder, num_classes=0)
     assert [label for _, label in dataset] == [-1] * 4
@@ -80,6 +90,16 @@ def test_a_broken_image_is_named_and_not_counted(folder):
     assert [message.split(":")[0] for message in broken] == [
         str(folder / name) for name in ("n01/0.JPEG", "n02/1.JPEG")
     ]
+
+
+@pytest.mark.parametrize("num_classes", [2, 0])
+def test_hidden_names_are_neither_classes_nor_images(folder, num_classes):
+    _save(folder / ".ipynb_checkpoints" / "0-checkpoint.JPEG", 200)
+    _save(folder / "n01" / ".ipynb_checkpoints" / "0-checkpoint.JPEG", 200)
+    _save(folder / "n01" / "hidden.JPEG", 200)
+    (folder / "n01" / "hidden.JPEG").rename(folder / "n01" / "._0.JPEG")
+    labels = [label for _, label in _open(folder, num_classes)]
+    assert labels == ([0, 0, 1, 1] if num_classes else [-1] * 4)
 
 
 def test_a_folder_of_other_classes_is_refused(folder):

@@ -146,6 +146,14 @@ def divergence_formula(student, teacher, temperature):
     return temperature**2 * np.mean(divergences)
 
 
+def features_formula(student, teacher, distance):
+    distances = []
+    for x, y in zip(student, teacher, strict=True):
+        cosine = x @ y / (np.sqrt(x @ x) * np.sqrt(y @ y))
+        distances.append(1 - cosine if distance == "cosine" else ((x - y) ** 2).mean())
+    return np.mean(distances)
+
+
 def attention_formula(layers_p, layers_q, distance, prefix=1, ratio=0.1, high=2.0, low=1.0):
     def channel_distance(p, q, weight):
         if distance == "mse":
@@ -184,6 +192,14 @@ def _attention(distance, p=OUTPUTS, q=OUTPUTS_Q, prefix=1, **choices):
         lambda x: loss(_arrays(p), x, prefix, distance=distance, **choices),
         lambda x: attention_formula(p, x, distance, prefix, **choices),
         q,
+    )
+
+
+def _features(distance):
+    return (
+        lambda x: losses.feature_distillation_loss(x, jnp.asarray(TEACHER), distance),
+        lambda x: features_formula(x, TEACHER, distance),
+        CLASSES,
     )
 
 
@@ -242,6 +258,8 @@ CASES = {
         lambda x: divergence_formula(x, TEACHER, 5.0),
         CLASSES,
     ),
+    "feature distillation by cosine": _features("cosine"),
+    "feature distillation by mse": _features("mse"),
     "attention distillation": _attention("ssim"),
     "attention distillation of windows": _attention(
         "ssim",

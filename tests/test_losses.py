@@ -388,7 +388,7 @@ def test_losses_of_half_precision_arrays_are_float32(loss):
 
 def test_channels_without_any_signal_are_slightly_apart():
     zeros = jnp.zeros((1, 2, 3, 6, 4))
-    # method.md section 3 adds 1e-6 to SSIM's denominator alone.
+    # docs/method.md section 3 adds 1e-6 to SSIM's denominator alone.
     value = losses.masked_attention_distillation_loss(zeros, zeros)
     np.testing.assert_allclose(value, 1 - 9e-4 / (9e-4 + 1e-6), rtol=1e-3)
 

@@ -356,9 +356,9 @@ def test_a_training_batch_that_the_devices_do_not_divide_is_padded(
 def test_every_evaluation_runs_one_program(model, images, variables, traces):
     accuracy = phases.make_accuracy(model, MESHES[4])
     batches = [(np.asarray(images), np.zeros(BATCH, np.int32), np.ones(BATCH, bool))] * 2
-    percent = accuracy(variables, batches, _ignore)
+    measured = accuracy(variables, batches, _ignore)
     with _compilations() as compiled:
-        assert accuracy(variables, batches, _ignore) == percent
+        assert accuracy(variables, batches, _ignore) == measured
     assert compiled == []
     assert traces["count_correct"] == 1
 

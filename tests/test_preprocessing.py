@@ -33,6 +33,28 @@ def test_the_centre_is_cropped():
     assert (cropped == 255).all()
 
 
+def _by_torchvisions_formulas(picture, size, crop_ratio, interpolation):
+    """Its Resize(int(size / crop_ratio)) and CenterCrop(size)."""
+    width, height = picture.size
+    short = int(size / crop_ratio)
+    long = int(short * max(width, height) / min(width, height))
+    width, height = (short, long) if width <= height else (long, short)
+    picture = picture.resize((width, height), getattr(Image.Resampling, interpolation.upper()))
+    top, left = round((height - size) / 2), round((width - size) / 2)
+    return np.asarray(picture)[top : top + size, left : left + size]
+
+
+# The last size's margins are odd numbers and a half, which round up: to even, as Python does it.
+@pytest.mark.parametrize("size", [(640, 480), (333, 500), (256, 256), (1000, 300), (334, 500)])
+@pytest.mark.parametrize("crop_ratio", [0.875, 0.9, 1.0])
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_pixels_agree_with_torchvisions_formulas(size, crop_ratio, interpolation):
+    picture = _picture(size)
+    theirs = _by_torchvisions_formulas(picture, 224, crop_ratio, interpolation)
+    ours = preprocess(picture, 224, Preprocessing(crop_ratio, interpolation))
+    assert np.abs(ours - theirs.astype(float)).mean() < 1
+
+
 @pytest.mark.torch
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("size", SIZES)

@@ -67,7 +67,17 @@ def test_every_named_model_is_described_by_its_name():
 
 @pytest.mark.parametrize(
     "state",
-    [{}, {"conv1.weight": np.zeros((64, 3, 7, 7))}, {"patch_embed.proj.weight": np.ones(3)}],
+    [
+        {},
+        {"conv1.weight": np.zeros((64, 3, 7, 7))},
+        {"patch_embed.proj.weight": np.ones(3)},
+        {"patch_embed.proj.weight": np.ones((8, 0, 4, 4)), "blocks.0.x": np.ones(1)},
+        {"patch_embed.proj.weight": np.ones((8, 3, 4, 4)), "head.weight": np.array(0.0)},
+        {
+            "patch_embed.proj.weight": np.ones((8, 3, 4, 4)),
+            "layers.0.blocks.0.attn.relative_position_bias_table": np.array(0.0),
+        },
+    ],
 )
 def test_other_weights_are_of_no_architecture(state):
     assert torch_architecture.of_state(state) is None

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from maskaq_jax import torch_import
@@ -13,6 +14,15 @@ from maskaq_jax.models import create_model
 MODEL = create_model(
     "vit", 5, img_size=8, patch_size=4, embed_dim=16, depth=2, num_heads=2, init_values=0.1
 )
+# Patches of a side, before and after: smaller and larger, with a common factor and without.
+GRIDS = [(37, 16), (14, 24), (14, 7), (16, 37)]
+
+
+def _zeros(model):
+    """Weights of a model, all zeros and cheap, under timm's names."""
+    image = jax.ShapeDtypeStruct((1, *model.input_shape), np.float32)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), image)["params"]
+    return torch_import.to_torch_state(jax.tree.map(lambda x: np.zeros(x.shape, bool), shapes))
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +72,27 @@ def test_weights_of_another_model_are_named(state):
         torch_import.from_torch_state(state, MODEL)
 
 
+def test_weights_of_a_named_model_are_called_by_its_name():
+    state = _zeros(create_model("deit_tiny_patch16_224"))
+    with pytest.raises(ValueError, match="does not fit the model") as error:
+        torch_import.from_torch_state(state, create_model("deit_small_patch16_224"))
+    assert "The weights look like deit_tiny_patch16_224" in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["vit", "deit_distilled", "swin"])
+def test_heads_are_left_out_where_the_model_has_none(golden, name):
+    arrays = golden(name)
+    arguments = arrays.arguments | {"num_classes": 0}
+    headless = create_model(arguments.pop("arch"), **arguments)
+    params = torch_import.load_torch_weights(arrays.weights, headless)
+    stored = load_file(arrays.weights)
+    imported = torch_import.to_torch_state(params)
+    assert {name.split(".")[0] for name in stored.keys() - imported} <= {"head", "head_dist"}
+    assert imported.keys() == _zeros(headless).keys()
+    for name, value in imported.items():
+        np.testing.assert_array_equal(value, stored[name])
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no weight file .*gone"):
         torch_import.load_torch_weights(tmp_path / "gone.safetensors", MODEL)
@@ -96,8 +127,8 @@ def test_an_address_of_the_hub_is_fetched(params, state, tmp_path, monkeypatch):
     assert asked == ["hf://org/vit@v1"]
 
 
-def test_a_whole_swin_of_the_original_repository_is_imported(golden):
-    arrays = golden("swin")
+def original_swin(arrays):
+    """A model, its weights, and those as a state dict of the original repository."""
     arguments = {name: value for name, value in arrays.arguments.items() if name != "arch"}
     model = create_model("swin", **arguments)
     expected = torch_import.load_torch_weights(arrays.weights, model)
@@ -110,8 +141,48 @@ def test_a_whole_swin_of_the_original_repository_is_imported(golden):
     for stage, block in ((0, 0), (0, 1), (1, 0), (1, 1)):
         index = f"layers.{stage}.blocks.{block}.attn.relative_position_index"
         original[index] = np.zeros((49, 49), np.int64)
+    return model, expected, original
+
+
+def test_a_whole_swin_of_the_original_repository_is_imported(golden):
+    model, expected, original = original_swin(golden("swin"))
     imported = torch_import.from_torch_state(original, model)
     jax.tree.map(np.testing.assert_array_equal, imported, expected)
+
+
+def _bicubic(grid, size):
+    """[rows, columns, channels], each channel resized as a picture of floats."""
+    channels = [
+        Image.fromarray(channel).resize((size, size), Image.Resampling.BICUBIC)
+        for channel in np.moveaxis(grid, -1, 0)
+    ]
+    return np.stack(channels, axis=-1)
+
+
+@pytest.mark.parametrize(("name", "prefix"), [("vit", 1), ("deit_distilled", 2)])
+@pytest.mark.parametrize(("old", "new"), GRIDS)
+def test_position_embeddings_of_another_size_are_resized_as_pictures(name, prefix, old, new):
+    small = {"patch_size": 1, "embed_dim": 3, "depth": 1, "num_heads": 1}
+    before, after = (create_model(name, 0, img_size=size, **small) for size in (old, new))
+    embedding = np.random.default_rng(0).normal(size=(1, prefix + old**2, 3)).astype(np.float32)
+    params = torch_import.from_torch_state(_zeros(before) | {"pos_embed": embedding}, after)
+    imported = params["pos_embed"]
+    np.testing.assert_array_equal(imported[:, :prefix], embedding[:, :prefix])
+    expected = _bicubic(embedding[0, prefix:].reshape(old, old, 3), new)
+    np.testing.assert_allclose(imported[0, prefix:].reshape(new, new, 3), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("old", "new"), GRIDS)
+def test_position_embeddings_without_a_prefix_are_resized_as_pictures(old, new):
+    grid = np.random.default_rng(0).normal(size=(old, old, 3)).astype(np.float32)
+    resampled = torch_import._resampled(grid.reshape(1, -1, 3), new**2, num_prefix_tokens=0)
+    np.testing.assert_allclose(resampled.reshape(new, new, 3), _bicubic(grid, new), atol=1e-5)
+
+
+def test_swin_has_no_position_embeddings_to_resize(golden):
+    model, _, original = original_swin(golden("swin"))
+    with pytest.raises(ValueError, match=r"1 unexpected: pos_embed$"):
+        torch_import.from_torch_state(original | {"pos_embed": np.zeros((1, 9, 16))}, model)
 
 
 def test_position_embeddings_of_another_rank_are_a_mismatch(state):
@@ -132,6 +203,9 @@ class _Tensor:
 
     def __init__(self, value):
         self.value = value
+
+    def detach(self):
+        return self
 
     def float(self):
         return _Tensor(np.asarray(self.value, np.float32))

@@ -80,23 +80,3 @@ def test_pickled_states_are_imported(models, tmp_path):
     torch.save(theirs.state_dict(), tmp_path / "pytorch_model.bin")
     params = torch_import.load_torch_weights(tmp_path / "pytorch_model.bin", ours)
     _assert_same_outputs(theirs, ours, params)
-
-
-class _Attack:
-    """Pickled, it creates a file when it is read."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return open, (self.path, "w")
-
-
-def test_a_pickle_that_would_run_code_does_not(models, tmp_path):
-    _, ours = models
-    torch.save({"head.weight": _Attack(str(tmp_path / "attacked"))}, tmp_path / "weights.pth")
-    with pytest.raises(ValueError, match=r"weights\.pth is no file of tensors alone") as refusal:
-        torch_import.load_torch_weights(tmp_path / "weights.pth", ours)
-    assert "could run code" in str(refusal.value)
-    assert "weights_only" not in str(refusal.value)  # as PyTorch advises to switch off
-    assert not (tmp_path / "attacked").exists()

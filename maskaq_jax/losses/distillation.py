@@ -1,4 +1,4 @@
-"""The losses of fine-tuning: how far Q is from P. Source: `method.md` section 3."""
+"""The losses of fine-tuning: how far Q is from P. Source: `docs/method.md` section 3."""
 
 from typing import Literal
 

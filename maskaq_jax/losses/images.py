@@ -1,6 +1,6 @@
 """The losses of synthesis: what makes an image one that P and Q can be aligned on.
 
-Source: `method.md` section 2.
+Source: `docs/method.md` section 2.
 """
 
 import math

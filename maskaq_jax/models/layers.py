@@ -3,12 +3,14 @@
 Each layer holds the same `params` in full precision and quantized. A quantized layer adds, in the
 `quant` collection, one `ActivationQuantizer` per activation it rounds; it is initialised from the
 first tensor seen when the collection is mutable and the quantizer is missing, so one forward pass
-calibrates a model with each layer fed by the quantized ones before it (`method.md` section 1).
+calibrates a model with each layer fed by the quantized ones before it (`docs/method.md` section 1).
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -70,6 +72,17 @@ def quantize_operand(
 def is_calibrating(module: nn.Module) -> bool:
     """Whether the pass initialises quantizers; `calibration.py` says why that is not compiled."""
     return module.is_mutable_collection("quant")
+
+
+def traced_once(block: Callable[..., Any], module: nn.Module) -> Callable[..., Any]:
+    """`block`, a class, traced once for all alike in `module`; as it is while calibrating."""
+    return block if is_calibrating(module) else _jitted(block)
+
+
+# Each result is a class of its own, and traced anew.
+@functools.cache
+def _jitted(block: Callable[..., Any]) -> Callable[..., Any]:
+    return nn.jit(block)
 
 
 class Dense(nn.Module):
@@ -165,7 +178,7 @@ def attend(
       quantization: None for full precision.
 
     Returns:
-      Tokens [B, N, H d], heads merged; the logits of the first product (`method.md`: A),
+      Tokens [B, N, H d], heads merged; the logits of the first product (`docs/method.md`: A),
       [B, H, N, N] float32; the outputs of the second (O), [B, H, N, d] float32.
     """
     query = quantize_operand(module, "query", query, quantization)
@@ -181,7 +194,7 @@ def attend(
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention; its logits are without the `1/sqrt(d)` scale (`method.md`)."""
+    """Multi-head self-attention; its logits are without `1/sqrt(d)` (A in `docs/method.md`)."""
 
     num_heads: int
     quantization: Quantization | None = None

@@ -53,7 +53,7 @@ def _shift_mask(grid: int, window: int, shift: int) -> Array:
 class WindowAttention(nn.Module):
     """Self-attention within windows, with a learned bias for each relative position.
 
-    Its logits are of the scaled query, before bias and mask (`method.md`).
+    Its logits are of the scaled query, before bias and mask (`docs/method.md`).
     """
 
     num_heads: int
@@ -124,10 +124,6 @@ class Block(nn.Module):
         return x + mlp(normed), logits, outputs
 
 
-# Traced once for all blocks that are alike, instead of each.
-_TracedBlock = nn.jit(Block)
-
-
 class PatchMerging(nn.Module):
     """Halves the grid and doubles the channels."""
 
@@ -164,7 +160,7 @@ class Stage(nn.Module):
         """[B, grid, grid, C] -> tokens; of each block its logits, outputs and tokens in a row."""
         if self.downsample:
             x = PatchMerging(self.quantization, self.dtype, name="downsample")(x)
-        block = Block if layers.is_calibrating(self) else _TracedBlock
+        block = layers.traced_once(Block, self)
         all_logits, all_outputs, all_blocks = [], [], []
         for i in range(self.depth):
             x, logits, outputs = block(

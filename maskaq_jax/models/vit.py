@@ -54,10 +54,6 @@ class Block(nn.Module):
         return x + branch(hidden, "ls2"), logits, outputs
 
 
-# Traced once for all blocks that are alike, instead of each.
-_TracedBlock = nn.jit(Block)
-
-
 class VisionTransformer(nn.Module):
     """ViT, and DeiT with or without its distillation token.
 
@@ -141,7 +137,7 @@ class VisionTransformer(nn.Module):
         x = jnp.concatenate([*tokens, x.reshape(batch, rows * columns, channels)], axis=1)
         x = x + self._embedding("pos_embed", x.shape[1])
 
-        block = Block if layers.is_calibrating(self) else _TracedBlock
+        block = layers.traced_once(Block, self)
         attention_logits, attention_outputs, block_outputs = [], [], []
         for i in range(self.depth):
             x, logits, outputs = block(

@@ -1,0 +1,67 @@
+"""A run that nothing disturbed, and what its neighbours start from."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from safetensors.numpy import save_file
+
+from maskaq_jax import config as config_lib
+from maskaq_jax import data, run, torch_import
+from maskaq_jax.models import create_model
+from tests.whole_runs import tiny
+
+
+@pytest.fixture(autouse=True, scope="package")
+def compiled_once(tmp_path_factory):
+    """Every run makes its programs anew, and most of them are the same."""
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    yield
+    jax.config.update("jax_compilation_cache_dir", before)
+
+
+@pytest.fixture(scope="package")
+def weights(tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    model = create_model("vit", 10, **tiny.ARGUMENTS)
+    params = model.init(jax.random.key(0), jnp.zeros((1, 28, 28, 3)))["params"]
+    save_file(torch_import.to_torch_state(params), path)
+    return path
+
+
+@pytest.fixture(scope="package")
+def settings(weights):
+    settings = config_lib.default()
+    settings.model.name, settings.model.num_classes = "vit", 10
+    settings.model.arguments = tiny.ARGUMENTS
+    settings.model.weights = str(weights)
+    settings.samples.num_samples = 12
+    settings.samples.batch_size = 8
+    settings.samples.refresh_every = 2
+    settings.samples.calibration_size = 8
+    settings.synthesis.num_steps = 3
+    settings.finetuning.epochs = 3
+    settings.finetuning.batch_size = 4
+    settings.evaluation.dataset, settings.evaluation.split = "fashion_mnist", "test"
+    settings.checkpoint_seconds = 0.0
+    return config_lib.validated(settings)
+
+
+@pytest.fixture(autouse=True, scope="package")
+def few_evaluated():
+    load = data.load_embedded
+    with pytest.MonkeyPatch.context() as patch:
+
+        def load_few(split, num_channels):
+            images, labels = load(split, num_channels)
+            return images[:60], labels[:60]
+
+        patch.setattr(data, "load_embedded", load_few)
+        yield
+
+
+@pytest.fixture(scope="package")
+def finished(settings, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("finished") / "run"
+    return workdir, run.run(tiny.prepare(settings, workdir))

@@ -1,0 +1,74 @@
+"""Runs that cannot go on say what is the matter."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import maskaq_jax
+from maskaq_jax import randomness, run, schema, synthesis
+from tests.whole_runs import tiny
+
+pytestmark = tiny.ignore_orbax_warnings
+
+
+def test_more_real_images_than_there_are_is_refused(settings, tmp_path):
+    many = dataclasses.replace(settings.samples, num_samples=5000)
+    settings = dataclasses.replace(settings, method="real", samples=many)
+    with pytest.raises(schema.ConfigError, match="real images ship"):
+        tiny.prepare(settings, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_config_is_refused_with_the_field_that_differs(finished, settings):
+    workdir, _ = finished
+    with pytest.raises(schema.ConfigError, match=r"config\.seed \(0 there, 5 here\)"):
+        tiny.prepare(dataclasses.replace(settings, seed=5), workdir)
+
+
+def test_an_unfinished_run_cannot_be_loaded(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no finished run"):
+        maskaq_jax.load(tmp_path)
+
+
+def test_images_that_stay_infinite_end_the_run(settings, tmp_path, monkeypatch):
+    draw = synthesis.draw_first_images
+    monkeypatch.setattr(
+        synthesis, "draw_first_images", lambda *arguments: draw(*arguments) * jnp.nan
+    )
+    with pytest.raises(FloatingPointError, match="images 0 to 7 came out with NaN"):
+        run.run(tiny.prepare(settings, tmp_path / "run"))
+
+
+def test_images_drawn_again_are_told_and_counted(settings, tmp_path, monkeypatch, capfd):
+    """A refresh's second batch, images 8 to 15, is not finite when drawn first."""
+    draw = synthesis.draw_first_images
+    key = randomness.named_key(jax.random.key(settings.seed), "synthesize")
+    bad = jax.random.fold_in(jax.random.fold_in(key, 1), 0)
+
+    def draw_badly(key, indices, *arguments):
+        is_bad = (jax.random.key_data(key) == jax.random.key_data(bad)).all() & (indices >= 8)
+        images = draw(key, indices, *arguments)
+        return jnp.where(is_bad[:, None, None, None], jnp.nan, images)
+
+    monkeypatch.setattr(synthesis, "draw_first_images", draw_badly)
+    results = run.run(tiny.prepare(settings, tmp_path / "run"))
+    assert results["redrawn_images"] == 8
+    told = capfd.readouterr().err
+    assert "warning: images 8 to 15 of refresh 1 came out with NaN or infinite values" in told
+
+
+def test_finetuning_that_diverges_names_step_loss_and_the_last_good_state(settings, tmp_path):
+    # Weights this large overflow in the first step.
+    wild = dataclasses.replace(
+        settings.finetuning, learning_rate=1e30, quantizer_learning_rate=1e30
+    )
+    settings = dataclasses.replace(settings, finetuning=wild)
+    with pytest.raises(FloatingPointError) as raised:
+        run.run(tiny.prepare(settings, tmp_path / "run"))
+    message = str(raised.value)
+    assert "diverged at step 1 of 9 (attention nan, distillation nan)" in message
+    assert "lower config.finetuning.learning_rate" in message
+    assert message.endswith(str(tmp_path / "run" / "checkpoints" / "0"))
+    assert (tmp_path / "run" / "checkpoints" / "0").is_dir()

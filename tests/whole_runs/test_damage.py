@@ -1,0 +1,111 @@
+"""Damaged files are told, and mended where they can be."""
+
+import errno
+import shutil
+
+import numpy as np
+import pytest
+
+import maskaq_jax
+from maskaq_jax import checkpoint, run, samples
+from tests.whole_runs import tiny
+
+pytestmark = tiny.ignore_orbax_warnings
+
+
+def _flip_last_bit(path):
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(bytes(content))
+
+
+def _largest_file(directory):
+    files = [path for path in directory.rglob("*") if path.is_file()]
+    return max(files, key=lambda path: path.stat().st_size)
+
+
+def _damage_newest_checkpoint(workdir):
+    newest = max(int(path.name) for path in (workdir / "checkpoints").iterdir())
+    path = _largest_file(workdir / "checkpoints" / str(newest) / "variables")
+    # All along the file: what its last byte belongs to depends on the order of writes.
+    content = np.fromfile(path, np.uint8)
+    content[::256] ^= 1
+    content.tofile(path)
+    return f"checkpoints/{newest} is damaged"
+
+
+def _damage_last_shard(workdir):
+    _flip_last_bit(tiny.shard_path(workdir, 1, 1))
+    return "images_00000008_00000016.safetensors is damaged"
+
+
+def _damage_first_shard_and_later_checkpoints(workdir):
+    for path in (workdir / "checkpoints").iterdir():
+        shutil.rmtree(path)
+    _flip_last_bit(tiny.shard_path(workdir, 0, 0))
+    return "images_00000000_00000008.safetensors is damaged"
+
+
+def _remove_every_checkpoint(workdir):
+    shutil.rmtree(workdir / "checkpoints")
+    return ""
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        _damage_newest_checkpoint,
+        _damage_last_shard,
+        _damage_first_shard_and_later_checkpoints,
+        _remove_every_checkpoint,
+    ],
+)
+def test_damage_is_told_and_mended_to_the_same_bits(finished, settings, tmp_path, damage, capfd):
+    workdir = tmp_path / "damaged"
+    shutil.copytree(finished[0], workdir)
+    warning = damage(workdir)
+    results = run.run(tiny.prepare(settings, workdir))
+    assert warning in capfd.readouterr().err.replace("\n", "")
+    tiny.assert_same_run(workdir, results, finished)
+    for refresh, batch in ((0, 0), (1, 1)):
+        mended, before = (
+            samples.read_arrays(tiny.shard_path(directory, refresh, batch))
+            for directory in (workdir, finished[0])
+        )
+        np.testing.assert_array_equal(mended["images"], before["images"])
+
+
+def test_a_damaged_model_is_not_loaded(finished, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "run")
+    _damage_newest_checkpoint(tmp_path / "run")
+    with pytest.raises(OSError, match="start the run again to repair it"):
+        maskaq_jax.load(tmp_path / "run")
+
+
+def test_a_model_that_went_back_to_a_checkpoint_is_not_loaded(finished, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "run")
+    newest = max(int(path.name) for path in (tmp_path / "run" / "checkpoints").iterdir())
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / str(newest))
+    with pytest.raises(FileNotFoundError, match=rf"stands at step \d+ of {newest}: start it again"):
+        maskaq_jax.load(tmp_path / "run")
+
+
+def test_loading_writes_nothing(finished):
+    before = {path: path.stat().st_mtime_ns for path in finished[0].rglob("*")}
+    maskaq_jax.load(finished[0])
+    assert {path: path.stat().st_mtime_ns for path in finished[0].rglob("*")} == before
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(errno.ESTALE, "stale file handle")])
+def test_what_the_machine_fails_at_is_no_damage(finished, settings, tmp_path, monkeypatch, error):
+    workdir = tmp_path / "run"
+    shutil.copytree(finished[0], workdir)
+    before = sorted(path.name for path in (workdir / "checkpoints").iterdir())
+
+    def fail(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr(checkpoint.ocp.CheckpointManager, "restore", fail)
+    with pytest.raises(type(error)):
+        run.run(tiny.prepare(settings, workdir))
+    assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == before

@@ -1,0 +1,214 @@
+"""What whole runs leave behind, by method and by model."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import save_file
+
+import maskaq_jax
+from maskaq_jax import config as config_lib
+from maskaq_jax import data, finetune, phases, preprocessing, run, samples, torch_import
+from maskaq_jax.models import create_model
+from tests.whole_runs import tiny
+
+pytestmark = tiny.ignore_orbax_warnings
+
+
+def test_a_run_leaves_everything_behind(finished):
+    workdir, results = finished
+    names = {path.name for path in workdir.iterdir()}
+    assert {"config.json", "checkpoints", "samples", "metrics.jsonl", "samples.png"} <= names
+    assert any(name.startswith("events.out.tfevents") for name in names)
+    assert json.loads((workdir / "results.json").read_text()) == results
+    assert set(results["seconds"]) == {"evaluation", "synthesis", "finetuning"}
+    assert {
+        "fp_top1",
+        "calibrated_top1",
+        "quantized_top1",
+        "weight_bits",
+        "activation_bits",
+        "method",
+        "seed",
+        "num_samples",
+        "synthesis_steps",
+        "epochs",
+        "device",
+    } <= set(results)
+    assert results["redrawn_images"] == results["broken_images"] == 0
+    assert results["num_evaluated"] == 60
+    with Image.open(workdir / "samples.png") as picture:
+        assert picture.width > picture.height > 0
+    # Two batches, made at the start and again after two epochs.
+    assert len(list((workdir / "samples").rglob("*.safetensors"))) == 4
+    phases_recorded = [
+        json.loads(line)["phase"] for line in (workdir / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert phases_recorded == ["synthesis"] * 2 + ["finetuning"] * 2 + ["synthesis"] * 2 + [
+        "finetuning"
+    ]
+
+
+def test_the_loaded_model_has_the_accuracy_of_the_results(finished, settings):
+    workdir, results = finished
+    model, variables = maskaq_jax.load(workdir)
+    images, labels = data.load_embedded("test", 3)
+    logits, _ = model.apply(variables, data.normalise(images, settings.pixels))
+    correct = np.asarray(logits).argmax(axis=-1) == labels
+    assert results["quantized_top1"] == round(100 * correct.mean(), 4)
+
+
+def test_the_same_config_gives_the_same_results(finished, settings, tmp_path):
+    results = run.run(tiny.prepare(settings, tmp_path / "again"))
+    tiny.assert_same_run(tmp_path / "again", results, finished)
+
+
+def test_a_finished_run_is_not_run_again(finished, settings, monkeypatch):
+    workdir, results = finished
+    monkeypatch.setattr(
+        phases,
+        "make_synthesis",
+        lambda *_: pytest.fail,  # returns what fails when called
+    )
+    assert tiny.accuracies(run.run(tiny.prepare(settings, workdir))) == tiny.accuracies(results)
+
+
+@pytest.mark.slow
+def test_four_devices_give_the_images_of_one(finished, settings, tmp_path):
+    """Later images depend on Q, where a rounding tie can go either way: the first ones don't."""
+    workdir, _ = finished
+    run.run(tiny.prepare(settings, tmp_path / "four", num_devices=4))
+    for batch in range(2):
+        one, four = (
+            samples.read_arrays(tiny.shard_path(directory, 0, batch))
+            for directory in (workdir, tmp_path / "four")
+        )
+        np.testing.assert_array_equal(one["labels"], four["labels"])
+        assert np.abs(one["images"] - four["images"]).mean() < 0.02
+
+
+@pytest.mark.parametrize("method", ["noise", "real"])
+def test_other_samples_are_trained_on_the_same_way(settings, tmp_path, method):
+    settings = dataclasses.replace(settings, method=method)
+    results = run.run(tiny.prepare(settings, tmp_path / method))
+    assert results["method"] == method
+    assert results["seconds"]["synthesis"] == 0
+    assert not (tmp_path / method / "samples").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("method", "opened"), [("maskaq", False), ("real", True)])
+def test_real_images_are_opened_by_their_own_method_alone(settings, tmp_path, method, opened):
+    saved = tmp_path / "config.json"
+    settings = dataclasses.replace(
+        settings, method=method, finetuning=finetune.Settings(epochs=1, batch_size=4)
+    )
+    saved.write_text(json.dumps(config_lib.as_dict(settings)))
+    code = f"""
+import json, pathlib, sys
+paths = []
+sys.addaudithook(lambda event, args: paths.append(str(args[0])) if event == "open" else None)
+from maskaq_jax import config, experiment, run
+settings = config.from_dict(json.loads(pathlib.Path({str(saved)!r}).read_text()))
+run.run(experiment.prepare(settings, pathlib.Path({str(tmp_path / "run")!r})))
+print("opened", any("fashion_real" in path for path in paths))
+print("modules", sorted({{"torch", "tensorflow"}} & set(sys.modules)))
+"""
+    environment = {"JAX_PLATFORMS": "cpu", "PYTHONPATH": ":".join(sys.path), "HOME": str(tmp_path)}
+    output = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False
+    )
+    assert output.returncode == 0, output.stderr
+    assert f"opened {opened}" in output.stdout
+    assert "modules []" in output.stdout
+
+
+@pytest.mark.slow
+def test_swin_is_quantized_too(settings, tmp_path):
+    """Where the authors' code stops: stages of other resolutions, no class token."""
+    arguments = {"img_size": 28, "patch_size": 2, "embed_dim": 8, "depths": (1, 2)}
+    arguments |= {"num_heads": (1, 2), "window_size": 7}
+    model = create_model("swin", 10, **arguments)
+    params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 28, 28, 3)))["params"]
+    save_file(torch_import.to_torch_state(params), tmp_path / "swin.safetensors")
+    weights = str(tmp_path / "swin.safetensors")
+    settings = dataclasses.replace(settings, model=config_lib.Model("swin", 10, arguments, weights))
+    results = run.run(tiny.prepare(settings, tmp_path / "run"))
+    first, *_ = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(first)["coupling"] > 0
+    model, variables = maskaq_jax.load(tmp_path / "run")
+    images, labels = data.load_embedded("test", 3)
+    logits, _ = model.apply(variables, data.normalise(images, settings.pixels))
+    correct = np.asarray(logits).argmax(axis=-1) == labels
+    assert results["quantized_top1"] == round(100 * correct.mean(), 4)
+
+
+def test_without_evaluation_images_agreement_is_reported(settings, tmp_path, capsys):
+    settings = dataclasses.replace(settings, evaluation=config_lib.Evaluation(batch_size=8))
+    results = run.run(tiny.prepare(settings, tmp_path / "run"))
+    assert results["quantized_top1"] is None
+    assert (results["evaluation"], results["num_evaluated"]) == ("samples", 12)
+    assert "no evaluation dataset" in capsys.readouterr().err
+
+    # As many of the last refresh's samples as there are.
+    model, variables = maskaq_jax.load(tmp_path / "run")
+    shards = [tiny.shard_path(tmp_path / "run", 1, batch) for batch in range(2)]
+    images = np.concatenate([samples.read_arrays(shard)["images"] for shard in shards])[:12]
+    params = tiny.prepare(settings, tmp_path / "run").params
+    logits_p, out_p = model.clone(quantization=None).apply({"params": params}, images)
+    logits_q, out_q = model.apply(variables, images)
+    same = np.mean(logits_p.argmax(axis=-1) == logits_q.argmax(axis=-1))
+    assert results["agreement"] == round(100 * float(same), 4)
+    cosines = [
+        np.dot(p, q) / np.linalg.norm(p) / np.linalg.norm(q)
+        for p, q in zip(out_p["features"], out_q["features"], strict=True)
+    ]
+    np.testing.assert_allclose(results["feature_cosine"], np.mean(cosines), atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("distance", ["cosine", "mse"])
+def test_a_model_without_classes_is_compared_by_its_features(settings, tmp_path, distance, capsys):
+    arguments = tiny.ARGUMENTS | {"init_values": 0.5}
+    model = create_model("vit", 0, **arguments)
+    params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 28, 28, 3)))["params"]
+    save_file(torch_import.to_torch_state(params), tmp_path / "features.safetensors")
+    (tmp_path / "images").mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(5):
+        pixels = rng.integers(0, 256, (40, 30, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "images" / f"{number}.png")
+    (tmp_path / "images" / "broken.png").write_bytes(b"no picture")
+    settings = dataclasses.replace(
+        settings,
+        model=config_lib.Model("vit", 0, arguments, str(tmp_path / "features.safetensors")),
+        synthesis=dataclasses.replace(
+            settings.synthesis, weights=dataclasses.replace(settings.synthesis.weights, classes=0.0)
+        ),
+        finetuning=dataclasses.replace(settings.finetuning, output_distance=distance),
+        evaluation=config_lib.Evaluation("folder", path=str(tmp_path / "images"), batch_size=4),
+    )
+    results = run.run(tiny.prepare(settings, tmp_path / "run"))
+    assert results["quantized_top1"] is None
+    assert (results["num_evaluated"], results["broken_images"]) == (5, 1)
+    assert "1 images could not be read: " in (told := capsys.readouterr().err)
+    assert "broken.png" in told.replace("\n", "")
+    assert "agreement" not in results
+    model, variables = maskaq_jax.load(tmp_path / "run")
+    paths = [tmp_path / "images" / f"{number}.png" for number in range(5)]
+    spec = settings.evaluation.preprocessing
+    pixels = np.stack([preprocessing.read_image(path, "", 28, spec) for path in paths])
+    images = data.normalise(pixels, settings.pixels)
+    features_p, _ = model.clone(quantization=None).apply({"params": params}, images)
+    features_q, _ = model.apply(variables, images)
+    cosines = [
+        np.dot(p, q) / np.linalg.norm(p) / np.linalg.norm(q)
+        for p, q in zip(features_p, features_q, strict=True)
+    ]
+    np.testing.assert_allclose(results["feature_cosine"], np.mean(cosines), atol=1e-4)

@@ -1,0 +1,100 @@
+"""Nothing is lost when a run stops."""
+
+import dataclasses
+import os
+import signal
+
+import pytest
+
+from maskaq_jax import experiment, interruption, report, run, schema
+from tests.whole_runs import tiny
+
+pytestmark = tiny.ignore_orbax_warnings
+
+
+class _StopError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("calls", [2, 4, 7, 10])
+def test_a_stopped_run_continues_to_the_same_bits(finished, settings, tmp_path, monkeypatch, calls):
+    """Stops at the n-th progress of synthesis or fine-tuning, then starts again."""
+    workdir = tmp_path / "stopped"
+    original = report.Reporter.phase
+    seen = []
+
+    def stopping_phase(self, name):
+        context = original(self, name)
+        if name == "evaluation":
+            return context
+
+        class Phase:
+            def __enter__(self):
+                advance = context.__enter__()
+
+                def counting(units):
+                    seen.append(units)
+                    if len(seen) == calls:
+                        raise _StopError
+                    advance(units)
+
+                return counting
+
+            def __exit__(self, *exception):
+                return context.__exit__(*exception)
+
+        return Phase()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(report.Reporter, "phase", stopping_phase)
+        with pytest.raises(_StopError):
+            run.run(tiny.prepare(settings, workdir))
+    results = run.run(tiny.prepare(settings, workdir))
+    tiny.assert_same_run(workdir, results, finished)
+
+
+@pytest.mark.parametrize("signals", [1, 2, 4, 8, 12])
+def test_a_run_told_to_stop_saves_and_continues_to_the_same_bits(
+    finished, settings, tmp_path, monkeypatch, signals
+):
+    """SIGTERM comes while the n-th question is asked whether to stop."""
+    settings = dataclasses.replace(settings, checkpoint_seconds=1e6)
+    ask, asked = interruption.Clock.is_stopping, []
+
+    def ask_after_signal(clock):
+        asked.append(None)
+        if len(asked) == signals:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return ask(clock)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(interruption.Clock, "is_stopping", ask_after_signal)
+        with (
+            interruption.catch_termination() as is_terminated,
+            pytest.raises(interruption.Interrupted),
+        ):
+            run.run(tiny.prepare(settings, tmp_path / "run"), is_terminated)
+    assert len(asked) == signals
+    results = run.run(tiny.prepare(settings, tmp_path / "run"))
+    tiny.assert_same_run(tmp_path / "run", results, finished)
+
+
+def test_a_second_interrupt_from_the_keyboard_ends_the_program():
+    with interruption.catch_termination() as is_terminated:
+        for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
+            os.kill(os.getpid(), number)
+            assert is_terminated()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_two_runs_do_not_share_a_directory(settings, tmp_path):
+    prepared = tiny.prepare(settings, tmp_path / "run")
+    with (
+        experiment.claim(prepared),
+        pytest.raises(schema.ConfigError, match="another run is at work in"),
+        experiment.claim(prepared),
+    ):
+        pass
+    with experiment.claim(prepared):  # which is free again
+        pass

@@ -1,0 +1,40 @@
+"""Whole runs of a model small enough that each takes seconds."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+import maskaq_jax
+from maskaq_jax import experiment, parallel, samples
+
+# Orbax leaves an event loop to the garbage collector.
+ignore_orbax_warnings = pytest.mark.filterwarnings(
+    "ignore::ResourceWarning", "ignore::pytest.PytestWarning"
+)
+
+ARGUMENTS = {"img_size": 28, "patch_size": 7, "embed_dim": 16, "depth": 2, "num_heads": 2}
+
+
+def prepare(settings, workdir, num_devices=1):
+    prepared = experiment.prepare(settings, workdir)
+    mesh = parallel.make_mesh(jax.devices()[:num_devices])
+    return dataclasses.replace(prepared, mesh=mesh)
+
+
+def shard_path(workdir, refresh, batch):
+    folder = samples.refresh_folder(workdir / "samples", refresh)
+    return samples.shard_path(folder, 8 * batch, 8 * batch + 8)
+
+
+def accuracies(results):
+    return {name: value for name, value in results.items() if name.endswith("top1")}
+
+
+def assert_same_run(workdir, results, finished):
+    expected_workdir, expected = finished
+    assert accuracies(results) == accuracies(expected)
+    _, variables = maskaq_jax.load(workdir)
+    _, expected_variables = maskaq_jax.load(expected_workdir)
+    jax.tree.map(np.testing.assert_array_equal, variables, expected_variables)
