@@ -1,6 +1,8 @@
 """The whole algorithm on one page.
 
-calibrate -> [ synthesize -> fine-tune ... ] every refresh -> evaluate -> save
+calibrate on noise -> [ synthesize -> fine-tune ... ] every refresh -> evaluate -> save
+
+The first samples calibrate once more, on themselves.
 """
 
 import functools
@@ -24,15 +26,12 @@ from maskaq_jax import (
     programs,
     randomness,
     report,
+    results,
     schedule,
     sources,
+    workload,
 )
-from maskaq_jax.config import SYNTHESIS_METHODS, Config
 from maskaq_jax.experiment import Experiment
-
-# Rough cost of a unit of each phase (an image, or a step of an image) in forward passes of one
-# image; the time estimate needs no more.
-_WORK = {"evaluation": 1.0, "synthesis": 8.0, "finetuning": 8.0}
 
 
 def run(prepared: Experiment, is_terminated: Callable[[], bool] = lambda: False) -> dict[str, Any]:
@@ -132,11 +131,11 @@ def run(prepared: Experiment, is_terminated: Callable[[], bool] = lambda: False)
             agreement, num_evaluated = measures.measure_agreement(
                 prepared, state.variables, samples, reporter, clock
             )
-        results = _results(prepared, top1, num_evaluated, reporter.seconds) | agreement
+        summary = results.summarise(prepared, top1, num_evaluated, reporter.seconds) | agreement
         if parallel.is_main_process():
-            report.write_json(prepared.workdir / "results.json", results)
-            report.print_results(reporter.console, results)
-    return results
+            report.write_json(prepared.workdir / "results.json", summary)
+            report.print_results(reporter.console, summary)
+    return summary
 
 
 def _calibrated(prepared: Experiment, read_images: phases.ReadImages, count: int) -> dict[str, Any]:
@@ -168,7 +167,7 @@ def _restore(
         reporter.warn(f"training goes back from step {newest} to {step}, the last that is whole")
     checkpoint.discard_after(saves, saved.step if saved else -1)
     seconds = saved.progress["seconds"] if saved else {}
-    reporter.resume(seconds, _work_until(prepared, plan, step), step // plan.steps_per_epoch)
+    reporter.resume(seconds, workload.until(prepared, plan, step), step // plan.steps_per_epoch)
     if saved:
         reporter.message(f"continuing after step {step} of {plan.num_steps}")
     return saved
@@ -210,62 +209,7 @@ def _from_trees(trees: dict[str, Any]) -> finetune.State:
 def _open_reporter(prepared: Experiment, plan: schedule.Plan) -> report.Reporter:
     return report.Reporter(
         prepared.workdir,
-        _WORK,
-        _work_until(prepared, plan, plan.num_steps),
+        workload.WORK_PER_UNIT,
+        workload.until(prepared, plan, plan.num_steps),
         is_silent=not parallel.is_main_process(),
     )
-
-
-def _work_until(prepared: Experiment, plan: schedule.Plan, step: int) -> float:
-    """Work done when that many training steps are; all of the run's for the last one."""
-    config = prepared.config
-    if step == 0 and plan.num_steps:
-        return 0.0
-    evaluations = 3 if step == plan.num_steps else 2
-    syntheses = 1 + plan.refresh_of(max(0, step - 1))
-    if config.method not in SYNTHESIS_METHODS:
-        syntheses = 0
-    images = sources.num_batches(config) * sources.batch_size(config)
-    return (
-        _WORK["evaluation"] * evaluations * measures.num_images(prepared)
-        + _WORK["synthesis"] * syntheses * images * config.synthesis.num_steps
-        + _WORK["finetuning"] * step * config.finetuning.batch_size
-    )
-
-
-def _results(
-    prepared: Experiment,
-    top1: dict[str, float | None],
-    num_evaluated: int,
-    seconds: dict[str, float],
-) -> dict[str, Any]:
-    config = prepared.config
-    num_images = measures.num_images(prepared) or num_evaluated
-    return {
-        **{
-            f"{name}_top1": None if value is None else round(value, 4)
-            for name, value in top1.items()
-        },
-        "weight_bits": config.quantization.weight_bits,
-        "activation_bits": config.quantization.activation_bits,
-        "method": config.method,
-        "seed": config.seed,
-        "num_samples": config.samples.num_samples,
-        "synthesis_steps": config.synthesis.num_steps,
-        "epochs": config.finetuning.epochs,
-        "evaluation": " ".join(filter(None, _evaluation_name(config))),
-        "num_evaluated": num_evaluated,
-        "broken_images": num_images - num_evaluated,
-        "redrawn_images": sources.count_redrawn(prepared),
-        "seconds": {name: round(value, 2) for name, value in seconds.items()},
-        "device": f"{prepared.mesh.size} x {prepared.mesh.devices.flat[0].device_kind}",
-        "jax": jax.__version__,
-    }
-
-
-def _evaluation_name(config: Config) -> tuple[str, ...]:
-    """What `results.json` calls the evaluation images."""
-    evaluation = config.evaluation
-    if not evaluation.dataset:
-        return ("samples",)
-    return evaluation.dataset, evaluation.path, evaluation.split

@@ -32,6 +32,7 @@ LAYERS = [
     ["checkpoint", "report", "schedule"],
     ["experiment"],
     ["measures", "sources"],
+    ["results", "workload"],
     ["run"],
     ["main"],
 ]
