@@ -154,7 +154,7 @@ def make_row(cell: Cell, results: dict[str, Any]) -> dict[str, Any]:
 
 def write_results(rows: list[dict[str, Any]], out: Path) -> None:
     """Writes the chart, and the tables into the page of what they say."""
-    cells = sorted({cell_of(row) for row in rows})
+    cells = sort_cells(rows)
     tables = [describe_cell(cell, [row for row in rows if cell_of(row) == cell]) for cell in cells]
     charts.draw_accuracies(out / "methods.png", collect_lines(rows), "bits")
     page = out / "README.md"
@@ -168,7 +168,7 @@ def write_results(rows: list[dict[str, Any]], out: Path) -> None:
 def collect_lines(rows: list[dict[str, Any]]) -> Mapping[str, charts.Lines]:
     """For each model, accuracies of each method at all bits it was run at; not of the ablations."""
     panels: dict[str, dict[str, list[tuple[str, list[float]]]]] = {}
-    for model, weight_bits, activation_bits in sorted({cell_of(row) for row in rows}):
+    for model, weight_bits, activation_bits in sort_cells(rows):
         cell = [row for row in rows if cell_of(row) == (model, weight_bits, activation_bits)]
         for method in METHODS:
             top1 = [row["top1"] for row in cell if label_of(row) == method]
@@ -192,6 +192,14 @@ def run_of(row: dict[str, Any]) -> runs.Run | None:
     """The run a row is of."""
     method = label_of(row)
     return None if method is None else Cell(*cell_of(row), method, row["seed"]).run
+
+
+def sort_cells(rows: Iterable[dict[str, Any]]) -> list[tuple[str, int, int]]:
+    """Model and bits of every table: models by name, the hardest bits first.
+
+    Activations come before weights in that: their bits are what accuracy hangs on here.
+    """
+    return sorted({cell_of(row) for row in rows}, key=lambda cell: (cell[0], cell[2], cell[1]))
 
 
 def cell_of(row: dict[str, Any]) -> tuple[str, int, int]:

@@ -240,6 +240,17 @@ def test_a_run_stays_on_its_cores(tmp_path, monkeypatch):
     assert log.read_text() == f"[{core}]\n"
 
 
+def test_tables_and_lines_go_from_the_hardest_bits_to_the_easiest():
+    rows = [
+        _row("real", 0, 90.0) | {"weight_bits": weight, "activation_bits": activation}
+        for weight, activation in ((5, 5), (4, 8), (3, 3), (4, 4))
+    ]
+    expected = [(3, 3), (4, 4), (5, 5), (4, 8)]
+    assert [cell[1:] for cell in methods.sort_cells(rows)] == expected
+    (points,) = methods.collect_lines(rows)["vit_fashion"].values()
+    assert [bits for bits, _ in points] == ["W3A3", "W4A4", "W5A5", "W4A8"]
+
+
 def test_recovery_needs_a_gap_between_noise_and_real(tmp_path):
     record = _fill(tmp_path, {"noise": (90.0, 80.0), "maskaq": (85.0, 85.0), "real": (90.0, 90.0)})
     methods.write_results(list(record.rows.values()), tmp_path)
