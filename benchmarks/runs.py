@@ -19,15 +19,12 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED
 from pathlib import Path
 from typing import Any, TypeVar
 
 from maskaq_jax import config as config_lib
 from maskaq_jax import interruption
 
-# Exit status of a bench that was told to stop, and of its runs: EX_TEMPFAIL of sysexits.h.
-_INTERRUPTED = 75
 # Seconds between two looks at whether to stop.
 _PATIENCE = 1.0
 
@@ -154,7 +151,7 @@ def fill(
                 write(list(record.rows.values()))
     except interruption.Interrupted:
         print("stopped: the same command continues from here", file=sys.stderr, flush=True)
-        sys.exit(_INTERRUPTED)
+        sys.exit(interruption.EXIT_STATUS)
 
 
 def finish_all(
@@ -195,7 +192,9 @@ def finish_all(
         try:
             waiting = {pool.submit(finish_next, run) for run in runs}
             while waiting:
-                done, waiting = concurrent.futures.wait(waiting, _PATIENCE, FIRST_COMPLETED)
+                done, waiting = concurrent.futures.wait(
+                    waiting, _PATIENCE, concurrent.futures.FIRST_COMPLETED
+                )
                 for future in done:
                     try:
                         yield future.result()

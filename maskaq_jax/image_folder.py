@@ -76,13 +76,13 @@ def _images_below(root: Path) -> list[Path]:
 
 
 def _read_class_folders(root: Path, num_classes: int) -> list[tuple[Path, int]]:
-    if not _images_below(root):
-        return []
     folders = sorted(
         (path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")),
         key=_class_order,
     )
     if len(folders) != num_classes:
+        if not _images_below(root):
+            return []
         raise ValueError(
             f"{root} holds {len(folders)} class folders, but the model has {num_classes} classes: "
             "it takes a folder for each, or images with a file of labels (config.evaluation.labels)"

@@ -15,6 +15,10 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
+# Of a program that was interrupted. BSD's sysexits.h: a temporary failure, try again.
+EXIT_STATUS = 75
+
+
 class Interrupted(Exception):  # noqa: N818  (not an error)
     """The run was asked to stop, and has saved what it needs to continue."""
 

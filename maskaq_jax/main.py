@@ -39,8 +39,6 @@ _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this one i
 
 _FAILURE = 1
 _USAGE_ERROR = 2
-# BSD's sysexits.h: a temporary failure, try again.
-_INTERRUPTED = 75
 
 
 def main(argv: list[str]) -> None:
@@ -90,7 +88,7 @@ def _run(prepared: "Experiment", is_terminated: Callable[[], bool]) -> None:
         _refuse(str(error))
     except interruption.Interrupted:
         say(f"stopped; start again with --workdir={workdir} to continue", file=sys.stderr)
-        sys.exit(_INTERRUPTED)
+        sys.exit(interruption.EXIT_STATUS)
     except FloatingPointError as error:
         _end(str(error), _FAILURE)
     except Exception as error:

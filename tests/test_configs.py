@@ -4,6 +4,7 @@ import importlib
 from pathlib import Path
 
 import pytest
+from flax import traverse_util
 
 from configs import common
 from maskaq_jax import config as config_lib
@@ -128,17 +129,12 @@ def test_methods_differ_in_the_samples_alone(module):
 )
 def test_forerunners_lack_what_maskaq_added_and_nothing_else(module, method, terms):
     maskaq, other = (
-        module.get_config(f"method={name},preset=paper").to_dict() for name in ("maskaq", method)
+        traverse_util.flatten_dict(
+            module.get_config(f"method={name},preset=paper").to_dict(), sep="."
+        )
+        for name in ("maskaq", method)
     )
-
-    def differences(first, second, path=()):
-        for name in first:
-            if isinstance(first[name], dict):
-                yield from differences(first[name], second[name], (*path, name))
-            elif first[name] != second[name]:
-                yield ".".join((*path, name))
-
-    assert set(differences(maskaq, other)) == {
+    assert {name for name in maskaq.keys() | other.keys() if maskaq[name] != other[name]} == {
         *("method", "samples.refresh_every", "finetuning.important_weight"),
         *(f"synthesis.weights.{term}" for term in terms),
     }

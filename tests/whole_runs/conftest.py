@@ -1,12 +1,10 @@
 """A run that nothing disturbed, and what its neighbours start from."""
 
 import jax
-import jax.numpy as jnp
 import pytest
-from safetensors.numpy import save_file
 
 from maskaq_jax import config as config_lib
-from maskaq_jax import data, run, torch_import
+from maskaq_jax import data, run
 from maskaq_jax.models import create_model
 from tests.whole_runs import tiny
 
@@ -25,8 +23,7 @@ def compiled_once(tmp_path_factory):
 def weights(tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
     model = create_model("vit", 10, **tiny.ARGUMENTS)
-    params = model.init(jax.random.key(0), jnp.zeros((1, 28, 28, 3)))["params"]
-    save_file(torch_import.to_torch_state(params), path)
+    tiny.save_random_weights(model, path)
     return path
 
 

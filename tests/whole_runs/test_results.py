@@ -5,16 +5,13 @@ import json
 import subprocess
 import sys
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
-from safetensors.numpy import save_file
 
 import maskaq_jax
 from maskaq_jax import config as config_lib
-from maskaq_jax import data, finetune, phases, preprocessing, run, samples, torch_import
+from maskaq_jax import data, finetune, phases, preprocessing, run, samples
 from maskaq_jax.models import create_model
 from tests.whole_runs import tiny
 
@@ -135,8 +132,7 @@ def test_swin_is_quantized_too(settings, tmp_path):
     arguments = {"img_size": 28, "patch_size": 2, "embed_dim": 8, "depths": (1, 2)}
     arguments |= {"num_heads": (1, 2), "window_size": 7}
     model = create_model("swin", 10, **arguments)
-    params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 28, 28, 3)))["params"]
-    save_file(torch_import.to_torch_state(params), tmp_path / "swin.safetensors")
+    tiny.save_random_weights(model, tmp_path / "swin.safetensors")
     weights = str(tmp_path / "swin.safetensors")
     settings = dataclasses.replace(settings, model=config_lib.Model("swin", 10, arguments, weights))
     results = run.run(tiny.prepare(settings, tmp_path / "run"))
@@ -147,6 +143,16 @@ def test_swin_is_quantized_too(settings, tmp_path):
     logits, _ = model.apply(variables, data.normalise(images, settings.pixels))
     correct = np.asarray(logits).argmax(axis=-1) == labels
     assert results["quantized_top1"] == round(100 * correct.mean(), 4)
+
+
+def _mean_cosine(first, second):
+    """Of the rows of two arrays."""
+    return np.mean(
+        [
+            np.dot(p, q) / np.linalg.norm(p) / np.linalg.norm(q)
+            for p, q in zip(first, second, strict=True)
+        ]
+    )
 
 
 def test_without_evaluation_images_agreement_is_reported(settings, tmp_path, capsys):
@@ -165,11 +171,8 @@ def test_without_evaluation_images_agreement_is_reported(settings, tmp_path, cap
     logits_q, out_q = model.apply(variables, images)
     same = np.mean(logits_p.argmax(axis=-1) == logits_q.argmax(axis=-1))
     assert results["agreement"] == round(100 * float(same), 4)
-    cosines = [
-        np.dot(p, q) / np.linalg.norm(p) / np.linalg.norm(q)
-        for p, q in zip(out_p["features"], out_q["features"], strict=True)
-    ]
-    np.testing.assert_allclose(results["feature_cosine"], np.mean(cosines), atol=1e-4)
+    cosine = _mean_cosine(out_p["features"], out_q["features"])
+    np.testing.assert_allclose(results["feature_cosine"], cosine, atol=1e-4)
 
 
 @pytest.mark.slow
@@ -177,8 +180,7 @@ def test_without_evaluation_images_agreement_is_reported(settings, tmp_path, cap
 def test_a_model_without_classes_is_compared_by_its_features(settings, tmp_path, distance, capsys):
     arguments = tiny.ARGUMENTS | {"init_values": 0.5}
     model = create_model("vit", 0, **arguments)
-    params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 28, 28, 3)))["params"]
-    save_file(torch_import.to_torch_state(params), tmp_path / "features.safetensors")
+    params = tiny.save_random_weights(model, tmp_path / "features.safetensors")
     (tmp_path / "images").mkdir()
     rng = np.random.default_rng(0)
     for number in range(5):
@@ -207,8 +209,5 @@ def test_a_model_without_classes_is_compared_by_its_features(settings, tmp_path,
     images = data.normalise(pixels, settings.pixels)
     features_p, _ = model.clone(quantization=None).apply({"params": params}, images)
     features_q, _ = model.apply(variables, images)
-    cosines = [
-        np.dot(p, q) / np.linalg.norm(p) / np.linalg.norm(q)
-        for p, q in zip(features_p, features_q, strict=True)
-    ]
-    np.testing.assert_allclose(results["feature_cosine"], np.mean(cosines), atol=1e-4)
+    cosine = _mean_cosine(features_p, features_q)
+    np.testing.assert_allclose(results["feature_cosine"], cosine, atol=1e-4)

@@ -3,11 +3,13 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 import maskaq_jax
-from maskaq_jax import experiment, parallel, samples
+from maskaq_jax import experiment, parallel, samples, torch_import
 
 # Orbax leaves an event loop to the garbage collector.
 ignore_orbax_warnings = pytest.mark.filterwarnings(
@@ -15,6 +17,12 @@ ignore_orbax_warnings = pytest.mark.filterwarnings(
 )
 
 ARGUMENTS = {"img_size": 28, "patch_size": 7, "embed_dim": 16, "depth": 2, "num_heads": 2}
+
+
+def save_random_weights(model, path):
+    params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 28, 28, 3)))["params"]
+    save_file(torch_import.to_torch_state(params), path)
+    return params
 
 
 def prepare(settings, workdir, num_devices=1):
