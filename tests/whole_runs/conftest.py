@@ -9,11 +9,17 @@ from maskaq_jax.models import create_model
 from tests.whole_runs import tiny
 
 
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory):
+    """Lasts when other packages' tests come between."""
+    return tmp_path_factory.mktemp("compiled")
+
+
 @pytest.fixture(autouse=True, scope="package")
-def compiled_once(tmp_path_factory):
+def compiled_once(compiled):
     """Every run makes its programs anew, and most of them are the same."""
     before = jax.config.jax_compilation_cache_dir
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
+    jax.config.update("jax_compilation_cache_dir", str(compiled))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     yield
     jax.config.update("jax_compilation_cache_dir", before)

@@ -79,6 +79,15 @@ def test_a_run_told_to_stop_saves_and_continues_to_the_same_bits(
     tiny.assert_same_run(tmp_path / "run", results, finished)
 
 
+@pytest.fixture
+def keyboard():
+    """Ctrl-C counts, as a shell has it ignored by what it starts in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("keyboard")
 def test_a_second_interrupt_from_the_keyboard_ends_the_program():
     with interruption.catch_termination() as is_terminated:
         for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
