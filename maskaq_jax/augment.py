@@ -12,27 +12,10 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from maskaq_jax.pixels import Pixels
+from maskaq_jax.ranges import NonNegativeFloat, NonNegativeInt, PositiveShare, Share
+
 _GREY_WEIGHTS = (0.299, 0.587, 0.114)
-
-
-@dataclasses.dataclass(frozen=True)
-class Pixels:
-    """How a model's input relates to pixels in [0, 1]: `input = (pixel - mean) / std`.
-
-    Attributes:
-      mean: per channel.
-      std: per channel.
-      grey: whether the model only knows images whose channels are equal.
-    """
-
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    std: tuple[float, ...] = (0.229, 0.224, 0.225)
-    grey: bool = False
-
-    def bounds(self) -> tuple[Array, Array]:
-        """Smallest and largest input a real pixel gives, [channels] each."""
-        mean, std = jnp.asarray(self.mean), jnp.asarray(self.std)
-        return -mean / std, (1 - mean) / std
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,10 +30,10 @@ class SynthesisView:
       flip: probability of a horizontal flip.
     """
 
-    roll: float = 1 / 14
-    brightness: float = 0.5
-    colour: float = 1.0
-    flip: float = 0.0
+    roll: Share = 1 / 14
+    brightness: NonNegativeFloat = 0.5
+    colour: NonNegativeFloat = 1.0
+    flip: Share = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,12 +49,12 @@ class FinetuningView:
       shift: largest shift in pixels, the border filled with its edge.
     """
 
-    min_area: float = 0.08
-    flip: float = 0.5
-    jitter: float = 0.8
-    grey: float = 0.2
-    blur: float = 0.2
-    shift: int = 0
+    min_area: PositiveShare = 0.08
+    flip: Share = 0.5
+    jitter: Share = 0.8
+    grey: Share = 0.2
+    blur: Share = 0.2
+    shift: NonNegativeInt = 0
 
 
 def synthesis_view(
@@ -130,7 +113,6 @@ def finetuning_view(keys: Array, images: Array, pixels: Pixels, spec: Finetuning
     Returns:
       Views, shape and dtype of `images`.
     """
-    mean, std = jnp.asarray(pixels.mean)[None, None], jnp.asarray(pixels.std)[None, None]
     chances = {"jitter": spec.jitter, "grey": spec.grey, "blur": spec.blur}
 
     def view(key: Array, image: Array) -> Array:
@@ -143,14 +125,14 @@ def finetuning_view(keys: Array, images: Array, pixels: Pixels, spec: Finetuning
         if not any(chances.values()):
             return image
         drawn = jax.random.uniform(draw_key, (3,)) < jnp.asarray(list(chances.values()))
-        image = jnp.clip(image * std + mean, 0, 1)
+        image = pixels.denormalise(image)
         if chances["jitter"]:
             image = jnp.where(drawn[0], _jitter(jitter_key, image), image)
         if chances["grey"]:
             image = jnp.where(drawn[1], _grey(image), image)
         if chances["blur"]:
             image = jnp.where(drawn[2], _blur(blur_key, image), image)
-        return (image - mean) / std
+        return pixels.normalise(image)
 
     return jax.vmap(view)(keys, images)
 

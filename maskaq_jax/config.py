@@ -14,11 +14,12 @@ from typing import Any, Literal
 from ml_collections import ConfigDict
 
 from maskaq_jax import data, hub, models, schema
-from maskaq_jax.augment import Pixels
 from maskaq_jax.finetune import Settings as FinetuningSettings
 from maskaq_jax.models import Model as Network
 from maskaq_jax.models import Quantization
+from maskaq_jax.pixels import Pixels
 from maskaq_jax.preprocessing import Preprocessing
+from maskaq_jax.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt
 from maskaq_jax.schema import ConfigError
 from maskaq_jax.synthesis import Settings as SynthesisSettings
 
@@ -45,7 +46,7 @@ class Model:
     """
 
     name: str = "deit_tiny_patch16_224"
-    num_classes: int = 1000
+    num_classes: NonNegativeInt = 1000
     arguments: dict[str, Any] = dataclasses.field(default_factory=dict)
     weights: str = ""
 
@@ -63,11 +64,11 @@ class Samples:
       calibration_size: images the quantizers are initialised on.
     """
 
-    num_samples: int = 10_000
-    batch_size: int = 32
-    refresh_every: int = 30
+    num_samples: PositiveInt = 10_000
+    batch_size: PositiveInt = 32
+    refresh_every: NonNegativeInt = 30
     calibration: Literal["synthetic", "noise"] = "synthetic"
-    calibration_size: int = 64
+    calibration_size: PositiveInt = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +91,7 @@ class Evaluation:
     path: str = ""
     labels: str = ""
     preprocessing: Preprocessing = Preprocessing()
-    batch_size: int = 256
+    batch_size: PositiveInt = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +104,7 @@ class Config:
       checkpoint_seconds: least time between two checkpoints within fine-tuning.
     """
 
-    seed: int = 0
+    seed: NonNegativeInt = 0
     method: str = "maskaq"
     model: Model = Model()
     pixels: Pixels = Pixels()
@@ -112,7 +113,7 @@ class Config:
     synthesis: SynthesisSettings = SynthesisSettings()
     finetuning: FinetuningSettings = FinetuningSettings()
     evaluation: Evaluation = Evaluation()
-    checkpoint_seconds: float = 60.0
+    checkpoint_seconds: NonNegativeFloat = 60.0
 
 
 def default() -> ConfigDict:
@@ -154,14 +155,13 @@ def as_dict(config: Config) -> dict[str, Any]:
 
 
 def check_values(config: Config) -> None:
-    """Checks what types alone don't say: ranges, choices, and what belongs together.
+    """Checks what types alone don't say: choices, and what belongs together.
 
     Raises:
       ConfigError: names the field, what it holds and what was expected.
     """
     schema.choose("config.method", config.method, METHODS)
-    settings, samples = config.synthesis, config.samples
-    weights = settings.weights
+    weights = config.synthesis.weights
     terms = METHOD_TERMS.get(config.method, dataclasses.asdict(weights))
     foreign = [name for name, weight in dataclasses.asdict(weights).items() if weight]
     foreign = [name for name in foreign if name not in terms]
@@ -173,78 +173,12 @@ def check_values(config: Config) -> None:
         )
     if not any(dataclasses.astuple(weights)):
         raise ConfigError("config.synthesis.weights are all 0: nothing to optimise")
-    positive = {
-        "config.samples.num_samples": samples.num_samples,
-        "config.samples.batch_size": samples.batch_size,
-        "config.samples.calibration_size": samples.calibration_size,
-        "config.synthesis.num_steps": settings.num_steps,
-        "config.synthesis.learning_rate": settings.learning_rate,
-        "config.finetuning.batch_size": config.finetuning.batch_size,
-        "config.finetuning.learning_rate": config.finetuning.learning_rate,
-        "config.finetuning.temperature": config.finetuning.temperature,
-        "config.finetuning.view.min_area": config.finetuning.view.min_area,
-        "config.evaluation.preprocessing.crop_ratio": config.evaluation.preprocessing.crop_ratio,
-        "config.evaluation.batch_size": config.evaluation.batch_size,
-    }
-    for name, value in positive.items():
-        if value <= 0:
-            raise ConfigError(f"{name} must be positive, got {value}")
-    for i, value in enumerate(config.pixels.std):
-        if value <= 0:
-            raise ConfigError(f"config.pixels.std[{i}] must be positive, got {value}")
-    finetuning, view = config.finetuning, config.finetuning.view
-    shares = {
-        "config.synthesis.initial_ratio": settings.initial_ratio,
-        "config.synthesis.final_ratio": settings.final_ratio,
-        "config.synthesis.drop_rate": settings.drop_rate,
-        "config.synthesis.view.roll": settings.view.roll,
-        "config.synthesis.view.flip": settings.view.flip,
-        "config.finetuning.step_learning_rate": finetuning.step_learning_rate,
-        "config.finetuning.final_learning_rate_ratio": finetuning.final_learning_rate_ratio,
-        "config.finetuning.averaged_share": finetuning.averaged_share,
-        "config.finetuning.important_ratio": finetuning.important_ratio,
-        "config.finetuning.view.min_area": view.min_area,
-        "config.finetuning.view.flip": view.flip,
-        "config.finetuning.view.jitter": view.jitter,
-        "config.finetuning.view.grey": view.grey,
-        "config.finetuning.view.blur": view.blur,
-    }
-    for name, value in shares.items():
-        if not 0 <= value <= 1:
-            raise ConfigError(f"{name} must be between 0 and 1, got {value}")
-    not_negative = {
-        "config.seed": config.seed,
-        "config.quantization.lsq_grad_scale": config.quantization.lsq_grad_scale,
-        "config.samples.refresh_every": samples.refresh_every,
-        "config.synthesis.smoothness": settings.smoothness,
-        "config.synthesis.smoothness_spread": settings.smoothness_spread,
-        "config.synthesis.contrast": settings.contrast,
-        "config.synthesis.final_learning_rate": settings.final_learning_rate,
-        "config.synthesis.weight_decay": settings.weight_decay,
-        "config.synthesis.view.brightness": settings.view.brightness,
-        "config.synthesis.view.colour": settings.view.colour,
-        **{
-            f"config.synthesis.weights.{name}": weight
-            for name, weight in dataclasses.asdict(weights).items()
-        },
-        "config.finetuning.epochs": finetuning.epochs,
-        "config.finetuning.quantizer_learning_rate": finetuning.quantizer_learning_rate,
-        "config.finetuning.attention_weight": finetuning.attention_weight,
-        "config.finetuning.block_weight": finetuning.block_weight,
-        "config.finetuning.important_weight": finetuning.important_weight,
-        "config.finetuning.view.shift": view.shift,
-        "config.checkpoint_seconds": config.checkpoint_seconds,
-    }
-    for name, value in not_negative.items():
-        if value < 0:
-            raise ConfigError(f"{name} must not be negative, got {value}")
+    finetuning = config.finetuning
     if finetuning.step_learning_rate and finetuning.optimizer != "adam":
         raise ConfigError(
             "config.finetuning.step_learning_rate is a share of the step sizes with 'adam' only: "
             f"with {finetuning.optimizer!r} set it to 0, which trains them as zero points are"
         )
-    if finetuning.step_learning_rate == 1:
-        raise ConfigError("config.finetuning.step_learning_rate must be below 1")
     _check_model(config)
 
 

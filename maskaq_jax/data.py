@@ -10,8 +10,8 @@ from typing import Protocol
 
 import numpy as np
 
-from maskaq_jax.augment import Pixels
 from maskaq_jax.parallel import Share
+from maskaq_jax.pixels import Pixels
 from maskaq_jax.preprocessing import BrokenImageError
 
 EMBEDDED = "fashion_mnist"
@@ -75,12 +75,6 @@ def load_embedded(split: str, num_channels: int) -> tuple[np.ndarray, np.ndarray
     return images, labels.astype(np.int32)
 
 
-def normalise(images: np.ndarray, pixels: Pixels) -> np.ndarray:
-    """[..., channels] uint8 -> float32 in the model's normalised pixel space."""
-    mean, std = np.asarray(pixels.mean, np.float32), np.asarray(pixels.std, np.float32)
-    return (images.astype(np.float32) / 255 - mean) / std
-
-
 def batches(
     dataset: Dataset,
     pixels: Pixels,
@@ -111,7 +105,7 @@ def batches(
                     valid[place] = True
                 except BrokenImageError as error:
                     on_broken(str(error))
-            yield normalise(images, pixels), labels, valid
+            yield pixels.from_bytes(images), labels, valid
 
 
 def sample_batches(

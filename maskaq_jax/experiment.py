@@ -270,4 +270,4 @@ def _read_real_samples(settings: Config, num_channels: int) -> np.ndarray:
             f"config.samples.num_samples is {count}, but only {len(images)} real images ship "
             "with the package"
         )
-    return data.normalise(images[:count], settings.pixels)
+    return settings.pixels.from_bytes(images[:count])

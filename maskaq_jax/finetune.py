@@ -14,7 +14,16 @@ from jax import Array
 
 from maskaq_jax import augment, averaging, distances, losses, randomness
 from maskaq_jax.models import Model
+from maskaq_jax.pixels import Pixels
 from maskaq_jax.quantizers import ActivationQuantizer
+from maskaq_jax.ranges import (
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Share,
+    ShareBelowOne,
+)
 
 Terms = dict[str, Array]
 
@@ -47,21 +56,21 @@ class Settings:
       view: augmentation.
     """
 
-    epochs: int = 200
-    batch_size: int = 16
+    epochs: NonNegativeInt = 200
+    batch_size: PositiveInt = 16
     optimizer: Literal["sgd", "adam"] = "sgd"
-    learning_rate: float = 1e-3
-    quantizer_learning_rate: float = 1e-3
-    step_learning_rate: float = 0.0
-    final_learning_rate_ratio: float = 0.01
-    averaged_share: float = 0.0
+    learning_rate: PositiveFloat = 1e-3
+    quantizer_learning_rate: NonNegativeFloat = 1e-3
+    step_learning_rate: ShareBelowOne = 0.0
+    final_learning_rate_ratio: Share = 0.01
+    averaged_share: Share = 0.0
     output_distance: Literal["kl", "cosine", "mse"] = "kl"
-    temperature: float = 5.0
-    attention_weight: float = 10.0
+    temperature: PositiveFloat = 5.0
+    attention_weight: NonNegativeFloat = 10.0
     attention_distance: distances.Distance = "ssim"
-    block_weight: float = 0.0
-    important_ratio: float = 0.1
-    important_weight: float = 2.0
+    block_weight: NonNegativeFloat = 0.0
+    important_ratio: Share = 0.1
+    important_weight: NonNegativeFloat = 2.0
     view: augment.FinetuningView = augment.FinetuningView()
 
 
@@ -70,7 +79,7 @@ class Spec:
     """All that is static in a step: the settings and what pixels are."""
 
     settings: Settings
-    pixels: augment.Pixels
+    pixels: Pixels
 
 
 @flax.struct.dataclass

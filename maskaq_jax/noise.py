@@ -4,10 +4,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from maskaq_jax import augment, randomness
+from maskaq_jax import randomness
+from maskaq_jax.pixels import Pixels
 
 
-def draw_noise(key: Array, indices: Array, shape: tuple[int, ...], pixels: augment.Pixels) -> Array:
+def draw_noise(key: Array, indices: Array, shape: tuple[int, ...], pixels: Pixels) -> Array:
     """[B, *shape] Gaussian images in normalised pixel space; equal channels if `pixels.grey`."""
     keys = randomness.image_keys(randomness.named_key(key, "noise"), indices)
     if not pixels.grey:

@@ -8,6 +8,8 @@ from typing import BinaryIO, Literal
 import numpy as np
 from PIL import Image
 
+from maskaq_jax.ranges import PositiveFloat
+
 Interpolation = Literal["bicubic", "bilinear"]
 
 
@@ -24,7 +26,7 @@ class Preprocessing:
       interpolation: of the resizing.
     """
 
-    crop_ratio: float = 0.9
+    crop_ratio: PositiveFloat = 0.9
     interpolation: Interpolation = "bicubic"
 
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from maskaq_jax.augment import Pixels
+from maskaq_jax.pixels import Pixels
 
 # Where output is not a terminal, a line of progress at most this often.
 _SECONDS_BETWEEN_LINES = 15.0
@@ -237,7 +237,7 @@ def draw_samples(
         (pairs_per_row * (cell_width + 2 * gap) + gap, num_rows * (cell_height + gap) + gap),
         "white",
     )
-    values = np.clip(images * np.asarray(pixels.std) + np.asarray(pixels.mean), 0, 1)
+    values = pixels.denormalise(images)
     values = np.broadcast_to(values, (*values.shape[:-1], 3)) if channels == 1 else values
     for i, (value, mask) in enumerate(zip(values, masks, strict=True)):
         picture = Image.fromarray((255 * value).astype(np.uint8)).resize(

@@ -5,7 +5,7 @@ import difflib
 import math
 import typing
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from ml_collections import ConfigDict
 
@@ -51,16 +51,23 @@ def build(kind: Any, value: Any, path: str) -> Any:
     """Checks plain values against a type and converts them to it.
 
     Args:
-      kind: a dataclass, or what its fields may be: numbers, strings, tuples, dicts, Literals.
+      kind: a dataclass, or what its fields may be: numbers, those of `ranges`, strings, tuples,
+        dicts, Literals.
       value: of a ConfigDict or of JSON.
       path: what errors call it, such as 'config.samples'.
 
     Raises:
-      ConfigError: an unknown name, or a value of another type.
+      ConfigError: an unknown name, a value of another type or out of its range.
     """
     if dataclasses.is_dataclass(kind):
         return _build_dataclass(typing.cast(type, kind), value, path)
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Annotated:
+        value = build(arguments[0], value, path)
+        for bounds in arguments[1:]:
+            if not bounds.contains(value):
+                raise ConfigError(f"{path} {bounds.rule}, got {value}")
+        return value
     if origin is Literal:
         return choose(path, value, arguments)
     if origin is tuple:
@@ -83,7 +90,7 @@ def build(kind: Any, value: Any, path: str) -> Any:
 def _build_dataclass(kind: type, value: Any, path: str) -> Any:
     if not isinstance(value, Mapping):
         raise ConfigError(f"{path} must be a group of fields, got {value!r}")
-    hints = typing.get_type_hints(kind)
+    hints = typing.get_type_hints(kind, include_extras=True)
     for name in value:
         check_known(f"field {path}.{name}", name, hints)
     fields = {name: build(hints[name], item, f"{path}.{name}") for name, item in value.items()}

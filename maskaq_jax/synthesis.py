@@ -15,6 +15,8 @@ from jax import Array
 
 from maskaq_jax import augment, losses, noise, randomness, reductions, regions
 from maskaq_jax.models import Model
+from maskaq_jax.pixels import Pixels
+from maskaq_jax.ranges import NonNegativeFloat, PositiveFloat, PositiveInt, Share
 
 Terms = dict[str, Array]
 
@@ -35,13 +37,13 @@ class LossWeights:
       variation_gap: distance of the roughness from a random target.
     """
 
-    similarity: float = 1.0
-    classes: float = 1.0
-    total_variation: float = 2.5e-5
-    coupling: float = 0.1
-    entropy: float = 1.0
-    density: float = 0.0
-    variation_gap: float = 0.0
+    similarity: NonNegativeFloat = 1.0
+    classes: NonNegativeFloat = 1.0
+    total_variation: NonNegativeFloat = 2.5e-5
+    coupling: NonNegativeFloat = 0.1
+    entropy: NonNegativeFloat = 1.0
+    density: NonNegativeFloat = 0.0
+    variation_gap: NonNegativeFloat = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,18 +69,18 @@ class Settings:
       balanced_labels: image i is made for class i modulo classes, instead of a random class.
     """
 
-    num_steps: int = 2000
-    learning_rate: float = 0.1
-    final_learning_rate: float = 0.001
-    weight_decay: float = 1e-6
+    num_steps: PositiveInt = 2000
+    learning_rate: PositiveFloat = 0.1
+    final_learning_rate: NonNegativeFloat = 0.001
+    weight_decay: NonNegativeFloat = 1e-6
     weights: LossWeights = LossWeights()
     view: augment.SynthesisView = augment.SynthesisView()
-    initial_ratio: float = 0.5
-    final_ratio: float = 0.1
-    drop_rate: float = 0.3
-    smoothness: float = 0.0
-    smoothness_spread: float = 0.0
-    contrast: float = 0.0
+    initial_ratio: Share = 0.5
+    final_ratio: Share = 0.1
+    drop_rate: Share = 0.3
+    smoothness: NonNegativeFloat = 0.0
+    smoothness_spread: NonNegativeFloat = 0.0
+    contrast: NonNegativeFloat = 0.0
     balanced_labels: bool = False
 
 
@@ -87,7 +89,7 @@ class Spec:
     """All that is static in a step: the settings and what pixels are."""
 
     settings: Settings
-    pixels: augment.Pixels
+    pixels: Pixels
 
 
 @flax.struct.dataclass
@@ -331,7 +333,7 @@ def _draw_smoothness(key: Array, indices: Array, settings: Settings) -> Array | 
     return noise.draw_smoothness(key, indices, settings.smoothness, settings.smoothness_spread)
 
 
-def _image_bounds(pixels: augment.Pixels) -> tuple[Array, Array]:
+def _image_bounds(pixels: Pixels) -> tuple[Array, Array]:
     """The range of real pixels, [1, 1, 1, channels] each."""
     low, high = pixels.bounds()
     if pixels.grey:

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from maskaq_jax import augment
-from maskaq_jax.augment import FinetuningView, Pixels, SynthesisView
+from maskaq_jax.augment import FinetuningView, SynthesisView
+from maskaq_jax.pixels import Pixels
 
 COUNT, SIDE, NUM_STEPS = 8, 20, 100
 PIXELS = Pixels(mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))

@@ -58,6 +58,11 @@ def test_weights_must_be_named():
         ("evaluation", {"dataset": "folder"}, "config.evaluation.path: no folder ''"),
         ("model.num_classes", 0, "config.synthesis.weights.classes must be 0, got 1.0"),
         ("seed", -1, "config.seed must not be negative"),
+        ("pixels.std", (0.2, 0.0, 0.2), "config.pixels.std[1] must be positive, got 0.0"),
+        ("finetuning.view", {"min_area": 0.0}, "view.min_area must be positive, got 0.0"),
+        ("finetuning.view", {"min_area": 1.5}, "view.min_area must be between 0 and 1, got 1.5"),
+        ("finetuning.step_learning_rate", 1.0, "step_learning_rate must be below 1, got 1.0"),
+        ("model.num_classes", -1, "config.model.num_classes must not be negative, got -1"),
     ],
 )
 def test_impossible_values_are_named(settings, field, value, message):

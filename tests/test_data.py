@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from maskaq_jax import data, parallel
-from maskaq_jax.augment import Pixels
+from maskaq_jax.pixels import Pixels
 
 ONE_DEVICE = parallel.make_mesh(jax.devices()[:1])
 PIXELS = Pixels(mean=(0.5, 0.25), std=(0.5, 0.125))
@@ -37,13 +37,6 @@ def test_splits_share_no_image():
         assert not splits[first] & splits[second]
 
 
-def test_normalised_pixels_are_those_of_the_formula():
-    images = np.array([[[[0, 255]]], [[[51, 102]]]], np.uint8)
-    normalised = data.normalise(images, PIXELS)
-    assert normalised.dtype == np.float32
-    np.testing.assert_allclose(normalised.ravel(), [-1, 6, -0.6, 1.2], rtol=1e-6)
-
-
 def test_the_last_batch_is_padded_and_says_where():
     images = np.arange(5, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 2), np.uint8)
     dataset = list(zip(images, range(5), strict=True))
@@ -53,7 +46,7 @@ def test_the_last_batch_is_padded_and_says_where():
     assert all_valid.all()
     np.testing.assert_array_equal(labels[valid], [3, 4])
     np.testing.assert_array_equal(valid, [True, True, False])
-    np.testing.assert_array_equal(last[:2], data.normalise(images[3:], PIXELS))
+    np.testing.assert_array_equal(last[:2], PIXELS.from_bytes(images[3:]))
     assert last.shape == (3, 2, 2, 2)
 
 

@@ -10,9 +10,10 @@ import pytest
 from flax import traverse_util
 
 from maskaq_jax import calibration, finetune, quantizers, torch_import
-from maskaq_jax.augment import FinetuningView, Pixels
+from maskaq_jax.augment import FinetuningView
 from maskaq_jax.finetune import Batch, Settings, Spec
 from maskaq_jax.models import Quantization, create_model
+from maskaq_jax.pixels import Pixels
 from tests.reference import quantizer_path
 
 TINY = {"img_size": 8, "patch_size": 2, "embed_dim": 16, "depth": 2, "num_heads": 2}

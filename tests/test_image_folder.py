@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from maskaq_jax import data, image_folder, parallel, preprocessing
-from maskaq_jax.augment import Pixels
+from maskaq_jax.pixels import Pixels
 from maskaq_jax.preprocessing import Preprocessing
 
 PIXELS = Pixels()
@@ -75,7 +75,7 @@ def test_batches_hold_every_image_once_in_order(folder, size):
     np.testing.assert_array_equal(labels, [0, 0, 1, 1])
     for images, labels, valid in batches:
         assert images.shape == (size, 8, 8, 3)
-        expected = data.normalise(100 * labels[valid, None, None, None] * np.ones(3), PIXELS)
+        expected = PIXELS.from_bytes(100 * labels[valid, None, None, None] * np.ones(3))
         np.testing.assert_allclose(
             images[valid], np.broadcast_to(expected, images[valid].shape), atol=0.03
         )

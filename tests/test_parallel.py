@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from maskaq_jax import calibration, evaluate, finetune, losses, parallel, phases, synthesis
-from maskaq_jax.augment import FinetuningView, Pixels
+from maskaq_jax.augment import FinetuningView
 from maskaq_jax.models import Quantization, create_model
 from maskaq_jax.parallel import AXIS, REPLICATED, SHARDED
+from maskaq_jax.pixels import Pixels
 
 TINY = {"img_size": 8, "patch_size": 4, "embed_dim": 16, "depth": 1, "num_heads": 2}
 BATCH = 8

@@ -8,7 +8,7 @@ from PIL import Image
 from rich.console import Console
 
 from maskaq_jax import report
-from maskaq_jax.augment import Pixels
+from maskaq_jax.pixels import Pixels
 
 WORK = {"synthesis": 2.0, "finetuning": 1.0}
 

@@ -3,9 +3,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maskaq_jax import augment, calibration, losses, noise, synthesis, torch_import
-from maskaq_jax.augment import Pixels, SynthesisView
+from maskaq_jax import calibration, losses, noise, synthesis, torch_import
+from maskaq_jax.augment import SynthesisView
 from maskaq_jax.models import Quantization, create_model
+from maskaq_jax.pixels import Pixels
 from maskaq_jax.synthesis import Batch, LossWeights, Settings, Spec
 
 TINY = {"img_size": 8, "patch_size": 2, "embed_dim": 16, "depth": 2, "num_heads": 2}
@@ -137,7 +138,7 @@ def test_balanced_labels_take_turns():
 
 
 def test_first_images_are_smooth_and_keep_their_contrast():
-    pixels = augment.Pixels(mean=(0.5,) * 3, std=(0.25,) * 3)
+    pixels = Pixels(mean=(0.5,) * 3, std=(0.25,) * 3)
 
     def draw(**settings):
         spec = synthesis.Spec(Settings(**settings), pixels)
@@ -175,7 +176,7 @@ def test_views_are_not_what_the_smoothness_term_sees(problem):
 
 
 def test_pixel_bounds_are_those_of_the_normalisation():
-    low, high = augment.Pixels(mean=(0.5,), std=(0.25,)).bounds()
+    low, high = Pixels(mean=(0.5,), std=(0.25,)).bounds()
     np.testing.assert_allclose([low[0], high[0]], [-2, 2])
 
 

@@ -8,7 +8,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from maskaq_jax import data, parallel, tfds_images
-from maskaq_jax.augment import Pixels
+from maskaq_jax.pixels import Pixels
 from maskaq_jax.preprocessing import Preprocessing
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")

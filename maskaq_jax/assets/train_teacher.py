@@ -27,8 +27,8 @@ from safetensors.numpy import save_file
 
 from maskaq_jax import torch_import
 from maskaq_jax.assets import fashion_mnist
-from maskaq_jax.augment import Pixels
 from maskaq_jax.models import create_model
+from maskaq_jax.pixels import Pixels
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment whose model to train.")
 _DATA = flags.DEFINE_string("data", None, "Folder of Fashion-MNIST's files.", required=True)
@@ -53,8 +53,7 @@ class State:
 
 def normalise(images: Array, pixels: Pixels) -> Array:
     """[B, 28, 28] uint8 -> [B, 28, 28, channels] float32, the grey value on every channel."""
-    mean, std = jnp.asarray(pixels.mean), jnp.asarray(pixels.std)
-    return (images[..., None].astype(jnp.float32) / 255 - mean) / std
+    return pixels.from_bytes(images[..., None])
 
 
 def random_view(key: Array, image: Array) -> Array:

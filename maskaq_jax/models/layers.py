@@ -19,6 +19,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from maskaq_jax import quantizers
+from maskaq_jax.ranges import NonNegativeFloat
 
 _kernel_init = nn.initializers.xavier_uniform()
 
@@ -35,7 +36,7 @@ class Quantization:
 
     weight_bits: int
     activation_bits: int
-    lsq_grad_scale: float = 1.0
+    lsq_grad_scale: NonNegativeFloat = 1.0
 
     def __post_init__(self) -> None:
         for field in ("weight_bits", "activation_bits"):

@@ -6,7 +6,7 @@ import pytest
 from maskaq_jax import config as config_lib
 from maskaq_jax import data, run
 from maskaq_jax.models import create_model
-from tests.whole_runs import tiny
+from tests import tiny
 
 
 @pytest.fixture(scope="session")
@@ -16,13 +16,15 @@ def compiled(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True, scope="package")
-def compiled_once(compiled):
+def compiled_quickly_and_once(compiled):
     """Every run makes its programs anew, and most of them are the same."""
     before = jax.config.jax_compilation_cache_dir
     jax.config.update("jax_compilation_cache_dir", str(compiled))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_compilation_cache_dir", before)
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="package")

@@ -8,7 +8,7 @@ import pytest
 
 import maskaq_jax
 from maskaq_jax import randomness, run, schema, synthesis
-from tests.whole_runs import tiny
+from tests import tiny
 
 pytestmark = tiny.ignore_orbax_warnings
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 import maskaq_jax
 from benchmarks import pictures
-from tests.whole_runs import tiny
+from tests import tiny
 
 pytestmark = tiny.ignore_orbax_warnings
 

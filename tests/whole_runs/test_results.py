@@ -13,7 +13,7 @@ import maskaq_jax
 from maskaq_jax import config as config_lib
 from maskaq_jax import data, finetune, phases, preprocessing, run, samples
 from maskaq_jax.models import create_model
-from tests.whole_runs import tiny
+from tests import tiny
 
 pytestmark = tiny.ignore_orbax_warnings
 
@@ -56,7 +56,7 @@ def test_the_loaded_model_has_the_accuracy_of_the_results(finished, settings):
     workdir, results = finished
     model, variables = maskaq_jax.load(workdir)
     images, labels = data.load_embedded("test", 3)
-    logits, _ = model.apply(variables, data.normalise(images, settings.pixels))
+    logits, _ = model.apply(variables, settings.pixels.from_bytes(images))
     correct = np.asarray(logits).argmax(axis=-1) == labels
     assert results["quantized_top1"] == round(100 * correct.mean(), 4)
 
@@ -140,7 +140,7 @@ def test_swin_is_quantized_too(settings, tmp_path):
     assert json.loads(first)["coupling"] > 0
     model, variables = maskaq_jax.load(tmp_path / "run")
     images, labels = data.load_embedded("test", 3)
-    logits, _ = model.apply(variables, data.normalise(images, settings.pixels))
+    logits, _ = model.apply(variables, settings.pixels.from_bytes(images))
     correct = np.asarray(logits).argmax(axis=-1) == labels
     assert results["quantized_top1"] == round(100 * correct.mean(), 4)
 
@@ -206,7 +206,7 @@ def test_a_model_without_classes_is_compared_by_its_features(settings, tmp_path,
     paths = [tmp_path / "images" / f"{number}.png" for number in range(5)]
     spec = settings.evaluation.preprocessing
     pixels = np.stack([preprocessing.read_image(path, "", 28, spec) for path in paths])
-    images = data.normalise(pixels, settings.pixels)
+    images = settings.pixels.from_bytes(pixels)
     features_p, _ = model.clone(quantization=None).apply({"params": params}, images)
     features_q, _ = model.apply(variables, images)
     cosine = _mean_cosine(features_p, features_q)

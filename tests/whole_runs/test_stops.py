@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from maskaq_jax import experiment, interruption, report, run, schema
-from tests.whole_runs import tiny
+from tests import tiny
 
 pytestmark = tiny.ignore_orbax_warnings
 
