@@ -5,6 +5,7 @@ evaluation compiles nothing.
 """
 
 import functools
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -108,6 +109,13 @@ class SavedProgress(NamedTuple):
     leaves: list[np.ndarray]
 
 
+class Trained(NamedTuple):
+    """The state after a training step, and the step's loss terms."""
+
+    state: finetune.State
+    terms: dict[str, float]
+
+
 def make_synthesis(
     model: Model, spec: synthesis.Spec, mesh: Mesh
 ) -> Callable[..., Iterator[SynthesisProgress]]:
@@ -180,13 +188,14 @@ def make_synthesis(
 
 def make_finetuning(
     model: Model, spec: finetune.Spec, num_samples: int, key: Array, mesh: Mesh
-) -> tuple[Callable[[Any], finetune.State], Callable[..., tuple[finetune.State, dict[str, float]]]]:
-    """Returns `init_state(variables)` and `train_step(state, step, read_images, params)`.
+) -> tuple[Callable[[Any], finetune.State], Callable[..., Iterator[Trained]]]:
+    """Returns `init_state(variables)` and `train(state, steps, read_images, params)`.
+
+    `train` yields the state and the loss terms after each step of the range `steps`, and takes the
+    memory of the state before. While the devices work on a step it reads the images of the next.
 
     An epoch visits every sample once in an order drawn for it; its last batch is filled from the
-    order's beginning. A step gives the new state and the loss terms, and reads the images of the
-    next one while the devices work; a batch that the devices don't divide is padded with images
-    that don't count.
+    order's beginning. A batch that the devices don't divide is padded with images that don't count.
     """
     settings = spec.settings
     steps_per_epoch = finetune.steps_per_epoch(settings, num_samples)
@@ -199,35 +208,38 @@ def make_finetuning(
 
     global_key = parallel.put(key, mesh, REPLICATED)
 
-    @functools.lru_cache(maxsize=1)
     def draw_order(epoch: int) -> np.ndarray:
         order_key = jax.random.fold_in(randomness.named_key(key, "order"), epoch)
         order = np.asarray(jax.random.permutation(order_key, num_samples), np.int32)
         return np.resize(order, (steps_per_epoch, settings.batch_size))
+
+    def read_batches(
+        steps: range, read_images: ReadImages, params: Any
+    ) -> Iterator[finetune.Batch]:
+        for epoch, in_epoch in itertools.groupby(steps, lambda step: step // steps_per_epoch):
+            order = draw_order(epoch)
+            for step in in_epoch:
+                indices = order[step % steps_per_epoch][share.indices]
+                indices, images = parallel.put((indices, read_images(indices)), mesh, SHARDED)
+                yield finetune.Batch(indices, images, params, valid)
 
     def init_state(variables: Any) -> finetune.State:
         # A copy, since training donates its state.
         state = finetune.init_state(optimizer, jax.tree.map(jnp.copy, variables))
         return parallel.put(state, mesh, REPLICATED)
 
-    @functools.lru_cache(maxsize=2)
-    def load(step: int, read_images: ReadImages) -> tuple[Array, Array]:
-        epoch, number = divmod(step, steps_per_epoch)
-        indices = draw_order(epoch)[number][share.indices]
-        return parallel.put((indices, read_images(indices)), mesh, SHARDED)
-
-    def train_step(
-        state: finetune.State, step: int, read_images: ReadImages, params: Any
-    ) -> tuple[finetune.State, dict[str, float]]:
-        indices, images = load(step, read_images)
+    def train(
+        state: finetune.State, steps: range, read_images: ReadImages, params: Any
+    ) -> Iterator[Trained]:
         params = parallel.put(params, mesh, REPLICATED)
-        batch = finetune.Batch(indices, images, params, valid)
-        state, terms = take_step(state, batch, global_key)
-        if step + 1 < num_steps:
-            load(step + 1, read_images)  # while the devices work
-        return state, _floats(terms)
+        batches = read_batches(steps, read_images, params)
+        batch = next(batches, None)
+        while batch is not None:
+            state, terms = take_step(state, batch, global_key)
+            batch = next(batches, None)  # while the devices work
+            yield Trained(state, _floats(terms))
 
-    return init_state, train_step
+    return init_state, train
 
 
 @jax.jit

@@ -6,6 +6,7 @@ The first samples calibrate once more, on themselves.
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -55,7 +56,7 @@ def run(prepared: Experiment, is_terminated: Callable[[], bool] = lambda: False)
     params = parallel.put(prepared.params, mesh, parallel.REPLICATED)
     accuracy_of_p = phases.make_accuracy(model.clone(quantization=None), mesh)
     accuracy_of_q = phases.make_accuracy(model, mesh)
-    init_state, train_step = phases.make_finetuning(
+    init_state, train = phases.make_finetuning(
         model,
         finetune.Spec(config.finetuning, config.pixels),
         config.samples.num_samples,
@@ -106,23 +107,25 @@ def run(prepared: Experiment, is_terminated: Callable[[], bool] = lambda: False)
             refresh = plan.refresh_of(first_step)
             samples = make_samples(refresh, state.variables, find_missing(refresh))
 
-        for step in range(first_step, plan.num_steps):
-            if step > first_step and plan.is_refresh(step):
-                save(step)
-                samples = make_samples(plan.refresh_of(step), state.variables)
-            with reporter.phase("finetuning") as advance:
-                state, terms = train_step(state, step, samples, params)
-                advance(config.finetuning.batch_size)
-            _check_finite(saves, plan, step, bool(np.isfinite(list(terms.values())).all()), terms)
-            epoch_terms.append(terms)
-            if plan.ends_epoch(step):
-                reporter.metrics("finetuning", plan.epoch_of(step), _mean(epoch_terms))
-                epoch_terms = []
-            is_stopping = clock.is_stopping()
-            if is_stopping or clock.is_due() or step + 1 == plan.num_steps:
-                save(step + 1)
-            if is_stopping:
-                raise interruption.Interrupted
+        for steps in plan.rounds(first_step):
+            if steps.start > first_step:
+                save(steps.start)
+                samples = make_samples(plan.refresh_of(steps.start), state.variables)
+            training = train(state, steps, samples, params)
+            for step in steps:
+                with reporter.phase("finetuning") as advance:
+                    state, terms = next(training)
+                    advance(config.finetuning.batch_size)
+                _check_finite(saves, plan, step, all(map(math.isfinite, terms.values())), terms)
+                epoch_terms.append(terms)
+                if plan.ends_epoch(step):
+                    reporter.metrics("finetuning", plan.epoch_of(step), _mean(epoch_terms))
+                    epoch_terms = []
+                is_stopping = clock.is_stopping()
+                if is_stopping or clock.is_due() or step + 1 == plan.num_steps:
+                    save(step + 1)
+                if is_stopping:
+                    raise interruption.Interrupted
         saves.wait_until_finished()
 
         top1["quantized"], num_evaluated = measure(accuracy_of_q, state.variables)

@@ -1,6 +1,7 @@
 """When a run does what: its training steps in epochs, and the refreshes between them."""
 
 import dataclasses
+from collections.abc import Iterator
 
 from maskaq_jax import finetune
 from maskaq_jax.config import Config
@@ -43,6 +44,11 @@ class Plan:
     def is_refresh(self, step: int) -> bool:
         """Whether a step is the first with samples made against the state before it."""
         return 0 < step < self.num_steps and step % self.steps_per_refresh == 0
+
+    def rounds(self, first_step: int) -> Iterator[range]:
+        """The steps from `first_step` on, in ranges of those that train on the same samples."""
+        starts = [first_step, *filter(self.is_refresh, range(first_step + 1, self.num_steps))]
+        return map(range, starts, [*starts[1:], self.num_steps])
 
     def ends_epoch(self, step: int) -> bool:
         """Whether a step is the last of its epoch."""
