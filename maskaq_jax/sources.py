@@ -1,6 +1,6 @@
 """Where a run's samples come from: synthesis, noise or real images."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,31 +50,21 @@ def make_source(
 def _make_synthesis(
     experiment: Experiment, key: Array, reporter: report.Reporter, clock: interruption.Clock
 ) -> Callable[..., ReadImages]:
-    config, model, mesh = experiment.config, experiment.model, experiment.mesh
+    config = experiment.config
     size, num_steps = batch_size(config), config.synthesis.num_steps
     synthesize_batch = phases.make_synthesis(
-        model, synthesis.Spec(config.synthesis, config.pixels), mesh
+        experiment.model, synthesis.Spec(config.synthesis, config.pixels), experiment.mesh
     )
+    synthesis_key = randomness.named_key(key, "synthesize")
 
     def make_batch(folder: Path, refresh: int, number: int, variables: Any) -> None:
-        share = parallel.share_batch(number * size, (number + 1) * size, mesh)
+        share = parallel.share_batch(number * size, (number + 1) * size, experiment.mesh)
+        refresh_key = jax.random.fold_in(synthesis_key, refresh)
         unfinished = folder / f"unfinished_{share.first:08d}_{jax.process_index()}.safetensors"
-        refresh_key = jax.random.fold_in(randomness.named_key(key, "synthesize"), refresh)
         before = _read_progress(unfinished, share, reporter.warn)
         with reporter.phase("synthesis") as advance:
-            attempt, done = (before.attempt, before.step) if before else (0, 0)
-            advance(size * done)
-            for progress in synthesize_batch(
-                refresh_key, share, experiment.params, variables, before
-            ):
-                advance(size * max(0, progress.step - done))
-                done = max(done, progress.step)
-                if progress.attempt > attempt:
-                    attempt = progress.attempt
-                    reporter.warn(
-                        f"images {share.first} to {share.stop - 1} of refresh {refresh} came out "
-                        "with NaN or infinite values: drawn again"
-                    )
+            progresses = synthesize_batch(refresh_key, share, experiment.params, variables, before)
+            for progress in _told(progresses, before, share, refresh, advance, reporter.warn):
                 if progress.step == num_steps:
                     continue  # finished, or to be drawn again
                 is_stopping = clock.is_stopping()
@@ -83,34 +73,15 @@ def _make_synthesis(
                     clock.restart()
                 if is_stopping:
                     raise interruption.Interrupted
-        write_images(folder, refresh_key, share, progress)
+        _write_batch(folder, experiment, refresh_key, share, progress)
         unfinished.unlink(missing_ok=True)
-        redraws = {_REDRAWS: float(progress.attempt)}
         reporter.metrics(
-            "synthesis", refresh * num_batches(config) + number, progress.terms | redraws
+            "synthesis",
+            refresh * num_batches(config) + number,
+            progress.terms | {_REDRAWS: float(progress.attempt)},
         )
         if clock.is_stopping():
             raise interruption.Interrupted
-
-    def write_images(
-        folder: Path, refresh_key: Array, share: parallel.Share, progress: SynthesisProgress
-    ) -> None:
-        if parallel.is_main_process():
-            samples.remove_batch(folder, share.first, share.stop)
-        parallel.wait_for_hosts("removed")
-        if share.valid.any():
-            images = parallel.fetch(progress.state.images)[share.valid]
-            indices = share.indices[share.valid]
-            drawn = jax.random.fold_in(refresh_key, progress.attempt)
-            labels = synthesis.draw_labels(
-                drawn, jnp.asarray(indices), model.num_classes, config.synthesis
-            )
-            path = samples.shard_path(folder, int(indices[0]), int(indices[-1]) + 1)
-            redraws = np.full(len(images), progress.attempt, np.int32)
-            samples.write_arrays(
-                path, {"images": images, "labels": np.asarray(labels), _REDRAWS: redraws}
-            )
-        parallel.wait_for_hosts("written")
 
     def make_samples(
         refresh: int, variables: Any, missing: Sequence[int] | None = None
@@ -130,6 +101,58 @@ def _make_synthesis(
         return read_images
 
     return make_samples
+
+
+def _told(
+    progresses: Iterable[SynthesisProgress],
+    before: SavedProgress | None,
+    share: parallel.Share,
+    refresh: int,
+    advance: phases.Advance,
+    warn: Callable[[str], None],
+) -> Iterator[SynthesisProgress]:
+    """Passes on where a batch stands, and tells of the steps done and of images drawn again."""
+    size = share.stop - share.first
+    attempt, done = (before.attempt, before.step) if before else (0, 0)
+    advance(size * done)
+    for progress in progresses:
+        advance(size * max(0, progress.step - done))
+        done = max(done, progress.step)
+        if progress.attempt > attempt:
+            attempt = progress.attempt
+            warn(
+                f"images {share.first} to {share.stop - 1} of refresh {refresh} came out with NaN "
+                "or infinite values: drawn again"
+            )
+        yield progress
+
+
+def _write_batch(
+    folder: Path,
+    experiment: Experiment,
+    refresh_key: Array,
+    share: parallel.Share,
+    progress: SynthesisProgress,
+) -> None:
+    """Writes this host's images of a batch and their labels, and removes what was there."""
+    if parallel.is_main_process():
+        samples.remove_batch(folder, share.first, share.stop)
+    parallel.wait_for_hosts("removed")
+    if share.valid.any():
+        images = parallel.fetch(progress.state.images)[share.valid]
+        indices = share.indices[share.valid]
+        labels = synthesis.draw_labels(
+            jax.random.fold_in(refresh_key, progress.attempt),
+            jnp.asarray(indices),
+            experiment.model.num_classes,
+            experiment.config.synthesis,
+        )
+        path = samples.shard_path(folder, int(indices[0]), int(indices[-1]) + 1)
+        redraws = np.full(len(images), progress.attempt, np.int32)
+        samples.write_arrays(
+            path, {"images": images, "labels": np.asarray(labels), _REDRAWS: redraws}
+        )
+    parallel.wait_for_hosts("written")
 
 
 def find_missing(
