@@ -59,7 +59,7 @@ def main(argv: list[str]) -> None:
 
     if _CACHE.value:
         jax.config.update("jax_compilation_cache_dir", str(Path(_CACHE.value).expanduser()))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     try:
         settings = config.validated(_CONFIG.value)
         if _is_distributed():

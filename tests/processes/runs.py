@@ -12,11 +12,12 @@ import numpy as np
 
 import maskaq_jax
 from maskaq_jax import samples
+from tests import tiny
 
 ROOT = Path(__file__).parents[2]
 
-# A model of 28 x 28 images small enough that a run takes seconds; 8 bits and small steps, so that
-# rounding that differs between device counts does not grow into another model.
+# The embedded teacher; 8 bits and small steps, so that rounding that differs between device counts
+# does not grow into another model.
 CONFIG = """
 from configs import smoke
 
@@ -34,6 +35,12 @@ def get_config(argument=None):
     config.finetuning.quantizer_learning_rate = 1e-4
     config.evaluation.split, config.evaluation.batch_size = "validation", 1250
     config.checkpoint_seconds = 0.0
+    return config
+"""
+# The same, of a model so small that a run takes few seconds more than its start.
+TINY_CONFIG = f"""{CONFIG.rstrip().removesuffix("return config")}config.model.name = "vit"
+    config.model.arguments = {tiny.ARGUMENTS}
+    config.model.weights = "WEIGHTS"
     return config
 """
 
@@ -87,6 +94,8 @@ def start(directory, workdir, *flags, script=None, devices=1, **options):
         | {
             "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
             "PYTHONUNBUFFERED": "1",
+            # Most of a small run's time is compilation.
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         },
         **options,
     )

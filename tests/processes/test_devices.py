@@ -13,25 +13,6 @@ pytestmark = [
 ]
 
 
-def test_two_processes_resume_where_both_know_it(directory):
-    workdir = directory / "pair"
-    for process in runs.start_all(directory, workdir, 2):
-        runs.finish(process)
-    expected = runs.leaves(workdir)
-    killed = directory / "killed_pair"
-    # Both die at once in the middle of a batch; then one has lost what it knew of it.
-    killer = [runs.KILLER, "synthesis", "4", "1651"]
-    for process in runs.start_all(directory, killed, 2, script=killer):
-        process.communicate(timeout=900)
-    unfinished = sorted(killed.rglob("unfinished_*"))
-    assert unfinished
-    unfinished[-1].unlink()
-    for process in runs.start_all(directory, killed, 2):
-        runs.finish(process)
-    for actual, wanted in zip(runs.leaves(killed), expected, strict=True):
-        np.testing.assert_array_equal(actual, wanted)
-
-
 # A float32 sum in another order differs by 1e-7 of its size. Adam divides a gradient by its own
 # size, so where it is nearly 0 that rounding decides an update of 0.1: few pixels, and the mean
 # stays small. At 8 bits and small steps, Q then differs by less than a point.
