@@ -231,7 +231,7 @@ def describe_cell(cell: tuple[str, int, int], rows: list[dict[str, Any]]) -> str
             for seed in seeds
             if real[seed] - noise[seed] >= _LEAST_GAP
         ]
-        seconds = statistics.mean(row["seconds"] for row in by_seed.values())
+        seconds = statistics.median(row["seconds"] for row in by_seed.values())
         lines.append(
             f"| {name} | {len(by_seed)} "
             f"| {show(row['calibrated_top1'] for row in by_seed.values())} "

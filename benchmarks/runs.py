@@ -190,12 +190,13 @@ def finish_all(
     failures = []
     with concurrent.futures.ThreadPoolExecutor(len(cores)) as pool:
         try:
-            waiting = {pool.submit(finish_next, run) for run in runs}
+            submitted = [pool.submit(finish_next, run) for run in runs]
+            waiting = set(submitted)
             while waiting:
                 done, waiting = concurrent.futures.wait(
                     waiting, _PATIENCE, concurrent.futures.FIRST_COMPLETED
                 )
-                for future in done:
+                for future in filter(done.__contains__, submitted):
                     try:
                         yield future.result()
                     except RuntimeError as error:
