@@ -56,8 +56,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as cache:
         # The processes that tell peak memory find here what is compiled: a compiler needs more.
         os.environ["JAX_COMPILATION_CACHE_DIR"] = cache
-        jax.config.update("jax_compilation_cache_dir", cache)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+        programs.keep_on_disk(Path(cache))
         benchmark_all(options)
 
 

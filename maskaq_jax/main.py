@@ -53,13 +53,10 @@ def main(argv: list[str]) -> None:
     from maskaq_jax import memory
 
     memory.keep_freed_memory()
-    import jax
-
-    from maskaq_jax import config, experiment, interruption, parallel
+    from maskaq_jax import config, experiment, interruption, parallel, programs
 
     if _CACHE.value:
-        jax.config.update("jax_compilation_cache_dir", str(Path(_CACHE.value).expanduser()))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+        programs.keep_on_disk(Path(_CACHE.value).expanduser())
     try:
         settings = config.validated(_CONFIG.value)
         if _is_distributed():

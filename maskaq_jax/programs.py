@@ -5,6 +5,7 @@ there or to ask XLA what it costs.
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,6 +16,12 @@ from jax.sharding import Mesh, NamedSharding
 from maskaq_jax import calibration, evaluate, finetune, parallel, synthesis
 from maskaq_jax.models import Model
 from maskaq_jax.parallel import AXIS, REPLICATED, SHARDED
+
+
+def keep_on_disk(directory: Path) -> None:
+    """Has programs of every size kept in a directory, so that the next start compiles none."""
+    jax.config.update("jax_compilation_cache_dir", str(directory))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
 def map_evaluation(model: Model, mesh: Mesh) -> Callable[..., Any]:

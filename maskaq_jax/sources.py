@@ -64,7 +64,9 @@ def _make_synthesis(
         before = _read_progress(unfinished, share, reporter.warn)
         with reporter.phase("synthesis") as advance:
             progresses = synthesize_batch(refresh_key, share, experiment.params, variables, before)
-            for progress in _told(progresses, before, share, refresh, advance, reporter.warn):
+            for progress in _report_progress(
+                progresses, before, share, refresh, advance, reporter.warn
+            ):
                 if progress.step == num_steps:
                     continue  # finished, or to be drawn again
                 is_stopping = clock.is_stopping()
@@ -103,7 +105,7 @@ def _make_synthesis(
     return make_samples
 
 
-def _told(
+def _report_progress(
     progresses: Iterable[SynthesisProgress],
     before: SavedProgress | None,
     share: parallel.Share,

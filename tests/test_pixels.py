@@ -4,15 +4,14 @@ import pytest
 
 from maskaq_jax.pixels import Pixels
 
-PIXELS = Pixels(mean=(0.5, 0.25), std=(0.25, 0.5))
-BYTES = np.asarray([[[0, 255], [51, 102]]], np.uint8)
-IMAGES = [[[-2.0, 1.5], [-1.2, 0.3]]]
+PIXELS = Pixels(mean=(0.5, 0.25), std=(0.5, 0.125))
 
 
-def test_bytes_become_inputs_by_the_statistics_of_their_channel():
-    images = PIXELS.from_bytes(BYTES)
-    assert images.dtype == np.float32
-    np.testing.assert_allclose(images, IMAGES, rtol=1e-6)
+def test_normalised_pixels_are_those_of_the_formula():
+    images = np.array([[[[0, 255]]], [[[51, 102]]]], np.uint8)
+    normalised = PIXELS.from_bytes(images)
+    assert normalised.dtype == np.float32
+    np.testing.assert_allclose(normalised.ravel(), [-1, 6, -0.6, 1.2], rtol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(2,), (1, 2), (3, 1, 5, 2)])
@@ -24,9 +23,14 @@ def test_normalisation_is_undone(shape):
         np.testing.assert_allclose(PIXELS.denormalise(images), pixels, atol=1e-6)
 
 
+def test_pixel_bounds_are_those_of_the_normalisation():
+    low, high = Pixels(mean=(0.5,), std=(0.25,)).bounds()
+    np.testing.assert_allclose([low[0], high[0]], [-2, 2])
+
+
 def test_what_no_pixel_gives_is_cut_off():
     low, high = PIXELS.bounds()
-    np.testing.assert_allclose(low, [-2, -0.5])
-    np.testing.assert_allclose(high, [2, 1.5])
+    np.testing.assert_allclose(low, [-1, -2])
+    np.testing.assert_allclose(high, [1, 6])
     np.testing.assert_allclose(PIXELS.denormalise(low - 1), [0, 0])
     np.testing.assert_allclose(PIXELS.denormalise(high + 1), [1, 1])

@@ -175,11 +175,6 @@ def test_views_are_not_what_the_smoothness_term_sees(problem):
     assert terms["total_variation"] > 1
 
 
-def test_pixel_bounds_are_those_of_the_normalisation():
-    low, high = Pixels(mean=(0.5,), std=(0.25,)).bounds()
-    np.testing.assert_allclose([low[0], high[0]], [-2, 2])
-
-
 def test_the_roughness_of_psaq_is_a_target_of_the_batch(problem):
     _, batch, _ = problem
     images = jnp.zeros((32, 224, 224, 3))

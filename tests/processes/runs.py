@@ -12,7 +12,6 @@ import numpy as np
 
 import maskaq_jax
 from maskaq_jax import samples
-from tests import tiny
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,10 +36,15 @@ def get_config(argument=None):
     config.checkpoint_seconds = 0.0
     return config
 """
-# The same, of a model so small that a run takes few seconds more than its start.
-TINY_CONFIG = f"""{CONFIG.rstrip().removesuffix("return config")}config.model.name = "vit"
-    config.model.arguments = {tiny.ARGUMENTS}
-    config.model.weights = "WEIGHTS"
+# Goes on from there, to a model so small that a run takes few seconds more than its start.
+SMALLER = """
+get_full_config = get_config
+
+
+def get_config(argument=None):
+    config = get_full_config(argument)
+    config.model.arguments = {arguments}
+    config.model.weights = "{weights}"
     return config
 """
 

@@ -13,6 +13,13 @@ pytestmark = [
 ]
 
 
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("processes")
+    (directory / "config.py").write_text(runs.CONFIG)
+    return directory
+
+
 # A float32 sum in another order differs by 1e-7 of its size. Adam divides a gradient by its own
 # size, so where it is nearly 0 that rounding decides an update of 0.1: few pixels, and the mean
 # stays small. At 8 bits and small steps, Q then differs by less than a point.

@@ -6,6 +6,8 @@ import signal
 import numpy as np
 import pytest
 
+from maskaq_jax.models import create_model
+from tests import tiny
 from tests.processes import runs
 
 pytestmark = [
@@ -13,6 +15,16 @@ pytestmark = [
     # Orbax leaves an event loop to the garbage collector.
     pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestWarning"),
 ]
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("tiny_processes")
+    weights = directory / "tiny.safetensors"
+    tiny.save_random_weights(create_model("vit", 10, **tiny.ARGUMENTS), weights)
+    smaller = runs.SMALLER.format(arguments=tiny.ARGUMENTS, weights=weights)
+    (directory / "config.py").write_text(runs.CONFIG + smaller)
+    return directory
 
 
 def _assert_same_bits(workdir, expected):
@@ -35,44 +47,44 @@ KILLS = [
 ]
 
 
-def test_twenty_kills_change_no_bit(tiny_directory, tiny_finished):
-    workdir = tiny_directory / "killed"
+def test_twenty_kills_change_no_bit(directory, finished):
+    workdir = directory / "killed"
     hit = []
     for seed, (phase, count) in enumerate(KILLS):
         killer = [runs.KILLER, phase, str(count), str(seed)]
-        process = runs.start(tiny_directory, workdir, script=killer)
+        process = runs.start(directory, workdir, script=killer)
         output, _ = process.communicate(timeout=900)
         if process.returncode == -signal.SIGKILL:
             hit.append(phase)
         else:
             assert process.returncode == 0, output
-    runs.finish(runs.start(tiny_directory, workdir))
+    runs.finish(runs.start(directory, workdir))
     assert len(hit) == len(KILLS), hit
-    _assert_same_bits(workdir, tiny_finished)
+    _assert_same_bits(workdir, finished)
 
 
-def test_two_processes_resume_where_both_know_it(tiny_directory):
-    workdir = tiny_directory / "pair"
-    for process in runs.start_all(tiny_directory, workdir, 2):
+def test_two_processes_resume_where_both_know_it(directory):
+    workdir = directory / "pair"
+    for process in runs.start_all(directory, workdir, 2):
         runs.finish(process)
     expected = runs.leaves(workdir)
-    killed = tiny_directory / "killed_pair"
+    killed = directory / "killed_pair"
     # Both die at once in the middle of a batch; then one has lost what it knew of it.
     killer = [runs.KILLER, "synthesis", "4", "1651"]
-    for process in runs.start_all(tiny_directory, killed, 2, script=killer):
+    for process in runs.start_all(directory, killed, 2, script=killer):
         process.communicate(timeout=900)
     unfinished = sorted(killed.rglob("unfinished_*"))
     assert unfinished
     unfinished[-1].unlink()
-    for process in runs.start_all(tiny_directory, killed, 2):
+    for process in runs.start_all(directory, killed, 2):
         runs.finish(process)
     for actual, wanted in zip(runs.leaves(killed), expected, strict=True):
         np.testing.assert_array_equal(actual, wanted)
 
 
-def test_sigterm_saves_and_says_so(tiny_directory, tiny_finished):
-    workdir = tiny_directory / "preempted"
-    process = runs.start(tiny_directory, workdir, "--config.samples.refresh_every=2")
+def test_sigterm_saves_and_says_so(directory, finished):
+    workdir = directory / "preempted"
+    process = runs.start(directory, workdir, "--config.samples.refresh_every=2")
     for line in process.stdout:
         if line.startswith("run directory"):
             break
@@ -80,22 +92,22 @@ def test_sigterm_saves_and_says_so(tiny_directory, tiny_finished):
     output, _ = process.communicate(timeout=900)
     assert process.returncode == 75, output
     assert f"start again with --workdir={workdir}" in output
-    runs.finish(runs.start(tiny_directory, workdir))
-    _assert_same_bits(workdir, tiny_finished)
+    runs.finish(runs.start(directory, workdir))
+    _assert_same_bits(workdir, finished)
 
 
 # A batch of images is larger than the first, what describes a checkpoint than the second.
 @pytest.mark.parametrize("limit", [30_000, 200_000])
-def test_a_full_disk_is_told_and_loses_nothing(tiny_directory, tiny_finished, limit):
+def test_a_full_disk_is_told_and_loses_nothing(directory, finished, limit):
     """No file may be larger than the limit, as if the disk ended there."""
 
     def limit_files():
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
-    workdir = tiny_directory / f"full_{limit}"
+    workdir = directory / f"full_{limit}"
     # Compiled programs are larger too, and already there.
-    process = runs.start(tiny_directory, workdir, preexec_fn=limit_files)
+    process = runs.start(directory, workdir, preexec_fn=limit_files)
     output, _ = process.communicate(timeout=900)
     assert process.returncode == 1, output
     *before, last = output.strip().splitlines()
@@ -104,32 +116,32 @@ def test_a_full_disk_is_told_and_loses_nothing(tiny_directory, tiny_finished, li
     # Nothing that writes in the background adds words of its own.
     assert "Traceback" not in output
     assert len(before) < 20
-    runs.finish(runs.start(tiny_directory, workdir))
-    _assert_same_bits(workdir, tiny_finished)
+    runs.finish(runs.start(directory, workdir))
+    _assert_same_bits(workdir, finished)
 
 
-def test_a_second_run_in_the_directory_is_refused(tiny_directory):
-    workdir = tiny_directory / "shared"
-    first = runs.start(tiny_directory, workdir)
+def test_a_second_run_in_the_directory_is_refused(directory):
+    workdir = directory / "shared"
+    first = runs.start(directory, workdir)
     for line in first.stdout:
         if "% of the run" in line or (workdir / "metrics.jsonl").exists():
             break
-    second = runs.start(tiny_directory, workdir)
+    second = runs.start(directory, workdir)
     output, _ = second.communicate(timeout=900)
     assert second.returncode == 2, output
     assert f"another run is at work in {workdir}" in output
     runs.finish(first)
 
 
-def test_a_run_that_ended_before_it_began_can_start(tiny_directory):
-    workdir = tiny_directory / "remains"
+def test_a_run_that_ended_before_it_began_can_start(directory):
+    workdir = directory / "remains"
     workdir.mkdir()
     for name in ("lock", "config.json.unfinished"):
         (workdir / name).write_text("")
-    runs.finish(runs.start(tiny_directory, workdir))
+    runs.finish(runs.start(directory, workdir))
 
 
-def test_programs_of_every_size_are_kept_on_disk(tiny_directory, tiny_finished):
-    names = {path.name.partition("-")[0] for path in (tiny_directory / "compiled").iterdir()}
+def test_programs_of_every_size_are_kept_on_disk(directory, finished):
+    names = {path.name.partition("-")[0] for path in (directory / "compiled").iterdir()}
     # The steps, and what compiles in milliseconds.
     assert {"jit_per_device", "jit__threefry_seed"} <= names

@@ -4,7 +4,7 @@ import jax
 import pytest
 
 from maskaq_jax import config as config_lib
-from maskaq_jax import data, run
+from maskaq_jax import data, programs, run
 from maskaq_jax.models import create_model
 from tests import tiny
 
@@ -19,8 +19,7 @@ def compiled(tmp_path_factory):
 def compiled_quickly_and_once(compiled):
     """Every run makes its programs anew, and most of them are the same."""
     before = jax.config.jax_compilation_cache_dir
-    jax.config.update("jax_compilation_cache_dir", str(compiled))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    programs.keep_on_disk(compiled)
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_compilation_cache_dir", before)
