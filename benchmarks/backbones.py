@@ -9,13 +9,11 @@ Each case has processes of its own, whose peak memory the system tells. Prints a
 import tempfile
 from pathlib import Path
 
-import jax
 import numpy as np
 from PIL import Image
-from safetensors.numpy import save_file
 
 from benchmarks.processes import measure
-from maskaq_jax import torch_import
+from benchmarks.random_weights import write_random_weights
 from maskaq_jax.models import create_model
 
 # Config, model and classes of each whole run; it has every phase and a refresh.
@@ -45,7 +43,8 @@ def main() -> None:
         directory = Path(name)
         print("| case | peak memory | time |\n|---|---|---|")
         for config, (model, num_classes) in RUNS.items():
-            weights = write_random_weights(directory, model, num_classes)
+            weights = directory / f"{model}.safetensors"
+            write_random_weights(weights, create_model(model, num_classes))
             images = write_images(directory, num_classes)
             seconds, gigabytes = measure(
                 "-m",
@@ -57,7 +56,8 @@ def main() -> None:
             )
             print(f"| run of {model} | {gigabytes:.2f} GB | {seconds:.0f} s |", flush=True)
 
-        weights = write_random_weights(directory, IMPORTED, 1000)
+        weights = directory / f"{IMPORTED}.safetensors"
+        write_random_weights(weights, create_model(IMPORTED))
         code = (
             "import sys; from maskaq_jax import torch_import; "
             "from maskaq_jax.models import create_model; "
@@ -70,16 +70,6 @@ def main() -> None:
             f"| {IMPORTED} built and imported | {gigabytes - before:.2f} GB over the imports' "
             f"{before:.2f}, {(gigabytes - before) / file:.1f} times the file | {seconds:.1f} s |"
         )
-
-
-def write_random_weights(directory: Path, name: str, num_classes: int) -> Path:
-    """Weights of a model as its initialisers draw them, under timm's names."""
-    path = directory / f"{name}.safetensors"
-    model = create_model(name, num_classes)
-    images = np.zeros((1, *model.input_shape), np.float32)
-    params = jax.jit(model.init)(jax.random.key(0), images)["params"]
-    save_file(torch_import.to_torch_state(params), path)
-    return path
 
 
 def write_images(directory: Path, num_classes: int) -> Path:

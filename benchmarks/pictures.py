@@ -85,7 +85,7 @@ def draw_samples(
     """A row of images for each method."""
     figure, axes = charts.new_figure(len(images), _NUM_COLUMNS, (_NUM_COLUMNS, len(images)))
     for row, (method, own) in zip(axes, images.items(), strict=True):
-        for axis, picture in zip(row, to_pixels(own, prepared), strict=True):
+        for axis, picture in zip(row, prepared.config.pixels.denormalise(own), strict=True):
             show(axis, picture)
         row[0].set_ylabel(method, rotation=0, ha="right", va="center")
     figure.savefig(path, dpi=100)
@@ -100,7 +100,7 @@ def draw_similarity(
         logits = apply(prepared, {"params": prepared.params}, own[:1])
         rows = attention.patch_logits(logits, prepared.model.num_prefix_tokens).mean(axis=1)[0]
         rows = rows / jnp.linalg.norm(rows, axis=-1, keepdims=True)
-        show(axes[0, column], to_pixels(own, prepared)[0])
+        show(axes[0, column], prepared.config.pixels.denormalise(own)[0])
         axes[0, column].set_title(method)
         show(axes[1, column], rows @ rows.T, vmin=-1, vmax=1, cmap="RdBu_r")
     axes[1, 0].set_ylabel("patch similarity")
@@ -112,7 +112,7 @@ def draw_attention(
 ) -> None:
     """Images, and what P and Q attend to in them; P's informative regions are outlined."""
     model, settings = prepared.model, prepared.config.synthesis
-    rows = {"image": to_pixels(images, prepared)}
+    rows = {"image": prepared.config.pixels.denormalise(images)}
     params = {"params": prepared.params}
     for name, values in (("P", params), ("Q", variables)):
         scores = attention.patch_scores(apply(prepared, values, images), model.num_prefix_tokens)
@@ -136,12 +136,6 @@ def outline(axis: Any, mask: np.ndarray, height: int, width: int) -> None:
     axis.contour(
         np.arange(width) + 0.5, np.arange(height) + 0.5, pixels, levels=[0.5], colors="orangered"
     )
-
-
-def to_pixels(images: np.ndarray, prepared: experiment.Experiment) -> np.ndarray:
-    """Normalised images as values from 0 to 1."""
-    pixels = prepared.config.pixels
-    return np.clip(images * np.asarray(pixels.std) + np.asarray(pixels.mean), 0, 1)
 
 
 def show(axis: Any, picture: Any, **options: Any) -> None:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from maskaq_jax import config as config_lib
-from maskaq_jax import interruption
+from maskaq_jax import interruption, report
 
 # Seconds between two looks at whether to stop.
 _PATIENCE = 1.0
@@ -111,8 +111,8 @@ class Record:
         writer.writeheader()
         writer.writerows(self.rows.values())
         # A row without its digest counts as missing, so the order makes a kill between harmless.
-        _replace(self.path, table.getvalue())
-        _replace(self.path.with_suffix(".json"), json.dumps(self._digests, indent=2) + "\n")
+        report.write_text(self.path, table.getvalue())
+        report.write_json(self.path.with_suffix(".json"), self._digests)
 
 
 def fill(
@@ -309,10 +309,3 @@ def _parse(text: str) -> Any:
 
 def _digest(settings: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def _replace(path: Path, text: str) -> None:
-    """Writes a file whole or not at all."""
-    unfinished = path.with_name(f"{path.name}.unfinished")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(path)

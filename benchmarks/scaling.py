@@ -20,12 +20,10 @@ import jax
 from maskaq_jax import config as config_lib
 from maskaq_jax import finetune, parallel, programs, schedule, sources, synthesis
 from maskaq_jax.config import Config
-from maskaq_jax.models import create_model
 
 BACKBONES = ("vit_t", "deit_t", "deit_s", "deit_b", "vit_b", "swin_t", "dinov2_s")
 CHIP_COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-# Images of a device that keep it busy: where the paper's batch has fewer, synthesis takes more,
-# which changes no image.
+# Images of a device that keep it busy: where the paper's batch has fewer, synthesis takes more.
 IMAGES_PER_DEVICE = 8
 
 
@@ -116,12 +114,7 @@ def main() -> None:
 def print_backbone(backbone: str) -> None:
     """Prints what a run of a config costs."""
     settings = config_lib.validated(importlib.import_module(f"configs.{backbone}").get_config())
-    model = create_model(
-        settings.model.name,
-        settings.model.num_classes,
-        settings.quantization,
-        **settings.model.arguments,
-    )
+    model = config_lib.create_model(settings)
     synthesis_spec = synthesis.Spec(settings.synthesis, settings.pixels)
     finetuning_spec = finetune.Spec(settings.finetuning, settings.pixels)
     synthesis_cost = measure(

@@ -28,7 +28,7 @@ from benchmarks.processes import measure
 from maskaq_jax import calibration, finetune, memory, parallel, programs, synthesis
 from maskaq_jax import config as config_lib
 from maskaq_jax.config import Config
-from maskaq_jax.models import Model, create_model
+from maskaq_jax.models import Model
 
 PHASES = ("synthesis", "finetuning", "evaluation")
 # Of matrices large enough to be at the machine's rate.
@@ -137,13 +137,7 @@ def make_problem(name: str, batch_size: int, bits: int, **arguments: Any) -> Pro
     module = importlib.import_module(f"configs.{name}")
     preset = ",preset=paper" if "fashion" in name else ""
     settings = config_lib.validated(module.get_config(f"w={bits},a={bits}{preset}"))
-    model = create_model(
-        settings.model.name,
-        settings.model.num_classes,
-        settings.quantization,
-        **(settings.model.arguments | arguments),
-    )
-    return Problem(settings, model, batch_size)
+    return Problem(settings, config_lib.create_model(settings, **arguments), batch_size)
 
 
 def make_step(problem: Problem, phase: str) -> tuple[Step, Any, float]:

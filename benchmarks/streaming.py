@@ -6,16 +6,13 @@ A tiny model sees images of 224 px, each of 0.6 MB: memory that grew with their 
 Prints a Markdown table.
 """
 
+import math
 import tempfile
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
-from safetensors.numpy import save_file
-
 from benchmarks.processes import measure
-from maskaq_jax import torch_import
+from benchmarks.random_weights import write_random_weights
 from maskaq_jax.models import create_model
 
 SIZES = (250, 1000, 4000)
@@ -52,10 +49,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         model = create_model("vit", 10, **ARGUMENTS)
-        images = np.zeros((1, *model.input_shape), np.float32)
-        params = jax.jit(model.init)(jax.random.key(0), images)["params"]
         weights = directory / "weights.safetensors"
-        save_file(torch_import.to_torch_state(params), weights)
+        write_random_weights(weights, model)
         print("| images | their size | peak memory | time |\n|---|---|---|---|")
         for size in SIZES:
             config = directory / f"config_{size}.py"
@@ -67,7 +62,7 @@ def main() -> None:
                 f"--workdir={directory / str(size)}",
                 "--compilation_cache=",
             )
-            stored = size * images.nbytes / 1e9
+            stored = size * 4 * math.prod(model.input_shape) / 1e9
             print(
                 f"| {size} | {stored:.2f} GB | {gigabytes:.2f} GB | {seconds:.0f} s |", flush=True
             )

@@ -20,18 +20,16 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     # But for one step: what the first images are worth as they are.
     "synthesis": {"synthesis.num_steps": 1},
 }
-# Those that make their images once, and have none of the terms that MaskAQ added.
+# Those that make their images once, and weigh all patches alike.
 FORERUNNERS = ("mimiq", "psaq")
-
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def imagenet_config(
     argument: str | None,
     model: str,
     weights: str,
-    mean: tuple[float, ...] = IMAGENET_MEAN,
-    std: tuple[float, ...] = IMAGENET_STD,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
 ) -> ConfigDict:
     """The paper's settings for an ImageNet model, but for calibration on synthetic images.
 
@@ -41,7 +39,8 @@ def imagenet_config(
         agreement of both models.
       model: a name of `create_model`.
       weights: where its weights are.
-      mean: of the pixels of each channel, from 0 to 1, that the model was trained with.
+      mean: of the pixels of each channel, from 0 to 1, that the model was trained with; ImageNet's
+        without.
       std: their standard deviation.
     """
     arguments = schema.parse_arguments(argument, w=4, a=4, method="maskaq", seed=0, val="")
@@ -51,8 +50,8 @@ def imagenet_config(
     config.model.weights = weights
     # A field, so that the command line can set it.
     config.model.arguments = ConfigDict({"img_size": 224})
-    config.pixels.mean = mean
-    config.pixels.std = std
+    config.pixels.mean = mean or config.pixels.mean
+    config.pixels.std = std or config.pixels.std
     config.quantization.weight_bits = arguments.w
     config.quantization.activation_bits = arguments.a
     if arguments.val.startswith(data.TFDS_SCHEME):
@@ -119,9 +118,10 @@ def set_method(config: ConfigDict, method: str) -> None:
     if method not in FORERUNNERS:
         return
     weights = config.synthesis.weights
-    weights.coupling = weights.entropy = 0.0
+    for name in weights:
+        if name not in config_lib.METHOD_TERMS[method]:
+            weights[name] = 0.0
     if method == "psaq":
-        weights.similarity = weights.total_variation = 0.0
         weights.density, weights.variation_gap = 1.0, 0.05
     config.finetuning.important_weight = 1.0
     config.samples.refresh_every = 0

@@ -2,7 +2,7 @@
 
     python -m maskaq_jax.main --config=configs/smoke.py
 
-Shows that an installation works and what a run leaves behind, in under a minute on 2 cores. Its
+Shows that an installation works and what a run leaves behind, in about a minute on 2 cores. Its
 accuracy means nothing: the images are too few and too little optimised.
 """
 

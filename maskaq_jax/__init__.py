@@ -21,6 +21,7 @@ def load(workdir: str | os.PathLike[str]) -> tuple[Any, Any]:
 
     Raises:
       FileNotFoundError: there is no finished run.
+      OSError: its last checkpoint is damaged.
     """
     from maskaq_jax import experiment  # JAX loads when it is needed.
 

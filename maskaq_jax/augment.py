@@ -171,6 +171,8 @@ def _jitter(key: Array, pixels: Array) -> Array:
     pixels = jnp.clip(level + contrast * (pixels - level), 0, 1)
     grey = _grey(pixels)
     pixels = jnp.clip(grey + saturation * (pixels - grey), 0, 1)
+    if pixels.shape[-1] == 1:
+        return pixels  # grey has no hue
     hue = jax.random.uniform(hue_key, minval=-0.2, maxval=0.2)
     return dm_pix.adjust_hue(pixels, hue)
 

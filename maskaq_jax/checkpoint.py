@@ -1,6 +1,5 @@
 """Saves and restores the state of fine-tuning with Orbax, and notices damaged files."""
 
-import errno
 import json
 import zlib
 from collections.abc import Callable
@@ -12,7 +11,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from maskaq_jax import parallel
+from maskaq_jax import failures, parallel
 
 _NEWEST_KEPT = 2
 
@@ -110,7 +109,7 @@ def restore(
             record, trees = restored["progress"], {name: restored[name] for name in templates}
             _check(record, trees)
         except Exception as error:  # whatever damaged files make their readers raise
-            if _is_of_machine(error):
+            if failures.is_of_machine(error):
                 raise
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             on_damaged(f"checkpoint {manager.directory / str(step)} is damaged: {reason}")
@@ -125,13 +124,6 @@ def discard_after(manager: ocp.CheckpointManager, step: int) -> None:
     for later in manager.all_steps():
         if later > step:
             manager.delete(later)
-
-
-def _is_of_machine(error: Exception) -> bool:
-    """Whether an error tells of the machine, so that the same file may be read another time."""
-    if isinstance(error, OSError):
-        return error.errno in (errno.EACCES, errno.EIO, errno.EMFILE, errno.ENOMEM, errno.ESTALE)
-    return isinstance(error, MemoryError | jax.errors.JaxRuntimeError)
 
 
 def _check(record: dict[str, Any], trees: dict[str, Any]) -> None:

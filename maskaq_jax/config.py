@@ -15,7 +15,6 @@ from ml_collections import ConfigDict
 
 from maskaq_jax import data, hub, models, schema
 from maskaq_jax.finetune import Settings as FinetuningSettings
-from maskaq_jax.models import Model as Network
 from maskaq_jax.models import Quantization
 from maskaq_jax.pixels import Pixels
 from maskaq_jax.preprocessing import Preprocessing
@@ -34,7 +33,7 @@ METHODS = (*SYNTHESIS_METHODS, "noise", "real")
 
 
 @dataclasses.dataclass(frozen=True)
-class Model:
+class ModelSettings:
     """The full-precision model P that is quantized.
 
     Attributes:
@@ -101,12 +100,12 @@ class Config:
     Attributes:
       seed: of every random draw.
       method: where the samples come from: 'maskaq', 'mimiq', 'psaq', 'noise' or 'real'.
-      checkpoint_seconds: least time between two checkpoints within fine-tuning.
+      checkpoint_seconds: least time between two saves within synthesis or fine-tuning.
     """
 
     seed: NonNegativeInt = 0
     method: str = "maskaq"
-    model: Model = Model()
+    model: ModelSettings = ModelSettings()
     pixels: Pixels = Pixels()
     quantization: Quantization = Quantization(weight_bits=4, activation_bits=4)
     samples: Samples = Samples()
@@ -135,6 +134,18 @@ def validated(config: ConfigDict) -> Config:
 def from_dict(values: Mapping[str, Any]) -> Config:
     """Freezes nested plain values, such as a run's `config.json`; checks names and types."""
     return schema.build(Config, values, "config")
+
+
+def create_model(config: Config, **arguments: Any) -> models.Model:
+    """The low-bit model Q of a config, with other arguments of the model where given.
+
+    Raises:
+      ValueError: as of `models.create_model`.
+    """
+    model = config.model
+    return models.create_model(
+        model.name, model.num_classes, config.quantization, **(model.arguments | arguments)
+    )
 
 
 def check_field(path: str) -> None:
@@ -186,12 +197,12 @@ def _check_model(config: Config) -> None:
     model = config.model
     schema.choose("config.model.name", model.name, models.model_names())
     try:
-        network = models.create_model(
-            model.name, model.num_classes, config.quantization, **model.arguments
-        )
+        network = create_model(config)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"config.model: {error}") from error
     side, _, channels = network.input_shape
+    if channels not in (1, 3):
+        raise ConfigError(f"config.model.arguments.in_chans must be 1 or 3, got {channels}")
     if config.finetuning.view.shift >= side:
         raise ConfigError(
             f"config.finetuning.view.shift must be smaller than the model's images of {side} "
@@ -233,7 +244,7 @@ def _check_outputs(config: Config) -> None:
         )
 
 
-def _check_evaluation(config: Config, network: Network) -> None:
+def _check_evaluation(config: Config, network: models.Model) -> None:
     evaluation = config.evaluation
     if evaluation.dataset.startswith(data.TFDS_SCHEME):
         if not evaluation.split:

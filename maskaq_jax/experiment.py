@@ -20,20 +20,21 @@ from maskaq_jax import (
     hub,
     image_folder,
     parallel,
+    programs,
     report,
     schedule,
     tfds_images,
     torch_import,
 )
 from maskaq_jax.config import Config
-from maskaq_jax.models import Model, create_model
+from maskaq_jax.models import Model
 from maskaq_jax.schema import ConfigError
 
 _LOCK = "lock"
 # Of the weights a run was started with.
 _WEIGHTS = "weights.json"
 # What a run that ended before it began leaves behind.
-_REMAINS = (_LOCK, "config.json.unfinished")
+_REMAINS = (_LOCK, _WEIGHTS, f"{_WEIGHTS}.unfinished", "config.json.unfinished")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +69,7 @@ def prepare(settings: Config, workdir: Path) -> Experiment:
     """
     _check_workdir(settings, workdir)
     mesh = parallel.make_mesh()
-    model = _create_model(settings)
+    model = config.create_model(settings)
     evaluation = _open_evaluation(settings, model)
     params = torch_import.load_torch_weights(_weights_source(settings.model.weights), model)
     _check_weights(params, settings, workdir)
@@ -92,7 +93,7 @@ def claim(experiment: Experiment) -> Iterator[None]:
             _write_start(experiment, lock)
         except (ConfigError, OSError) as error:
             refusal = error
-    if parallel.agree(refusal is not None):
+    if parallel.take_from_main(refusal is not None):
         lock.release()
         raise refusal or ConfigError(f"process 0 refuses {workdir}: its own message says why")
     if not (workdir / "config.json").is_file():
@@ -159,14 +160,10 @@ def load(workdir: str | os.PathLike[str]) -> tuple[Model, Any]:
         )
     values = json.loads((workdir / "config.json").read_text(encoding="utf-8"))
     settings = config.from_dict(values)
-    model = _create_model(settings)
-    image = jax.ShapeDtypeStruct((1, *model.input_shape), np.float32)
-    shapes = {"quant": {}} | jax.eval_shape(model.init, jax.random.key(0), image)
+    model = config.create_model(settings)
     # Here, wherever the run was.
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    template = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), shapes
-    )
+    template = parallel.shapes_on(here, programs.variable_shapes(model))
     with checkpoint.open_reader(workdir / "checkpoints") as checkpoints:
         saved = checkpoint.restore(checkpoints, {"variables": template}, _fail)
     if saved is None:
@@ -210,15 +207,11 @@ def _open_evaluation(settings: Config, model: Model) -> data.Dataset | None:
     return None
 
 
-def _create_model(settings: Config) -> Model:
-    model = settings.model
-    return create_model(model.name, model.num_classes, settings.quantization, **model.arguments)
-
-
 def _check_workdir(settings: Config, workdir: Path) -> None:
     if "\0" in str(workdir):
         raise ConfigError(f"workdir {str(workdir)!r} is no name of a directory")
-    there = next(path for path in (workdir.absolute(), *workdir.absolute().parents) if _is(path))
+    # If only a link to nothing.
+    there = next(filter(os.path.lexists, (workdir.absolute(), *workdir.absolute().parents)))
     if not there.is_dir():
         raise ConfigError(f"workdir {workdir}: {there} is not a directory")
     if not os.access(there, os.W_OK | os.X_OK):
@@ -227,7 +220,7 @@ def _check_workdir(settings: Config, workdir: Path) -> None:
         return
     saved = workdir / "config.json"
     if not saved.is_file():
-        if any(path.name not in (*_REMAINS, _WEIGHTS) for path in workdir.iterdir()):
+        if any(path.name not in _REMAINS for path in workdir.iterdir()):
             raise ConfigError(
                 f"workdir {workdir} holds files that are no run of ours: name another --workdir"
             )
@@ -244,11 +237,6 @@ def _check_workdir(settings: Config, workdir: Path) -> None:
             f"workdir {workdir} holds another run, which differs in {', '.join(differences[:3])}"
             f"{', ...' if len(differences) > 3 else ''}: name another --workdir"
         )
-
-
-def _is(path: Path) -> bool:
-    """Whether something has that name, if only a link to nothing."""
-    return path.exists() or path.is_symlink()
 
 
 def _differences(before: Any, now: Any, path: str) -> list[str]:

@@ -1,8 +1,6 @@
 """Tells a run when to save and when to stop: a clock, and the signals that ask it to end."""
 
 import contextlib
-import errno
-import os
 import signal
 import sys
 import threading
@@ -12,8 +10,6 @@ from collections.abc import Callable, Iterator
 from maskaq_jax import parallel
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
-_FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
 
 # Of a program that was interrupted. BSD's sysexits.h: a temporary failure, try again.
 EXIT_STATUS = 75
@@ -82,17 +78,3 @@ def quiet_background() -> Iterator[None]:
         yield
     finally:
         sys.unraisablehook, threading.excepthook = hooks
-
-
-def find_full_disk(error: BaseException | None) -> str | None:
-    """Says so if an error, or one it comes from, is about a disk without room; else None.
-
-    Orbax and safetensors write through libraries that pass on the system's words alone.
-    """
-    while error is not None:
-        text = str(error)
-        for number in _FULL_DISK:
-            if getattr(error, "errno", None) == number or os.strerror(number) in text:
-                return f"the disk has no room ({os.strerror(number)})"
-        error = error.__cause__ or error.__context__
-    return None

@@ -49,7 +49,7 @@ def main(argv: list[str]) -> None:
     if _CONFIG.value is None:
         _refuse("--config is missing; try --config=configs/vit_fashion.py")
 
-    # JAX loads after the flags are known to be good: a typo is answered at once.
+    # JAX loads when it is needed: --help and a missing --config are answered at once.
     from maskaq_jax import memory
 
     memory.keep_freed_memory()
@@ -74,7 +74,7 @@ def main(argv: list[str]) -> None:
 
 def _run(prepared: "Experiment", is_terminated: Callable[[], bool]) -> None:
     """Runs; whatever ends it early is told in one line, with what to do about it."""
-    from maskaq_jax import config, interruption, parallel, run
+    from maskaq_jax import config, failures, interruption, parallel, run
 
     workdir = prepared.workdir
     say = print if parallel.is_main_process() else _say_nothing
@@ -89,7 +89,7 @@ def _run(prepared: "Experiment", is_terminated: Callable[[], bool]) -> None:
     except FloatingPointError as error:
         _end(str(error), _FAILURE)
     except Exception as error:
-        if reason := interruption.find_full_disk(error):
+        if reason := failures.find_full_disk(error):
             _tell(
                 f"{reason}: make room and start again with --workdir={workdir}; it continues from "
                 "its last whole checkpoint"

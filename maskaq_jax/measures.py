@@ -67,9 +67,7 @@ def _evaluation_batches(experiment: Experiment, reporter: report.Reporter) -> It
     """Batches of the dataset, which there must be; tells at the end of images that were broken."""
     config, dataset = experiment.config, experiment.evaluation
     assert dataset is not None
-    # No larger than the dataset: padding takes memory and time as images do.
-    batch_size = min(config.evaluation.batch_size, len(dataset))
-    shares = parallel.share_batches(len(dataset), batch_size, experiment.mesh)
+    shares = parallel.share_batches(len(dataset), config.evaluation.batch_size, experiment.mesh)
     broken: list[str] = []
     shape = experiment.model.input_shape
     yield from data.batches(dataset, config.pixels, shape, shares, broken.append)

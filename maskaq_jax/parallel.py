@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
 AXIS = "data"
 SHARDED = PartitionSpec(AXIS)
@@ -96,6 +96,13 @@ def map_over_devices(
     return jax.jit(mapped, donate_argnums=donate)
 
 
+def shapes_on(sharding: Sharding, tree: Any) -> Any:
+    """Shapes and dtypes of a tree of arrays, as placed by a sharding."""
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree
+    )
+
+
 def leading_axis_specs(tree: Any) -> Any:
     """Splits arrays along their first axis and replicates scalars."""
     return jax.tree.map(lambda leaf: SHARDED if np.ndim(leaf) else REPLICATED, tree)
@@ -117,7 +124,11 @@ def share_batch(first: int, stop: int, mesh: Mesh) -> Share:
 
 
 def share_batches(count: int, batch_size: int, mesh: Mesh) -> Iterator[Share]:
-    """Shares of `count` images in batches, all of one size on the devices."""
+    """Shares of `count` images in batches, all of one size on the devices.
+
+    None is larger than all the images: padding takes memory and time as images do.
+    """
+    batch_size = min(batch_size, count)
     for first in range(0, count, batch_size):
         share = share_batch(first, first + batch_size, mesh)
         yield share._replace(
@@ -162,7 +173,7 @@ def fetch(tree: Any) -> Any:
     return jax.tree.map(fetch_array, tree)
 
 
-def agree(value: Any) -> Any:
+def take_from_main(value: Any) -> Any:
     """Process 0's value on every host: a number, or an array of one shape everywhere."""
     if jax.process_count() == 1:
         return value

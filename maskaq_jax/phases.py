@@ -91,12 +91,14 @@ class SynthesisProgress(NamedTuple):
     Attributes:
       attempt: how often its images have been drawn again.
       step: steps taken.
+      labels: [n] int32, of this host's images.
       state: on the devices; the next step takes its memory.
       terms: loss terms of the last step.
     """
 
     attempt: int
     step: int
+    labels: np.ndarray
     state: synthesis.State
     terms: dict[str, float]
 
@@ -174,7 +176,7 @@ def make_synthesis(
                     state, batch, parallel.put(drawn, mesh, REPLICATED), np.int32(num_steps)
                 )
                 step += num_steps
-                yield SynthesisProgress(attempt, step, state, _floats(terms))
+                yield SynthesisProgress(attempt, step, labels, state, _floats(terms))
             broken = ~np.isfinite(parallel.fetch(state.images)).all()
             if not parallel.any_host(broken):
                 return

@@ -8,7 +8,8 @@ from typing import BinaryIO, Literal
 import numpy as np
 from PIL import Image
 
-from maskaq_jax.ranges import PositiveFloat
+from maskaq_jax import failures
+from maskaq_jax.ranges import PositiveShare
 
 Interpolation = Literal["bicubic", "bilinear"]
 
@@ -26,7 +27,7 @@ class Preprocessing:
       interpolation: of the resizing.
     """
 
-    crop_ratio: PositiveFloat = 0.9
+    crop_ratio: PositiveShare = 0.9
     interpolation: Interpolation = "bicubic"
 
 
@@ -65,9 +66,12 @@ def read_image(file: Path | BinaryIO, name: str, size: int, spec: Preprocessing)
 
     Raises:
       BrokenImageError: it is not an image that can be decoded.
+      MemoryError, OSError: the machine failed, and nothing is said of the image.
     """
     try:
         with Image.open(file) as image:
             return preprocess(image, size, spec)
     except Exception as error:  # whatever the decoders of damaged files raise
+        if failures.is_of_machine(error):
+            raise
         raise BrokenImageError(f"{name}: {error}") from error

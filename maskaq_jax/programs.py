@@ -117,16 +117,6 @@ def map_finetuning(
     )
 
 
-def evaluation_shapes(model: Model, batch_size: int) -> tuple[Any, ...]:
-    """Arguments of `map_evaluation`'s program for a global batch of that many images."""
-    return (
-        variable_shapes(model),
-        _image_shapes(model, batch_size),
-        jax.ShapeDtypeStruct((batch_size,), jnp.int32),
-        jax.ShapeDtypeStruct((batch_size,), jnp.bool_),
-    )
-
-
 def synthesis_shapes(model: Model, spec: synthesis.Spec, batch_size: int) -> tuple[Any, ...]:
     """Arguments of `map_synthesis`'s program for a global batch of that many images."""
     numbers: Any = jax.ShapeDtypeStruct((batch_size,), jnp.int32)
@@ -147,10 +137,7 @@ def finetuning_shapes(model: Model, spec: finetune.Spec, batch_size: int) -> tup
 def finetuning_state_shapes(model: Model, spec: finetune.Spec, mesh: Mesh) -> finetune.State:
     """The state of fine-tuning on a mesh, without its values."""
     sharding = NamedSharding(mesh, REPLICATED)
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        _finetuning_state_shapes(model, spec),
-    )
+    return parallel.shapes_on(sharding, _finetuning_state_shapes(model, spec))
 
 
 def variable_shapes(model: Model) -> Any:

@@ -75,7 +75,7 @@ def drop_regions(key: Array, mask: Array, rate: float = 0.3) -> Array:
     Args:
       key: PRNG key.
       mask: [..., n] of 0 and 1.
-      rate: share to drop, in [0, 1).
+      rate: share to drop, in [0, 1].
 
     Returns:
       [..., n] float32 of 0 and 1, at most `mask`.

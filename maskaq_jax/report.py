@@ -75,21 +75,21 @@ class Reporter:
             self._metrics.close()
             self._events.close()
 
-    def resume(self, seconds: dict[str, float], work_done: float, first_epoch: int) -> None:
-        """Counts what earlier starts of this run have done, and forgets what is done again.
-
-        Args:
-          seconds: of each phase.
-          work_done: as counted by `advance`.
-          first_epoch: of fine-tuning, that the run continues with.
-        """
+    def forget_metrics(self, first_epoch: int) -> None:
+        """Drops metrics of fine-tuning from that epoch on: they will be written again."""
         if not self._is_silent:
             self._metrics.close()
             _trim_metrics(self._metrics_path, first_epoch)
             self._metrics = self._metrics_path.open("a", encoding="utf-8")
+
+    def resume(self, seconds: dict[str, float], work: float) -> None:
+        """Counts what earlier starts of this run have done: seconds of each phase, and work."""
         self.seconds.update(seconds)
-        self._done_before = work_done
-        self._add(work_done)
+        self._keep(work)
+
+    def keep(self, name: str, units: int) -> None:
+        """Counts units of a phase that an earlier start of this run has done."""
+        self._keep(units * self._work_per_unit[name])
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[Callable[[int], None]]:
@@ -124,6 +124,10 @@ class Reporter:
         for name, value in values.items():
             self._events.add_scalar(f"{phase}/{name}", value, step)
 
+    def _keep(self, work: float) -> None:
+        self._done_before += work
+        self._add(work)
+
     def _add(self, work: float) -> None:
         self._done = min(self._done + work, self._total)
         self._bar.update(self._task, completed=self._done)
@@ -153,9 +157,7 @@ def _trim_metrics(path: Path, first_epoch: int) -> None:
             continue
         if is_kept:
             kept.append(line + "\n")
-    unfinished = path.with_name(path.name + ".unfinished")
-    unfinished.write_text("".join(kept), encoding="utf-8")
-    unfinished.replace(path)
+    write_text(path, "".join(kept))
 
 
 def _summary_writer(workdir: Path) -> Any:
@@ -202,11 +204,16 @@ def print_results(console: Console, results: dict[str, Any]) -> None:
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Writes JSON that appears whole or not at all, even where the power fails."""
+    """Writes JSON that appears whole or not at all."""
+    write_text(path, json.dumps(values, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file that appears whole or not at all, even where the power fails."""
     unfinished = path.with_name(path.name + ".unfinished")
     try:
         with unfinished.open("w", encoding="utf-8") as file:
-            file.write(json.dumps(values, indent=2) + "\n")
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
         unfinished.replace(path)

@@ -40,7 +40,7 @@ def summarise(
         "evaluation": " ".join(filter(None, _evaluation_name(config))),
         "num_evaluated": num_evaluated,
         "broken_images": num_images - num_evaluated,
-        "redrawn_images": sources.count_redrawn(experiment),
+        "redrawn_images": sources.count_redrawn(experiment.workdir / "samples"),
         "seconds": {name: round(value, 2) for name, value in seconds.items()},
         "device": f"{experiment.mesh.size} x {experiment.mesh.devices.flat[0].device_kind}",
         "jax": jax.__version__,

@@ -49,6 +49,7 @@ def run(prepared: Experiment, is_terminated: Callable[[], bool] = lambda: False)
       ConfigError: another run is at work in the directory.
       Interrupted: it was asked to stop, and the state is saved.
       FloatingPointError: synthesis or fine-tuning diverged.
+      OSError: no evaluation image can be read, or a file or the disk fails.
     """
     config, model, mesh = prepared.config, prepared.model, prepared.mesh
     plan = schedule.make_plan(config)
@@ -169,9 +170,9 @@ def _restore(
     if newest is not None and newest > step:
         reporter.warn(f"training goes back from step {newest} to {step}, the last that is whole")
     checkpoint.discard_after(saves, saved.step if saved else -1)
-    seconds = saved.progress["seconds"] if saved else {}
-    reporter.resume(seconds, workload.until(prepared, plan, step), step // plan.steps_per_epoch)
+    reporter.forget_metrics(step // plan.steps_per_epoch)
     if saved:
+        reporter.resume(saved.progress["seconds"], workload.before(prepared, plan, step))
         reporter.message(f"continuing after step {step} of {plan.num_steps}")
     return saved
 
@@ -213,6 +214,6 @@ def _open_reporter(prepared: Experiment, plan: schedule.Plan) -> report.Reporter
     return report.Reporter(
         prepared.workdir,
         workload.WORK_PER_UNIT,
-        workload.until(prepared, plan, plan.num_steps),
+        workload.total(prepared, plan),
         is_silent=not parallel.is_main_process(),
     )

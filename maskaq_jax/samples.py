@@ -81,9 +81,16 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def read_array(path: Path, name: str) -> np.ndarray:
-    """One of the arrays that `write_arrays` stored, unchecked: the others are not read."""
-    with safe_open(path, framework="numpy") as file:
-        return file.get_tensor(name)
+    """One of the arrays that `write_arrays` stored, unchecked: the others are not read.
+
+    Raises:
+      BrokenFileError: the file is truncated.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return file.get_tensor(name)
+    except (SafetensorError, OSError) as error:
+        raise BrokenFileError(f"{path} can't be read: {error}") from error
 
 
 def missing_batches(

@@ -41,9 +41,9 @@ def parse_arguments(argument: str | None, **defaults: Any) -> ConfigDict:
     return ConfigDict(values)
 
 
-def choose(config_argument: str, value: str, options: Iterable[str]) -> str:
+def choose(what: str, value: str, options: Iterable[str]) -> str:
     """Returns `value` if it is one of the options, else raises `ConfigError`."""
-    check_known(f"{config_argument} {value!r}", value, options)
+    check_known(f"{what} {value!r}", value, options)
     return value
 
 

@@ -1,5 +1,6 @@
 """Where a run's samples come from: synthesis, noise or real images."""
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -56,12 +57,14 @@ def _make_synthesis(
         experiment.model, synthesis.Spec(config.synthesis, config.pixels), experiment.mesh
     )
     synthesis_key = randomness.named_key(key, "synthesize")
+    draw_samples = _make_drawing(experiment)
 
     def make_batch(folder: Path, refresh: int, number: int, variables: Any) -> None:
         share = parallel.share_batch(number * size, (number + 1) * size, experiment.mesh)
         refresh_key = jax.random.fold_in(synthesis_key, refresh)
         unfinished = folder / f"unfinished_{share.first:08d}_{jax.process_index()}.safetensors"
         before = _read_progress(unfinished, share, reporter.warn)
+        reporter.keep("synthesis", size * before.step if before else 0)
         with reporter.phase("synthesis") as advance:
             progresses = synthesize_batch(refresh_key, share, experiment.params, variables, before)
             for progress in _report_progress(
@@ -75,7 +78,7 @@ def _make_synthesis(
                     clock.restart()
                 if is_stopping:
                     raise interruption.Interrupted
-        _write_batch(folder, experiment, refresh_key, share, progress)
+        _write_batch(folder, share, progress)
         unfinished.unlink(missing_ok=True)
         reporter.metrics(
             "synthesis",
@@ -91,15 +94,14 @@ def _make_synthesis(
         folder = samples.refresh_folder(experiment.workdir / "samples", refresh)
         if missing is None:
             missing = find_missing(experiment, refresh, reporter.warn)
-        with reporter.phase("synthesis") as advance:
-            advance((num_batches(config) - len(missing)) * size * num_steps)
+        reporter.keep("synthesis", (num_batches(config) - len(missing)) * size * num_steps)
         for number in missing:
             make_batch(folder, refresh, number, variables)
         memory.give_back()
         read_images = samples.open_images(folder)
         if parallel.is_main_process():
             drawn = min(_SAMPLES_DRAWN, config.samples.num_samples)
-            _draw_samples(experiment, read_images(np.arange(drawn)))
+            draw_samples(read_images(np.arange(drawn)))
         return read_images
 
     return make_samples
@@ -116,7 +118,6 @@ def _report_progress(
     """Passes on where a batch stands, and tells of the steps done and of images drawn again."""
     size = share.stop - share.first
     attempt, done = (before.attempt, before.step) if before else (0, 0)
-    advance(size * done)
     for progress in progresses:
         advance(size * max(0, progress.step - done))
         done = max(done, progress.step)
@@ -129,13 +130,7 @@ def _report_progress(
         yield progress
 
 
-def _write_batch(
-    folder: Path,
-    experiment: Experiment,
-    refresh_key: Array,
-    share: parallel.Share,
-    progress: SynthesisProgress,
-) -> None:
+def _write_batch(folder: Path, share: parallel.Share, progress: SynthesisProgress) -> None:
     """Writes this host's images of a batch and their labels, and removes what was there."""
     if parallel.is_main_process():
         samples.remove_batch(folder, share.first, share.stop)
@@ -143,17 +138,10 @@ def _write_batch(
     if share.valid.any():
         images = parallel.fetch(progress.state.images)[share.valid]
         indices = share.indices[share.valid]
-        labels = synthesis.draw_labels(
-            jax.random.fold_in(refresh_key, progress.attempt),
-            jnp.asarray(indices),
-            experiment.model.num_classes,
-            experiment.config.synthesis,
-        )
+        labels = progress.labels[share.valid]
         path = samples.shard_path(folder, int(indices[0]), int(indices[-1]) + 1)
         redraws = np.full(len(images), progress.attempt, np.int32)
-        samples.write_arrays(
-            path, {"images": images, "labels": np.asarray(labels), _REDRAWS: redraws}
-        )
+        samples.write_arrays(path, {"images": images, "labels": labels, _REDRAWS: redraws})
     parallel.wait_for_hosts("written")
 
 
@@ -171,14 +159,20 @@ def find_missing(
             folder, batch_size(config), num_batches(config), on_broken
         )
         is_missing[missing] = True
-    return np.flatnonzero(parallel.agree(is_missing)).tolist()
+    return np.flatnonzero(parallel.take_from_main(is_missing)).tolist()
 
 
-def count_redrawn(experiment: Experiment) -> int:
-    """Images of all refreshes that had to be drawn again, since they came out not finite."""
-    folders = samples.list_refreshes(experiment.workdir / "samples")
-    shards = [shard for folder in folders for shard in samples.list_shards(folder)]
-    return sum(int((samples.read_array(shard.path, _REDRAWS) > 0).sum()) for shard in shards)
+def count_redrawn(store: Path) -> int:
+    """Images of all refreshes in a store that had to be drawn again, as they came out not finite.
+
+    Files of earlier refreshes that can't be read any more don't count.
+    """
+    count = 0
+    for folder in samples.list_refreshes(store):
+        for shard in samples.list_shards(folder):
+            with contextlib.suppress(samples.BrokenFileError):
+                count += int((samples.read_array(shard.path, _REDRAWS) > 0).sum())
+    return count
 
 
 def read_noise(experiment: Experiment, key: Array) -> ReadImages:
@@ -226,15 +220,15 @@ def _read_progress(
     position = arrays.pop("position")
     is_mine = np.array_equal(arrays.pop("indices"), share.indices)
     # Every host must ask, whatever it has found itself.
-    is_common = np.array_equal(parallel.agree(position), position)
+    is_common = np.array_equal(parallel.take_from_main(position), position)
     if parallel.any_host(not (is_mine and is_common)):
         return None
     leaves = [arrays[name] for name in sorted(arrays)]
     return SavedProgress(int(position[0]), int(position[1]), leaves)
 
 
-def _draw_samples(experiment: Experiment, images: np.ndarray) -> None:
-    """Writes samples.png: images and the regions P finds most informative in them."""
+def _make_drawing(experiment: Experiment) -> Callable[[np.ndarray], None]:
+    """Returns what writes samples.png: images and the regions P finds most informative in them."""
     config, model = experiment.config, experiment.model
 
     @jax.jit
@@ -242,6 +236,9 @@ def _draw_samples(experiment: Experiment, images: np.ndarray) -> None:
         _, out = model.clone(quantization=None).apply({"params": params}, images)
         return model.patch_regions(out["attention_logits"], config.synthesis.initial_ratio)
 
-    masks = np.asarray(find_regions(experiment.params, images))
-    path = experiment.workdir / "samples.png"
-    report.draw_samples(path, images, masks, model.patch_grid, config.pixels)
+    def draw(images: np.ndarray) -> None:
+        masks = np.asarray(find_regions(experiment.params, images))
+        path = experiment.workdir / "samples.png"
+        report.draw_samples(path, images, masks, model.patch_grid, config.pixels)
+
+    return draw

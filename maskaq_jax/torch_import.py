@@ -119,9 +119,7 @@ def _read_pickled_state(path: Path) -> dict[str, np.ndarray]:
     try:
         import torch  # Only this format needs it.
     except ImportError as error:
-        raise ValueError(
-            f"{path}: reading this format needs PyTorch: pip install 'maskaq_jax[torch]'"
-        ) from error
+        raise ValueError(f"{path}: reading this format needs PyTorch: pip install torch") from error
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -10,18 +10,27 @@ from maskaq_jax.schedule import Plan
 WORK_PER_UNIT = {"evaluation": 1.0, "synthesis": 8.0, "finetuning": 8.0}
 
 
-def until(experiment: Experiment, plan: Plan, step: int) -> float:
-    """Work done when that many training steps are; all of the run's for the last one."""
+def total(experiment: Experiment, plan: Plan) -> float:
+    """All of a run's work."""
+    syntheses = 1 + plan.refresh_of(plan.num_steps)
+    return _add_up(experiment, evaluations=3, syntheses=syntheses, steps=plan.num_steps)
+
+
+def before(experiment: Experiment, plan: Plan, step: int) -> float:
+    """Work done when a run continues after that many training steps.
+
+    The samples it continues with are not among it: `sources` tells which of them are kept.
+    """
+    return _add_up(experiment, evaluations=2, syntheses=plan.refresh_of(step), steps=step)
+
+
+def _add_up(experiment: Experiment, evaluations: int, syntheses: int, steps: int) -> float:
     config = experiment.config
-    if step == 0 and plan.num_steps:
-        return 0.0
-    evaluations = 3 if step == plan.num_steps else 2
-    syntheses = 1 + plan.refresh_of(max(0, step - 1))
     if config.method not in SYNTHESIS_METHODS:
         syntheses = 0
     images = sources.num_batches(config) * sources.batch_size(config)
     return (
         WORK_PER_UNIT["evaluation"] * evaluations * measures.num_images(experiment)
         + WORK_PER_UNIT["synthesis"] * syntheses * images * config.synthesis.num_steps
-        + WORK_PER_UNIT["finetuning"] * step * config.finetuning.batch_size
+        + WORK_PER_UNIT["finetuning"] * steps * config.finetuning.batch_size
     )

@@ -81,6 +81,15 @@ def test_each_part_of_a_view_changes_images_and_differs_between_them(view, part)
         assert not np.allclose(views, views[:1])
 
 
+def test_a_single_channel_is_recoloured_as_three_equal_ones():
+    spec = dataclasses.replace(STILL, jitter=1.0, grey=0.5, blur=0.5)
+    views = [
+        _finetuning_view(KEYS, images, Pixels((0.4,) * count, (0.3,) * count), spec)
+        for count, images in ((1, IMAGES[..., :1]), (3, jnp.repeat(IMAGES[..., :1], 3, axis=-1)))
+    ]
+    np.testing.assert_allclose(jnp.broadcast_to(views[0], views[1].shape), views[1], atol=1e-5)
+
+
 @pytest.mark.parametrize("step", [0, 30, NUM_STEPS - 1])
 def test_a_synthesis_view_without_strength_is_the_image(step):
     np.testing.assert_array_equal(_synthesis(step=step), IMAGES)

@@ -1,34 +1,12 @@
-import json
-
 import jax
 import numpy as np
 import pytest
 
-from maskaq_jax import calibration, quantizers, torch_import
+from maskaq_jax import calibration, quantizers
 from maskaq_jax.models import Quantization, create_model
-from tests.reference import quantizer_path
 
 TINY = {"img_size": 8, "patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2}
 IMAGES = jax.random.normal(jax.random.key(0), (4, 8, 8, 3))
-
-
-@pytest.mark.parametrize("bits", [3, 4])
-def test_steps_and_zero_points_agree_with_the_reference(golden, close, bits):
-    arrays = golden("vit")
-    arguments = {name: value for name, value in arrays.arguments.items() if name != "arch"}
-    model = create_model("vit", quantization=Quantization(bits, bits), **arguments)
-    params = torch_import.load_torch_weights(arrays.weights, model)
-    # At 3 bits one activation lies 2e-7 from a rounding tie: a compiled pass would round it to the
-    # other side.
-    quant = calibration.calibrate(model, params, arrays["images"])
-    expected = json.loads(str(arrays[f"qparams{bits}"]))
-    for name, (step, zero_point, signed) in expected.items():
-        quantizer = quant
-        for key in quantizer_path(name):
-            quantizer = quantizer[key]
-        close(quantizer.step, step)
-        close(quantizer.zero_point, zero_point)
-        assert bool(quantizer.signed) == bool(signed)
 
 
 def _model(weight_bits, activation_bits):

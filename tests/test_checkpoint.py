@@ -5,9 +5,9 @@ import pytest
 
 from maskaq_jax import checkpoint
 from maskaq_jax.quantizers import ActivationQuantizer
+from tests import tiny
 
-# Orbax leaves an event loop to the garbage collector.
-pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestWarning")
+pytestmark = tiny.ignore_orbax_warnings
 
 
 def _trees(value):

@@ -33,8 +33,11 @@ def test_the_notebook_is_kept_without_outputs(notebook):
 @pytest.mark.filterwarnings("default")  # of Jupyter's event loop
 def test_the_notebook_runs_to_its_end(notebook, tmp_path, monkeypatch):
     (settings,) = (cell for cell in notebook.cells if cell.source.startswith("CONFIG = "))
-    settings.source = settings.source.replace("configs/vit_fashion.py", "configs/smoke.py")
+    settings.source = settings.source.replace(
+        "configs/vit_fashion.py:w=3,a=3", "configs/smoke.py:split=validation"
+    )
     assert "smoke" in settings.source
+    monkeypatch.setenv("XLA_FLAGS", "")  # the devices there are
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     client = NotebookClient(notebook, resources={"metadata": {"path": str(NOTEBOOK.parent)}})

@@ -108,7 +108,8 @@ def _last_bits_apart(trained, bits):
 def problem():
     model = create_model("vit", 4, Quantization(3, 3), **TINY)
     images = jax.random.normal(jax.random.key(0), (8, 8, 8, 3))
-    params = model.clone(quantization=None).init(jax.random.key(1), images)["params"]
+    init = jax.jit(model.clone(quantization=None).init)
+    params = init(jax.random.key(1), images)["params"]
     variables = {"params": params, "quant": calibration.calibrate(model, params, images)}
     return model, variables, Batch(jnp.arange(8), images, params)
 
@@ -160,7 +161,7 @@ def test_full_precision_variables_can_be_trained_too():
     assert finetune.trainable(variables) == {"params": variables["params"], "quant": {}}
 
 
-def test_the_mask_changes_the_attention_term_alone(problem):
+def test_the_mask_changes_the_terms_of_patches_alone(problem):
     model, variables, batch = problem
 
     def terms(**changes):
@@ -175,6 +176,28 @@ def test_the_mask_changes_the_attention_term_alone(problem):
     assert (
         terms(block_weight=1.0, important_weight=1.0)["blocks"] != terms(block_weight=1.0)["blocks"]
     )
+
+
+@pytest.mark.parametrize("distance", ["cosine", "mse"])
+def test_without_classes_features_are_distilled_by_the_distance_chosen(problem, distance):
+    model, variables, batch = problem
+    headless = model.clone(num_classes=0)
+    params = {name: value for name, value in batch.params.items() if name != "head"}
+    quant = {name: value for name, value in variables["quant"].items() if name != "head"}
+    moved = jax.tree.map(lambda weight: 1.1 * weight, params)
+    settings = dataclasses.replace(Settings(), output_distance=distance)
+    terms = finetune.loss_terms(
+        headless, settings, params, {"params": moved, "quant": quant}, batch.images
+    )
+    features, _ = headless.clone(quantization=None).apply({"params": params}, batch.images)
+    moved_features, _ = headless.apply({"params": moved, "quant": quant}, batch.images)
+    if distance == "mse":
+        expected = jnp.square(features - moved_features).mean()
+    else:
+        norms = jnp.linalg.norm(features, axis=-1) * jnp.linalg.norm(moved_features, axis=-1)
+        expected = (1 - (features * moved_features).sum(axis=-1) / norms).mean()
+    (term,) = (value for name, value in terms.items() if name != "attention")
+    np.testing.assert_allclose(term, expected, rtol=1e-3)
 
 
 def test_learning_rates_fall_along_a_cosine_to_their_ratio():

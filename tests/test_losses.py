@@ -1,3 +1,4 @@
+import functools
 import itertools
 
 import jax
@@ -20,87 +21,55 @@ CLASSES = jax.random.normal(KEYS[5], (8, 7))
 LABELS = jnp.arange(8) % 7
 MASK = (jax.random.uniform(KEYS[6], (8, 9)) < 0.4).astype(jnp.float32)
 
-# name: (function of (x, axis_name, *constants), x, constants with a batch axis, that axis)
+# name: (function of (x, *constants, **options), x, constants with a batch axis, that axis)
 LAYERS = PartitionSpec(None, "data")
 BATCH = PartitionSpec("data")
 
 
 def _distillation(distance):
-    def loss(x, target, axis_name=None):
-        return losses.masked_attention_distillation_loss(
-            target, x, distance=distance, axis_name=axis_name
-        )
+    def loss(x, target, **options):
+        return losses.masked_attention_distillation_loss(target, x, distance=distance, **options)
 
     return loss, OUTPUTS_Q, (OUTPUTS_P,), (LAYERS, LAYERS)
 
 
 CONTRACT = {
-    "class": (
-        lambda x, labels, axis_name=None: losses.class_loss(x, labels, axis_name),
-        CLASSES,
-        (LABELS,),
-        (BATCH, BATCH),
-    ),
-    "inter_head_similarity": (
-        lambda x, axis_name=None: losses.inter_head_similarity_loss(x, axis_name=axis_name),
-        LOGITS_P,
-        (),
-        (LAYERS,),
-    ),
-    "patch_similarity_entropy": (
-        lambda x, axis_name=None: losses.patch_similarity_entropy_loss(x, axis_name=axis_name),
-        LOGITS_P,
-        (),
-        (LAYERS,),
-    ),
+    "class": (losses.class_loss, CLASSES, (LABELS,), (BATCH, BATCH)),
+    "inter_head_similarity": (losses.inter_head_similarity_loss, LOGITS_P, (), (LAYERS,)),
+    "patch_similarity_entropy": (losses.patch_similarity_entropy_loss, LOGITS_P, (), (LAYERS,)),
     "sampled_entropy": (
-        lambda x, axis_name=None: losses.patch_similarity_entropy_loss(
-            x, key=KEYS[7], max_patches=5, axis_name=axis_name
-        ),
+        functools.partial(losses.patch_similarity_entropy_loss, key=KEYS[7], max_patches=5),
         LOGITS_P,
         (),
         (LAYERS,),
     ),
     "patch_similarity_density": (
-        lambda x, axis_name=None: losses.patch_similarity_density_loss(
-            x, bandwidth=0.1, axis_name=axis_name
-        ),
+        functools.partial(losses.patch_similarity_density_loss, bandwidth=0.1),
         OUTPUTS_P,
         (),
         (LAYERS,),
     ),
     "masked_attention": (
-        lambda x, p, mask, axis_name=None: losses.masked_attention_loss(
-            p, x, mask, axis_name=axis_name
-        ),
+        lambda x, p, mask, **options: losses.masked_attention_loss(p, x, mask, **options),
         LOGITS_Q,
         (LOGITS_P, MASK),
         (LAYERS, LAYERS, BATCH),
     ),
-    "total_variation": (
-        lambda x, axis_name=None: losses.total_variation_loss(x, axis_name),
-        IMAGES,
-        (),
-        (BATCH,),
-    ),
+    "total_variation": (losses.total_variation_loss, IMAGES, (), (BATCH,)),
     "distillation": (
-        lambda x, teacher, axis_name=None: losses.distillation_loss(x, teacher, 5.0, axis_name),
+        functools.partial(losses.distillation_loss, temperature=5.0),
         CLASSES,
         (CLASSES[::-1],),
         (BATCH, BATCH),
     ),
     "feature_distillation": (
-        lambda x, teacher, axis_name=None: losses.feature_distillation_loss(
-            x, teacher, axis_name=axis_name
-        ),
+        losses.feature_distillation_loss,
         CLASSES,
         (CLASSES[::-1],),
         (BATCH, BATCH),
     ),
     "block_distillation": (
-        lambda x, target, axis_name=None: losses.masked_block_distillation_loss(
-            target, x, axis_name=axis_name
-        ),
+        lambda x, target, **options: losses.masked_block_distillation_loss(target, x, **options),
         TOKENS_Q,
         (TOKENS_P,),
         (LAYERS, LAYERS),
@@ -133,6 +102,20 @@ def test_every_loss_keeps_the_contract(name):
     # Sums in another order: float32's rounding, amplified where a term is divided by its norm.
     np.testing.assert_allclose(four, value, rtol=2e-5)
     np.testing.assert_allclose(four_gradient, gradient, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", CONTRACT)
+def test_images_that_are_padding_do_not_count(name):
+    loss, x, constants, specs = CONTRACT[name]
+    kept = [
+        array[:, :6] if spec == LAYERS else array[:6]
+        for array, spec in zip((x, *constants), specs, strict=True)
+    ]
+    value, gradient = jax.value_and_grad(loss)(x, *constants, valid=jnp.arange(8) < 6)
+    expected, expected_gradient = jax.value_and_grad(loss)(*kept)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    padded = [(0, 2 if size == 8 else 0) for size in x.shape]
+    np.testing.assert_allclose(gradient, np.pad(expected_gradient, padded), atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["inter_head_similarity", "total_variation", "class"])

@@ -12,6 +12,7 @@ from maskaq_jax import memory
 
 assert sys.argv[1] == "no" or memory.keep_freed_memory()
 libc = ctypes.CDLL(None)
+libc.prctl(41, 1, 0, 0, 0)  # no huge pages, which fault once for 2 MB
 libc.malloc.restype = ctypes.c_void_p
 libc.free.argtypes = [ctypes.c_void_p]
 libc.memset.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]

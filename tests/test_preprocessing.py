@@ -1,8 +1,11 @@
+import errno
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from maskaq_jax.preprocessing import Preprocessing, preprocess
+from maskaq_jax.preprocessing import Preprocessing, preprocess, read_image
 
 SIZES = [(40, 30), (31, 47), (32, 32), (20, 90)]
 
@@ -53,6 +56,16 @@ def test_pixels_agree_with_torchvisions_formulas(size, crop_ratio, interpolation
     theirs = _by_torchvisions_formulas(picture, 224, crop_ratio, interpolation)
     ours = preprocess(picture, 224, Preprocessing(crop_ratio, interpolation))
     assert np.abs(ours - theirs.astype(float)).mean() < 1
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(errno.EMFILE, "too many open files")])
+def test_what_the_machine_fails_at_is_no_broken_image(monkeypatch, error):
+    def fail(file):
+        raise error
+
+    monkeypatch.setattr(Image, "open", fail)
+    with pytest.raises(type(error)):
+        read_image(Path("0.png"), "0.png", 24, Preprocessing())
 
 
 @pytest.mark.torch

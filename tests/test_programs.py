@@ -1,6 +1,7 @@
 """Programs for chips that aren't here: all of them lower, at the sizes they are meant for."""
 
 import jax
+import jax.numpy as jnp
 import pytest
 from jax import export
 
@@ -12,7 +13,10 @@ NUM_DEVICES, BATCH = 4, 8
 
 
 def _evaluation(settings, model, mesh):
-    return programs.map_evaluation(model, mesh), programs.evaluation_shapes(model, BATCH)
+    images = jax.ShapeDtypeStruct((BATCH, *model.input_shape), jnp.float32)
+    labels, valid = (jax.ShapeDtypeStruct((BATCH,), dtype) for dtype in (jnp.int32, jnp.bool_))
+    shapes = programs.variable_shapes(model), images, labels, valid
+    return programs.map_evaluation(model, mesh), shapes
 
 
 def _synthesis(settings, model, mesh):

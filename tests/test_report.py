@@ -65,7 +65,8 @@ def test_progress_lines_tell_what_is_left(reporter, clock, capsys):
 
 
 def test_a_continued_run_counts_what_it_did_and_estimates_from_now(reporter, clock, capsys):
-    reporter.resume({"synthesis": 50.0}, work_done=60.0, first_epoch=2)
+    reporter.resume({"synthesis": 50.0}, work=40.0)
+    reporter.keep("synthesis", units=10)
     with reporter.phase("finetuning") as advance:
         clock(20.0)
         advance(20)
@@ -148,7 +149,7 @@ def test_a_continued_run_forgets_what_it_writes_again(tmp_path):
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"phase": "finetu')  # the program was killed
     with report.Reporter(tmp_path, WORK, 1.0) as reporter:
-        reporter.resume({}, 0.0, first_epoch=1)
+        reporter.forget_metrics(first_epoch=1)
         reporter.metrics("finetuning", 1, {"loss": 0.25})
     records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [(record["phase"], record["step"]) for record in records] == [
@@ -160,7 +161,8 @@ def test_a_continued_run_forgets_what_it_writes_again(tmp_path):
 
 def test_a_silent_reporter_shows_and_writes_nothing(tmp_path, capsys):
     with report.Reporter(tmp_path, WORK, 1.0, is_silent=True) as reporter:
-        reporter.resume({"synthesis": 2.0}, 0.5, first_epoch=1)
+        reporter.forget_metrics(first_epoch=1)
+        reporter.resume({"synthesis": 2.0}, work=0.5)
         reporter.metrics("finetuning", 0, {"loss": 0.5})
         reporter.warn("a file is damaged")
     assert capsys.readouterr() == ("", "")

@@ -54,7 +54,8 @@ def problem():
     model = create_model("vit", 4, Quantization(3, 3), **TINY)
     indices = jnp.arange(4, dtype=jnp.int32)
     images = noise.draw_noise(jax.random.key(0), indices, (8, 8, 3), PIXELS)
-    params = model.clone(quantization=None).init(jax.random.key(1), images)["params"]
+    init = jax.jit(model.clone(quantization=None).init)
+    params = init(jax.random.key(1), images)["params"]
     variables = {"params": params, "quant": calibration.calibrate(model, params, images)}
     return model, Batch(indices, indices % 4, params, variables), images
 
@@ -209,3 +210,12 @@ def test_psaq_pulls_the_roughness_to_its_target(problem):
     np.testing.assert_allclose(loss(images, roughness - 1.0), 2.0, rtol=1e-4)
     np.testing.assert_allclose(above, -below, atol=1e-6)
     assert np.abs(above).max() > 0
+
+
+def test_a_step_of_psaq_pulls_to_the_target_drawn_for_it(problem):
+    _, batch, images = problem
+    settings = Settings(weights=LossWeights(0.0, 0.0, 0.0, 0.0, 0.0, variation_gap=1.0))
+    _, terms = _take_steps(problem, settings)
+    roughness = losses.total_variation_loss(images, diagonal_weight=1.0)
+    target = synthesis.draw_variation_target(jax.random.key(2), batch, images)
+    np.testing.assert_allclose(terms["variation_gap"], abs(roughness - target), rtol=1e-4)

@@ -1,6 +1,7 @@
 import io
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import pytest
@@ -119,4 +120,5 @@ def test_reading_imports_no_tensorflow(prepared):
         "import sys; from tests.test_tfds_images import _open; _open(sys.argv[1])[0]; "
         "assert 'tensorflow' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", code, prepared], check=True)
+    root = Path(__file__).parents[1]
+    subprocess.run([sys.executable, "-c", code, prepared], check=True, cwd=root)

@@ -1,16 +1,9 @@
-import jax
 import numpy as np
 import pytest
 
-from maskaq_jax import torch_architecture, torch_import
+from maskaq_jax import torch_architecture
 from maskaq_jax.models import create_model, model_names
-
-
-def _state(model):
-    """Weights of a model, all zeros, under timm's names."""
-    images = jax.ShapeDtypeStruct((1, *model.input_shape), np.float32)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
-    return torch_import.to_torch_state(jax.tree.map(lambda x: np.zeros(x.shape, bool), shapes))
+from tests.tiny import zero_weights
 
 
 @pytest.mark.parametrize(
@@ -52,7 +45,7 @@ def _state(model):
 )
 def test_weights_tell_their_architecture(name, arguments, description):
     model = create_model(name, **arguments)
-    found = torch_architecture.of_state(_state(model))
+    found = torch_architecture.of_state(zero_weights(model))
     assert found == torch_architecture.of_model(model)
     assert torch_architecture.describe(found) == description
 

@@ -10,19 +10,13 @@ from safetensors.numpy import load_file, save_file
 
 from maskaq_jax import torch_import
 from maskaq_jax.models import create_model
+from tests.tiny import zero_weights
 
 MODEL = create_model(
     "vit", 5, img_size=8, patch_size=4, embed_dim=16, depth=2, num_heads=2, init_values=0.1
 )
 # Patches of a side, before and after: smaller and larger, with a common factor and without.
 GRIDS = [(37, 16), (14, 24), (14, 7), (16, 37)]
-
-
-def _zeros(model):
-    """Weights of a model, all zeros and cheap, under timm's names."""
-    image = jax.ShapeDtypeStruct((1, *model.input_shape), np.float32)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), image)["params"]
-    return torch_import.to_torch_state(jax.tree.map(lambda x: np.zeros(x.shape, bool), shapes))
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +39,15 @@ def test_export_and_import_are_inverse(params, state, tmp_path):
     save_file(state, tmp_path / "weights.safetensors")
     back = torch_import.load_torch_weights(tmp_path / "weights.safetensors", MODEL)
     jax.tree.map(np.testing.assert_array_equal, params, back)
+
+
+def test_weights_of_half_precision_are_read(params, state, tmp_path):
+    halved = {name: array.astype(jnp.bfloat16) for name, array in state.items()}
+    save_file(halved, tmp_path / "weights.safetensors")
+    back = torch_import.load_torch_weights(tmp_path / "weights.safetensors", MODEL)
+    for weight, expected in zip(jax.tree.leaves(back), jax.tree.leaves(params), strict=True):
+        assert weight.dtype == np.float32
+        np.testing.assert_allclose(weight, expected, rtol=2**-8)
 
 
 def test_every_kind_of_mismatch_is_told_with_its_count(state):
@@ -73,7 +76,7 @@ def test_weights_of_another_model_are_named(state):
 
 
 def test_weights_of_a_named_model_are_called_by_its_name():
-    state = _zeros(create_model("deit_tiny_patch16_224"))
+    state = zero_weights(create_model("deit_tiny_patch16_224"))
     with pytest.raises(ValueError, match="does not fit the model") as error:
         torch_import.from_torch_state(state, create_model("deit_small_patch16_224"))
     assert "The weights look like deit_tiny_patch16_224" in str(error.value)
@@ -88,7 +91,7 @@ def test_heads_are_left_out_where_the_model_has_none(golden, name):
     stored = load_file(arrays.weights)
     imported = torch_import.to_torch_state(params)
     assert {name.split(".")[0] for name in stored.keys() - imported} <= {"head", "head_dist"}
-    assert imported.keys() == _zeros(headless).keys()
+    assert imported.keys() == zero_weights(headless).keys()
     for name, value in imported.items():
         np.testing.assert_array_equal(value, stored[name])
 
@@ -165,7 +168,7 @@ def test_position_embeddings_of_another_size_are_resized_as_pictures(name, prefi
     small = {"patch_size": 1, "embed_dim": 3, "depth": 1, "num_heads": 1}
     before, after = (create_model(name, 0, img_size=size, **small) for size in (old, new))
     embedding = np.random.default_rng(0).normal(size=(1, prefix + old**2, 3)).astype(np.float32)
-    params = torch_import.from_torch_state(_zeros(before) | {"pos_embed": embedding}, after)
+    params = torch_import.from_torch_state(zero_weights(before) | {"pos_embed": embedding}, after)
     imported = params["pos_embed"]
     np.testing.assert_array_equal(imported[:, :prefix], embedding[:, :prefix])
     expected = _bicubic(embedding[0, prefix:].reshape(old, old, 3), new)
@@ -194,7 +197,7 @@ def test_pickled_weights_ask_for_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     path = tmp_path / "weights.pth"
     path.write_bytes(b"anything")
-    with pytest.raises(ValueError, match=r"maskaq_jax\[torch\]"):
+    with pytest.raises(ValueError, match="pip install torch"):
         torch_import.load_torch_weights(path, MODEL)
 
 

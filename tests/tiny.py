@@ -25,6 +25,13 @@ def save_random_weights(model, path):
     return params
 
 
+def zero_weights(model):
+    """Weights of a model, all zeros and cheap, under timm's names."""
+    images = jax.ShapeDtypeStruct((1, *model.input_shape), np.float32)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
+    return torch_import.to_torch_state(jax.tree.map(lambda x: np.zeros(x.shape, bool), shapes))
+
+
 def prepare(settings, workdir, num_devices=1):
     prepared = experiment.prepare(settings, workdir)
     mesh = parallel.make_mesh(jax.devices()[:num_devices])

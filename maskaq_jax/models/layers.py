@@ -50,6 +50,22 @@ class Quantization:
                 )
 
 
+def check_patches(img_size: int, patch_size: int) -> None:
+    """Raises ValueError where patches don't cover an image."""
+    if img_size % patch_size:
+        raise ValueError(
+            f"img_size must be a multiple of patch_size, got img_size={img_size} and "
+            f"patch_size={patch_size}"
+        )
+
+
+def check_images(images: Array, input_shape: tuple[int, int, int]) -> None:
+    """Raises ValueError for images of another shape than the model's."""
+    if images.shape[1:] != input_shape:
+        expected = ", ".join(map(str, input_shape))
+        raise ValueError(f"expected images of [B, {expected}], got {images.shape}")
+
+
 def quantize_kernel(kernel: Array, quantization: Quantization | None) -> Array:
     """Fake-quantizes a kernel whose output channels are its last axis."""
     if quantization is None or quantization.weight_bits == quantizers.FULL_PRECISION_BITS:
@@ -184,7 +200,7 @@ def attend(
     """
     query = quantize_operand(module, "query", query, quantization)
     key = quantize_operand(module, "key", key, quantization)
-    logits = jnp.einsum("bhqd,bhkd->bhqk", query, key).astype(jnp.float32)
+    logits = jnp.einsum("bhqd,bhkd->bhqk", query, key, preferred_element_type=jnp.float32)
     probabilities = jax.nn.softmax(adjust(logits)).astype(value.dtype)
     probabilities = quantize_operand(module, "probabilities", probabilities, quantization)
     value = quantize_operand(module, "value", value, quantization)

@@ -3,6 +3,8 @@
 import difflib
 from typing import Any
 
+import jax.numpy as jnp
+
 from maskaq_jax.models.layers import Quantization
 from maskaq_jax.models.swin import SwinTransformer
 from maskaq_jax.models.vit import VisionTransformer
@@ -44,6 +46,7 @@ _SWINS: dict[str, dict[str, Any]] = {
 
 # Beyond any model there is, and soon beyond any machine: for a number of blocks, and for the rest.
 _MOST_BLOCKS, _LARGEST_SIZE = 1000, 65536
+_DTYPES = ("float32", "bfloat16", jnp.float32, jnp.bfloat16)
 
 
 def model_names() -> list[str]:
@@ -67,7 +70,8 @@ def create_model(
         num_heads, mlp_ratio, init_values (LayerScale) or window_size; and dtype.
 
     Raises:
-      ValueError: unknown name or argument, sizes that are too small or large or don't divide.
+      ValueError: unknown name or argument, a value of another kind, sizes that are too small or
+        large or don't divide.
     """
     if name not in model_names():
         near = difflib.get_close_matches(name, model_names(), n=1, cutoff=0)[0]
@@ -80,15 +84,36 @@ def create_model(
             raise ValueError(f"unknown argument {argument!r} of {name}; did you mean {near!r}?")
     arguments = (_VITS | _SWINS)[name] | overrides
     for argument, value in arguments.items():
-        _check_size(argument, value)
+        _check_argument(argument, value, family.__dataclass_fields__[argument].default)
     if num_classes is None:
         num_classes = 0 if name.endswith("_dinov2") else 1000
     return family(num_classes=num_classes, quantization=quantization, **arguments)
 
 
+def _check_argument(argument: str, value: Any, default: Any) -> None:
+    """Raises ValueError for a value of another kind than the default, or a size no model has."""
+    if argument == "dtype":
+        if value not in _DTYPES:
+            raise ValueError(f"dtype must be 'float32' or 'bfloat16', got {value!r}")
+    elif isinstance(default, tuple):
+        if not isinstance(value, (tuple, list)):
+            raise ValueError(
+                f"{argument} must be a list with a value for each stage, got {value!r}"
+            )
+        for size in value:
+            _check_size(argument, size)
+    elif isinstance(default, bool):
+        if not isinstance(value, bool):
+            raise ValueError(f"{argument} must be True or False, got {value!r}")
+    elif isinstance(default, int):
+        _check_size(argument, value)
+    elif value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
+        raise ValueError(f"{argument} must be a number, got {value!r}")
+
+
 def _check_size(argument: str, value: Any) -> None:
-    """Raises ValueError for a size, or a list of them, that no model can have."""
     largest = _MOST_BLOCKS if argument in ("depth", "depths") else _LARGEST_SIZE
-    for size in value if isinstance(value, (tuple, list)) else (value,):
-        if isinstance(size, int) and not isinstance(size, bool) and not 1 <= size <= largest:
-            raise ValueError(f"{argument} must be 1 to {largest}, got {value}")
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"{argument} must be of integers, got {value!r}")
+    if not 1 <= value <= largest:
+        raise ValueError(f"{argument} must be 1 to {largest}, got {value}")

@@ -217,11 +217,7 @@ class SwinTransformer(nn.Module):
         # Lists, as config files write them, would make the module unhashable.
         object.__setattr__(self, "depths", tuple(self.depths))
         object.__setattr__(self, "num_heads", tuple(self.num_heads))
-        if self.img_size % self.patch_size:
-            raise ValueError(
-                f"img_size must be a multiple of patch_size, got img_size={self.img_size} and "
-                f"patch_size={self.patch_size}"
-            )
+        layers.check_patches(self.img_size, self.patch_size)
         if len(self.depths) != len(self.num_heads):
             raise ValueError(
                 f"depths and num_heads must have a value for each stage, got "
@@ -280,8 +276,7 @@ class SwinTransformer(nn.Module):
             [B, grid * grid, C]; `tokens` [B, grid, grid, C] after the last norm; `features` [B, C],
             pooled.
         """
-        if images.shape[1:] != self.input_shape:
-            raise ValueError(f"expected images of [B, {self.input_shape}], got {images.shape}")
+        layers.check_images(images, self.input_shape)
         x = layers.PatchEmbed(
             self.embed_dim,
             self.patch_size,

@@ -80,11 +80,7 @@ class VisionTransformer(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     def __post_init__(self) -> None:
-        if self.img_size % self.patch_size:
-            raise ValueError(
-                f"img_size must be a multiple of patch_size, got img_size={self.img_size} and "
-                f"patch_size={self.patch_size}"
-            )
+        layers.check_patches(self.img_size, self.patch_size)
         if self.embed_dim % self.num_heads:
             raise ValueError(
                 f"embed_dim must be a multiple of num_heads, got embed_dim={self.embed_dim} and "
@@ -124,8 +120,7 @@ class VisionTransformer(nn.Module):
             [B, H, N, d]; `block_outputs`, of [B, N, C]; `tokens` [B, N, C] after the last norm;
             `features` [B, C], pooled.
         """
-        if images.shape[1:] != self.input_shape:
-            raise ValueError(f"expected images of [B, {self.input_shape}], got {images.shape}")
+        layers.check_images(images, self.input_shape)
         x = layers.PatchEmbed(
             self.embed_dim, self.patch_size, self.quantization, self.dtype, name="patch_embed"
         )(images)

@@ -75,8 +75,9 @@ def _changed_windows(tiny, layer, row, column):
     block = swin.Block(2, 4, 2 if layer else 0, 4.0, None, jnp.float32)
     tokens = jax.random.normal(jax.random.key(2), (1, 8, 8, 8))
     variables = {"params": params["layers_0"][f"blocks_{layer}"]}
-    _, _, before = block.apply(variables, tokens)
-    _, _, after = block.apply(variables, tokens.at[0, row, column].multiply(-1.0))
+    apply = jax.jit(block.apply)
+    _, _, before = apply(variables, tokens)
+    _, _, after = apply(variables, tokens.at[0, row, column].multiply(-1.0))
     return sorted(np.flatnonzero(np.abs(after - before).max(axis=(1, 2, 3)) > 1e-6))
 
 
@@ -97,8 +98,9 @@ def test_the_shift_does_not_join_opposite_borders(tiny):
     block = swin.Block(2, 4, 2, 4.0, None, jnp.float32)
     variables = {"params": params["layers_0"]["blocks_1"]}
     tokens = jax.random.normal(jax.random.key(2), (1, 8, 8, 8))
-    before = block.apply(variables, tokens)[0]
-    after = block.apply(variables, tokens.at[0, 0, 0].multiply(-1.0))[0]
+    apply = jax.jit(block.apply)
+    before = apply(variables, tokens)[0]
+    after = apply(variables, tokens.at[0, 0, 0].multiply(-1.0))[0]
     changed = np.abs(after - before).max(axis=(0, 3)) > 1e-6
     expected = np.zeros((8, 8), bool)
     expected[:2, :2] = True
@@ -123,25 +125,26 @@ def test_pictured_regions_are_the_tokens_that_receive_most_attention(tiny):
 
 def test_without_a_classifier_the_features_come_out(tiny):
     model, params, images = tiny
-    del params
     bare = model.clone(num_classes=0)
-    logits, out = bare.apply(bare.init(jax.random.key(0), images), images)
+    variables = {"params": {name: value for name, value in params.items() if name != "head"}}
+    logits, out = jax.jit(bare.apply)(variables, images)
     assert logits.shape == (2, 16)
     np.testing.assert_array_equal(logits, out["features"])
 
 
 def test_half_precision_computes_float32_logits_close_to_full_ones(tiny):
     model, params, images = tiny
-    logits, out = model.clone(dtype=jnp.bfloat16).apply({"params": params}, images)
+    logits, out = jax.jit(model.clone(dtype=jnp.bfloat16).apply)({"params": params}, images)
     assert logits.dtype == out["attention_logits"][0].dtype == jnp.float32
-    np.testing.assert_allclose(logits, model.apply({"params": params}, images)[0], atol=0.05)
+    full, _ = jax.jit(model.apply)({"params": params}, images)
+    np.testing.assert_allclose(logits, full, atol=0.05)
 
 
 def test_calibration_needs_no_class_token(tiny):
     model, params, images = tiny
     quantized = model.clone(quantization=Quantization(3, 4))
     quant = calibration.calibrate(quantized, params, images)
-    logits, _ = quantized.apply({"params": params, "quant": quant}, images)
+    logits, _ = jax.jit(quantized.apply)({"params": params, "quant": quant}, images)
     assert np.isfinite(logits).all()
 
 

@@ -90,6 +90,8 @@ def test_quantized_agrees_with_the_reference(golden, close, bits):
 def test_calibrated_quantizers_agree_with_the_reference(golden, close, bits):
     arrays = golden("vit")
     model, params = _load(arrays, Quantization(bits, bits))
+    # At 3 bits one activation lies 2e-7 from a rounding tie: a compiled pass would round it to the
+    # other side.
     quant = calibration.calibrate(model, params, arrays["images"])
     expected = json.loads(str(arrays[f"qparams{bits}"]))
     for name, (step, zero_point, signed) in expected.items():
@@ -104,7 +106,7 @@ def test_calibrated_quantizers_agree_with_the_reference(golden, close, bits):
 def test_32_bits_are_full_precision():
     images = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
     model = create_model("vit", 5, Quantization(32, 32), **TINY)
-    params = model.init(jax.random.key(1), images)["params"]
+    params = jax.jit(model.init)(jax.random.key(1), images)["params"]
     assert calibration.calibrate(model, params, images) == {}
     np.testing.assert_array_equal(
         model.apply({"params": params}, images)[0],
@@ -115,7 +117,7 @@ def test_32_bits_are_full_precision():
 def test_weights_alone_may_be_quantized():
     images = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
     model = create_model("vit", 5, Quantization(3, 32), **TINY)
-    variables = model.init(jax.random.key(1), images)
+    variables = jax.jit(model.init)(jax.random.key(1), images)
     assert "quant" not in variables
     logits = model.apply(variables, images)[0]
     assert not np.allclose(logits, model.clone(quantization=None).apply(variables, images)[0])
@@ -132,7 +134,7 @@ def test_without_a_classifier_the_features_come_out():
 def test_half_precision_computes_float32_logits_close_to_full_ones():
     images = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
     model = create_model("vit", 5, **TINY)
-    variables = model.init(jax.random.key(1), images)
+    variables = jax.jit(model.init)(jax.random.key(1), images)
     logits, out = model.clone(dtype=jnp.bfloat16).apply(variables, images)
     assert logits.dtype == out["attention_logits"][0].dtype == jnp.float32
     np.testing.assert_allclose(logits, model.apply(variables, images)[0], atol=0.05)

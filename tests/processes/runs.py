@@ -19,6 +19,17 @@ ROOT = Path(__file__).parents[2]
 # does not grow into another model.
 CONFIG = """
 from configs import smoke
+from maskaq_jax import data
+
+load_all = data.load_embedded
+
+
+def load_few(split, num_channels):
+    images, labels = load_all(split, num_channels)
+    return images[:1000], labels[:1000]
+
+
+data.load_embedded = load_few
 
 
 def get_config(argument=None):
@@ -32,11 +43,11 @@ def get_config(argument=None):
     config.samples.refresh_every = 2
     config.finetuning.learning_rate = 1e-5
     config.finetuning.quantizer_learning_rate = 1e-4
-    config.evaluation.split, config.evaluation.batch_size = "validation", 1250
-    config.checkpoint_seconds = 0.0
+    config.evaluation.split, config.evaluation.batch_size = "validation", 250
     return config
 """
-# Goes on from there, to a model so small that a run takes few seconds more than its start.
+# Goes on from there, to a model so small that a run takes few seconds more than its start, and to a
+# state that is saved whenever it can be.
 SMALLER = """
 get_full_config = get_config
 
@@ -45,17 +56,17 @@ def get_config(argument=None):
     config = get_full_config(argument)
     config.model.arguments = {arguments}
     config.model.weights = "{weights}"
+    config.checkpoint_seconds = 0.0
     return config
 """
 
-# Ends the process as SIGKILL would, a random moment after the n-th sign of life of a phase.
+# Ends the process as SIGKILL would, some seconds after the n-th sign of life of a phase.
 KILLER = """
-import contextlib, os, random, signal, sys, threading
+import contextlib, os, signal, sys, threading
 from absl import app
 from maskaq_jax import main, report, run
 
-phase, count, seed = sys.argv.pop(1), int(sys.argv.pop(1)), int(sys.argv.pop(1))
-delay = random.Random(seed).uniform(0, 0.1)
+phase, count, delay = sys.argv.pop(1), int(sys.argv.pop(1)), float(sys.argv.pop(1))
 seen = 0
 
 def notice(name):
@@ -73,6 +84,12 @@ def watched(self, name):
             advance(units)
         yield told
 report.Reporter.phase = watched
+
+keep = report.Reporter.keep
+def kept(self, name, units):
+    notice(name)
+    keep(self, name, units)
+report.Reporter.keep = kept
 
 calibrate = run._calibrated
 def calibrated(*arguments):
@@ -132,13 +149,13 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def start_all(directory, workdir, processes, devices=1, script=None):
+def start_all(directory, workdir, processes, *flags, devices=1, script=None):
     """The processes of one run; `script` has what each runs instead of the program."""
-    flags = [f"--coordinator=127.0.0.1:{free_port()}", f"--num_processes={processes}"]
+    group = [f"--coordinator=127.0.0.1:{free_port()}", f"--num_processes={processes}"]
     return [
         start(
-            *(directory, workdir),
-            *([*flags, f"--process_id={number}"] if processes > 1 else []),
+            *(directory, workdir, *flags),
+            *([*group, f"--process_id={number}"] if processes > 1 else []),
             script=script,
             devices=devices,
         )

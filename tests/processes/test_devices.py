@@ -4,13 +4,10 @@ import numpy as np
 import pytest
 
 from maskaq_jax import samples
+from tests import tiny
 from tests.processes import runs
 
-pytestmark = [
-    pytest.mark.slow,
-    # Orbax leaves an event loop to the garbage collector.
-    pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestWarning"),
-]
+pytestmark = [pytest.mark.slow, tiny.ignore_orbax_warnings]
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +26,7 @@ IMAGE_TOLERANCE, ACCURACY_TOLERANCE = 0.01, 1.0
 @pytest.mark.parametrize(("processes", "devices"), [(1, 2), (1, 8), (2, 2)])
 def test_devices_and_processes_change_no_result(directory, finished, processes, devices):
     workdir = directory / f"{processes}x{devices}"
-    for process in runs.start_all(directory, workdir, processes, devices):
+    for process in runs.start_all(directory, workdir, processes, devices=devices):
         runs.finish(process)
     for name, value in runs.results(workdir).items():
         expected = runs.results(finished)[name]

@@ -1,7 +1,11 @@
 """Runs that are killed, told to stop, out of disk, or not alone in their directory."""
 
+import functools
+import random
+import re
 import resource
 import signal
+import time
 
 import numpy as np
 import pytest
@@ -10,11 +14,7 @@ from maskaq_jax.models import create_model
 from tests import tiny
 from tests.processes import runs
 
-pytestmark = [
-    pytest.mark.slow,
-    # Orbax leaves an event loop to the garbage collector.
-    pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestWarning"),
-]
+pytestmark = [pytest.mark.slow, tiny.ignore_orbax_warnings]
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +25,22 @@ def directory(tmp_path_factory):
     smaller = runs.SMALLER.format(arguments=tiny.ARGUMENTS, weights=weights)
     (directory / "config.py").write_text(runs.CONFIG + smaller)
     return directory
+
+
+def _read(path):
+    return path.read_text() if path.is_file() else ""
+
+
+def _wait(process, is_there):
+    """Until something is there, as long as the process lives that makes it."""
+    while not is_there():
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.02)
+
+
+def _limit_files(limit):
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
 
 def _assert_same_bits(workdir, expected):
@@ -51,32 +67,33 @@ def test_twenty_kills_change_no_bit(directory, finished):
     workdir = directory / "killed"
     hit = []
     for seed, (phase, count) in enumerate(KILLS):
-        killer = [runs.KILLER, phase, str(count), str(seed)]
+        delay = random.Random(seed).uniform(0, 0.1)
+        killer = [runs.KILLER, phase, str(count), str(delay)]
         process = runs.start(directory, workdir, script=killer)
         output, _ = process.communicate(timeout=900)
         if process.returncode == -signal.SIGKILL:
             hit.append(phase)
         else:
             assert process.returncode == 0, output
-    runs.finish(runs.start(directory, workdir))
+    assert "continuing after step" in runs.finish(runs.start(directory, workdir))
     assert len(hit) == len(KILLS), hit
     _assert_same_bits(workdir, finished)
 
 
 def test_two_processes_resume_where_both_know_it(directory):
-    workdir = directory / "pair"
-    for process in runs.start_all(directory, workdir, 2):
+    workdir, flag = directory / "pair", "--config.finetuning.epochs=1"
+    for process in runs.start_all(directory, workdir, 2, flag):
         runs.finish(process)
     expected = runs.leaves(workdir)
     killed = directory / "killed_pair"
     # Both die at once in the middle of a batch; then one has lost what it knew of it.
-    killer = [runs.KILLER, "synthesis", "4", "1651"]
-    for process in runs.start_all(directory, killed, 2, script=killer):
+    killer = [runs.KILLER, "synthesis", "4", "0"]
+    for process in runs.start_all(directory, killed, 2, flag, script=killer):
         process.communicate(timeout=900)
     unfinished = sorted(killed.rglob("unfinished_*"))
-    assert unfinished
+    assert len(unfinished) == 2
     unfinished[-1].unlink()
-    for process in runs.start_all(directory, killed, 2):
+    for process in runs.start_all(directory, killed, 2, flag):
         runs.finish(process)
     for actual, wanted in zip(runs.leaves(killed), expected, strict=True):
         np.testing.assert_array_equal(actual, wanted)
@@ -84,38 +101,36 @@ def test_two_processes_resume_where_both_know_it(directory):
 
 def test_sigterm_saves_and_says_so(directory, finished):
     workdir = directory / "preempted"
-    process = runs.start(directory, workdir, "--config.samples.refresh_every=2")
-    for line in process.stdout:
-        if line.startswith("run directory"):
-            break
+    process = runs.start(directory, workdir)
+    _wait(process, lambda: "finetuning" in _read(workdir / "metrics.jsonl"))
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=900)
     assert process.returncode == 75, output
     assert f"start again with --workdir={workdir}" in output
-    runs.finish(runs.start(directory, workdir))
+    again = runs.finish(runs.start(directory, workdir))
+    step = re.search(r"continuing after step (\d+) of 8", again)
+    assert step
+    assert 2 <= int(step[1]) < 8
     _assert_same_bits(workdir, finished)
 
 
-# A batch of images is larger than the first, what describes a checkpoint than the second.
-@pytest.mark.parametrize("limit", [30_000, 200_000])
-def test_a_full_disk_is_told_and_loses_nothing(directory, finished, limit):
-    """No file may be larger than the limit, as if the disk ended there."""
-
-    def limit_files():
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-
-    workdir = directory / f"full_{limit}"
+def test_a_full_disk_is_told_and_loses_nothing(directory, finished):
+    """No file may be larger than a limit, as if the disk ended there."""
+    workdir = directory / "full"
+    # A batch of images is larger than the first, what describes a checkpoint than the second.
     # Compiled programs are larger too, and already there.
-    process = runs.start(directory, workdir, preexec_fn=limit_files)
-    output, _ = process.communicate(timeout=900)
-    assert process.returncode == 1, output
-    *before, last = output.strip().splitlines()
-    assert last.startswith("error: the disk has no room")
-    assert "start again" in last
-    # Nothing that writes in the background adds words of its own.
-    assert "Traceback" not in output
-    assert len(before) < 20
+    for limit in (30_000, 200_000):
+        process = runs.start(directory, workdir, preexec_fn=functools.partial(_limit_files, limit))
+        output, _ = process.communicate(timeout=900)
+        assert process.returncode == 1, output
+        *before, last = output.strip().splitlines()
+        assert last.startswith("error: the disk has no room")
+        assert "start again" in last
+        # Nothing that writes in the background adds words of its own.
+        assert "Traceback" not in output
+        assert len(before) < 20
+        is_made = any((workdir / "samples").rglob("images_*.safetensors"))
+        assert is_made == (limit > 30_000)
     runs.finish(runs.start(directory, workdir))
     _assert_same_bits(workdir, finished)
 
@@ -123,22 +138,16 @@ def test_a_full_disk_is_told_and_loses_nothing(directory, finished, limit):
 def test_a_second_run_in_the_directory_is_refused(directory):
     workdir = directory / "shared"
     first = runs.start(directory, workdir)
-    for line in first.stdout:
-        if "% of the run" in line or (workdir / "metrics.jsonl").exists():
-            break
-    second = runs.start(directory, workdir)
-    output, _ = second.communicate(timeout=900)
+    _wait(first, (workdir / "config.json").is_file)
+    first.send_signal(signal.SIGSTOP)
+    try:
+        second = runs.start(directory, workdir)
+        output, _ = second.communicate(timeout=900)
+    finally:
+        first.send_signal(signal.SIGCONT)
     assert second.returncode == 2, output
     assert f"another run is at work in {workdir}" in output
     runs.finish(first)
-
-
-def test_a_run_that_ended_before_it_began_can_start(directory):
-    workdir = directory / "remains"
-    workdir.mkdir()
-    for name in ("lock", "config.json.unfinished"):
-        (workdir / name).write_text("")
-    runs.finish(runs.start(directory, workdir))
 
 
 def test_programs_of_every_size_are_kept_on_disk(directory, finished):

@@ -2,6 +2,7 @@
 
 import jax
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from maskaq_jax import config as config_lib
 from maskaq_jax import data, programs, run
@@ -18,12 +19,15 @@ def compiled(tmp_path_factory):
 @pytest.fixture(autouse=True, scope="package")
 def compiled_quickly_and_once(compiled):
     """Every run makes its programs anew, and most of them are the same."""
-    before = jax.config.jax_compilation_cache_dir
+    names = "jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs"
+    before = {name: getattr(jax.config, name) for name in names}
     programs.keep_on_disk(compiled)
     jax.config.update("jax_disable_most_optimizations", True)
     yield
-    jax.config.update("jax_compilation_cache_dir", before)
-    jax.config.update("jax_disable_most_optimizations", False)
+    for name, value in (before | {"jax_disable_most_optimizations": False}).items():
+        jax.config.update(name, value)
+    # Else it stays in use, whatever its directory is now.
+    compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope="package")

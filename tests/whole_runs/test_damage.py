@@ -75,6 +75,14 @@ def test_damage_is_told_and_mended_to_the_same_bits(finished, settings, tmp_path
         np.testing.assert_array_equal(mended["images"], before["images"])
 
 
+def test_a_truncated_file_of_an_earlier_refresh_stops_no_run(finished, settings, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(finished[0], workdir)
+    path = tiny.shard_path(workdir, 0, 0)
+    path.write_bytes(path.read_bytes()[:100])
+    tiny.assert_same_run(workdir, run.run(tiny.prepare(settings, workdir)), finished)
+
+
 def test_a_damaged_model_is_not_loaded(finished, tmp_path):
     shutil.copytree(finished[0], tmp_path / "run")
     _damage_newest_checkpoint(tmp_path / "run")

@@ -44,12 +44,6 @@ def test_images_are_those_of_the_method(prepared, settings):
     assert not np.array_equal(images, pictures.read_images(prepared, np.arange(12)))
 
 
-def test_pixels_are_those_before_normalisation(prepared):
-    pixels = prepared.config.pixels
-    images = (np.full((1, 2, 2, 3), 0.25) - pixels.mean) / pixels.std
-    np.testing.assert_allclose(pictures.to_pixels(images, prepared), 0.25, rtol=1e-6)
-
-
 def test_the_outline_runs_along_the_border_of_marked_patches():
     axis = Figure().subplots()
     mask = np.zeros((4, 4))

@@ -11,7 +11,7 @@ from PIL import Image
 
 import maskaq_jax
 from maskaq_jax import config as config_lib
-from maskaq_jax import data, finetune, phases, preprocessing, run, samples
+from maskaq_jax import data, finetune, phases, preprocessing, programs, run, samples
 from maskaq_jax.models import create_model
 from tests import tiny
 
@@ -68,11 +68,9 @@ def test_the_same_config_gives_the_same_results(finished, settings, tmp_path):
 
 def test_a_finished_run_is_not_run_again(finished, settings, monkeypatch):
     workdir, results = finished
-    monkeypatch.setattr(
-        phases,
-        "make_synthesis",
-        lambda *_: pytest.fail,  # returns what fails when called
-    )
+    # Both return what fails when called.
+    monkeypatch.setattr(phases, "make_synthesis", lambda *_: pytest.fail)
+    monkeypatch.setattr(programs, "map_finetuning", lambda *_: pytest.fail)
     assert tiny.accuracies(run.run(tiny.prepare(settings, workdir))) == tiny.accuracies(results)
 
 
@@ -90,39 +88,46 @@ def test_four_devices_give_the_images_of_one(finished, settings, tmp_path):
         assert np.abs(one["images"] - four["images"]).mean() < 0.02
 
 
-@pytest.mark.parametrize("method", ["noise", "real"])
-def test_other_samples_are_trained_on_the_same_way(settings, tmp_path, method):
-    settings = dataclasses.replace(settings, method=method)
-    results = run.run(tiny.prepare(settings, tmp_path / method))
+def _assert_trained_without_synthesis(workdir, results, method):
     assert results["method"] == method
     assert results["seconds"]["synthesis"] == 0
-    assert not (tmp_path / method / "samples").exists()
+    assert not (workdir / "samples").exists()
+
+
+def test_noise_is_trained_on_the_same_way(settings, tmp_path):
+    settings = dataclasses.replace(settings, method="noise")
+    results = run.run(tiny.prepare(settings, tmp_path / "run"))
+    _assert_trained_without_synthesis(tmp_path / "run", results, "noise")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("method", "opened"), [("maskaq", False), ("real", True)])
-def test_real_images_are_opened_by_their_own_method_alone(settings, tmp_path, method, opened):
-    saved = tmp_path / "config.json"
+def test_real_images_are_trained_on_the_same_way_and_opened_by_their_own_method_alone(
+    settings, tmp_path, compiled
+):
     settings = dataclasses.replace(
         settings,
-        method=method,
         finetuning=finetune.Settings(epochs=1, batch_size=4),
         evaluation=dataclasses.replace(settings.evaluation, split="validation"),
     )
-    saved.write_text(json.dumps(config_lib.as_dict(settings)))
+    (tmp_path / "config.json").write_text(json.dumps(config_lib.as_dict(settings)))
     code = f"""
-import json, pathlib, sys
+import dataclasses, json, pathlib, sys
 paths = []
 sys.addaudithook(lambda event, args: paths.append(str(args[0])) if event == "open" else None)
 from maskaq_jax import config, experiment, run
-settings = config.from_dict(json.loads(pathlib.Path({str(saved)!r}).read_text()))
-run.run(experiment.prepare(settings, pathlib.Path({str(tmp_path / "run")!r})))
-print("opened", any("fashion_real" in path for path in paths))
+directory = pathlib.Path({str(tmp_path)!r})
+settings = config.from_dict(json.loads((directory / "config.json").read_text()))
+for method in ("maskaq", "real"):
+    changed = dataclasses.replace(settings, method=method)
+    run.run(experiment.prepare(changed, directory / method))
+    print(method, any("fashion_real" in path for path in paths))
 print("modules", sorted({{"torch", "tensorflow"}} & set(sys.modules)))
 """
     environment = {
         "JAX_PLATFORMS": "cpu",
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        "JAX_COMPILATION_CACHE_DIR": str(compiled),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "PYTHONPATH": ":".join(sys.path),
         "HOME": str(tmp_path),
     }
@@ -130,19 +135,22 @@ print("modules", sorted({{"torch", "tensorflow"}} & set(sys.modules)))
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False
     )
     assert output.returncode == 0, output.stderr
-    assert f"opened {opened}" in output.stdout
-    assert "modules []" in output.stdout
+    assert output.stdout.splitlines() == ["maskaq False", "real True", "modules []"]
+    results = json.loads((tmp_path / "real" / "results.json").read_text())
+    _assert_trained_without_synthesis(tmp_path / "real", results, "real")
 
 
 @pytest.mark.slow
 def test_swin_is_quantized_too(settings, tmp_path):
-    """Where the authors' code stops: stages of other resolutions, no class token."""
-    arguments = {"img_size": 28, "patch_size": 2, "embed_dim": 8, "depths": (1, 2)}
+    """Where the authors' code stops: shifted windows, another resolution, no class token."""
+    arguments = {"img_size": 28, "patch_size": 2, "embed_dim": 8, "depths": (2, 1)}
     arguments |= {"num_heads": (1, 2), "window_size": 7}
     model = create_model("swin", 10, **arguments)
     tiny.save_random_weights(model, tmp_path / "swin.safetensors")
     weights = str(tmp_path / "swin.safetensors")
-    settings = dataclasses.replace(settings, model=config_lib.Model("swin", 10, arguments, weights))
+    settings = dataclasses.replace(
+        settings, model=config_lib.ModelSettings("swin", 10, arguments, weights)
+    )
     results = run.run(tiny.prepare(settings, tmp_path / "run"))
     first, *_ = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert json.loads(first)["coupling"] > 0
@@ -184,8 +192,7 @@ def test_without_evaluation_images_agreement_is_reported(settings, tmp_path, cap
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("distance", ["cosine", "mse"])
-def test_a_model_without_classes_is_compared_by_its_features(settings, tmp_path, distance, capsys):
+def test_a_model_without_classes_is_compared_by_its_features(settings, tmp_path, capsys):
     arguments = tiny.ARGUMENTS | {"init_values": 0.5}
     model = create_model("vit", 0, **arguments)
     params = tiny.save_random_weights(model, tmp_path / "features.safetensors")
@@ -197,11 +204,11 @@ def test_a_model_without_classes_is_compared_by_its_features(settings, tmp_path,
     (tmp_path / "images" / "broken.png").write_bytes(b"no picture")
     settings = dataclasses.replace(
         settings,
-        model=config_lib.Model("vit", 0, arguments, str(tmp_path / "features.safetensors")),
+        model=config_lib.ModelSettings("vit", 0, arguments, str(tmp_path / "features.safetensors")),
         synthesis=dataclasses.replace(
             settings.synthesis, weights=dataclasses.replace(settings.synthesis.weights, classes=0.0)
         ),
-        finetuning=dataclasses.replace(settings.finetuning, output_distance=distance),
+        finetuning=dataclasses.replace(settings.finetuning, output_distance="cosine"),
         evaluation=config_lib.Evaluation("folder", path=str(tmp_path / "images"), batch_size=4),
     )
     results = run.run(tiny.prepare(settings, tmp_path / "run"))

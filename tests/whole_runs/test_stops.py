@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from maskaq_jax import experiment, interruption, report, run, schema
+from maskaq_jax import experiment, interruption, report, run, schedule, schema, workload
 from tests import tiny
 
 pytestmark = tiny.ignore_orbax_warnings
@@ -49,13 +49,29 @@ def test_a_stopped_run_continues_to_the_same_bits(finished, settings, tmp_path, 
         patch.setattr(report.Reporter, "phase", stopping_phase)
         with pytest.raises(_StopError):
             run.run(tiny.prepare(settings, workdir))
-    results = run.run(tiny.prepare(settings, workdir))
+    results = _continue(tiny.prepare(settings, workdir), monkeypatch)
     tiny.assert_same_run(workdir, results, finished)
 
 
-@pytest.mark.parametrize("signals", [1, 2, 4, 8, 12])
+def _continue(prepared, monkeypatch):
+    """Runs, and sees that what is kept and what is done come to the whole work of a run."""
+    add, works = report.Reporter._add, []
+
+    def listing(self, work):
+        works.append(work)
+        add(self, work)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(report.Reporter, "_add", listing)
+        results = run.run(prepared)
+    assert sum(works) == workload.total(prepared, schedule.make_plan(prepared.config))
+    return results
+
+
+# The questions: after an evaluation, two batches, an evaluation, six steps, two batches and so on.
+@pytest.mark.parametrize(("signals", "saved"), [(1, []), (2, []), (4, []), (8, [4]), (12, [6])])
 def test_a_run_told_to_stop_saves_and_continues_to_the_same_bits(
-    finished, settings, tmp_path, monkeypatch, signals
+    finished, settings, tmp_path, monkeypatch, signals, saved
 ):
     """SIGTERM comes while the n-th question is asked whether to stop."""
     settings = dataclasses.replace(settings, checkpoint_seconds=1e6)
@@ -75,7 +91,9 @@ def test_a_run_told_to_stop_saves_and_continues_to_the_same_bits(
         ):
             run.run(tiny.prepare(settings, tmp_path / "run"), is_terminated)
     assert len(asked) == signals
-    results = run.run(tiny.prepare(settings, tmp_path / "run"))
+    checkpoints = sorted(int(path.name) for path in (tmp_path / "run/checkpoints").iterdir())
+    assert checkpoints[-1:] == saved
+    results = _continue(tiny.prepare(settings, tmp_path / "run"), monkeypatch)
     tiny.assert_same_run(tmp_path / "run", results, finished)
 
 
@@ -95,6 +113,14 @@ def test_a_second_interrupt_from_the_keyboard_ends_the_program():
             assert is_terminated()
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_run_that_ended_before_it_began_can_start(settings, tmp_path):
+    (tmp_path / "run").mkdir()
+    for name in ("lock", "weights.json.unfinished", "config.json.unfinished"):
+        (tmp_path / "run" / name).write_text("")
+    with experiment.claim(tiny.prepare(settings, tmp_path / "run")):
+        pass
 
 
 def test_two_runs_do_not_share_a_directory(settings, tmp_path):
