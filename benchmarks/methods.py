@@ -211,9 +211,10 @@ def describe_cell(cell: tuple[str, int, int], rows: list[dict[str, Any]]) -> str
     """A table of the methods of a model at some bits."""
     model, weight_bits, activation_bits = cell
     lines = [
-        f"## `configs/{model}.py` at W{weight_bits}A{activation_bits}\n",
-        "| method | seeds | calibrated | top-1 | recovery | against `maskaq` | seconds |",
-        "|---|---|---|---|---|---|---|",
+        f"### `configs/{model}.py` at W{weight_bits}A{activation_bits}\n",
+        "| method | seeds | calibrated | top-1 | recovery | against `noise` | against `maskaq` "
+        "| seconds |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     by_method: dict[str, dict[int, dict[str, Any]]] = {}
     for row in rows:
@@ -236,7 +237,7 @@ def describe_cell(cell: tuple[str, int, int], rows: list[dict[str, Any]]) -> str
             f"| {name} | {len(by_seed)} "
             f"| {show(row['calibrated_top1'] for row in by_seed.values())} "
             f"| {show(top1.values())} | {show(recovery, 3)} "
-            f"| {show_difference(top1, best)} | {seconds:.0f} |"
+            f"| {show_difference(top1, noise)} | {show_difference(top1, best)} | {seconds:.0f} |"
         )
     return "\n".join(lines)
 

@@ -48,8 +48,8 @@ def imagenet_config(
     config.seed = arguments.seed
     config.model.name = model
     config.model.weights = weights
-    # A field, so that the command line can set it.
-    config.model.arguments = ConfigDict({"img_size": 224})
+    # Fields, so that the command line can set them.
+    config.model.arguments = ConfigDict({"img_size": 224, "dtype": "float32"})
     config.pixels.mean = mean or config.pixels.mean
     config.pixels.std = std or config.pixels.std
     config.quantization.weight_bits = arguments.w

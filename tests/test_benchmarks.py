@@ -132,7 +132,8 @@ def test_results_hold_every_run_and_the_way_from_noise_to_real(tmp_path):
     assert "old" not in page
     # (80 - 20) / 70 and (81 - 30) / 60
     assert "| maskaq | 2 | 60.00 ± 0.00 | 80.50 ± 0.71 | 0.854 ± 0.005 |" in page
-    assert "| real | 2 | 60.00 ± 0.00 | 90.00 ± 0.00 | 1.000 ± 0.000 | +9.50 (" in page
+    real = "| real | 2 | 60.00 ± 0.00 | 90.00 ± 0.00 | 1.000 ± 0.000 | +65.00 (+1.47 to +128.53) "
+    assert f"{real}| +9.50 (" in page
 
 
 def test_a_record_is_read_again_and_other_settings_are_another_run(tmp_path, monkeypatch):
