@@ -1,4 +1,4 @@
-"""Weights that no training made, for what needs any: memory, time."""
+"""Weights that no training made, for benchmarks of memory and time."""
 
 from pathlib import Path
 

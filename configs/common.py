@@ -39,8 +39,8 @@ def imagenet_config(
         agreement of both models.
       model: a name of `create_model`.
       weights: where its weights are.
-      mean: of the pixels of each channel, from 0 to 1, that the model was trained with; ImageNet's
-        without.
+      mean: of the pixels of each channel, from 0 to 1, that the model was trained with; None for
+        ImageNet's.
       std: their standard deviation.
     """
     arguments = schema.parse_arguments(argument, w=4, a=4, method="maskaq", seed=0, val="")
@@ -149,7 +149,7 @@ def _use_best_training(config: ConfigDict) -> None:
     config.finetuning.averaged_share = 0.5
     config.finetuning.attention_weight = 0.1
     config.finetuning.block_weight = 1.0
-    # The views the teacher was trained on: flips and shifts.
+    # Near the views the teacher was trained on: flips and shifts.
     config.finetuning.view.min_area = 1.0
     config.finetuning.view.shift = 2
     config.finetuning.view.jitter = 0.0

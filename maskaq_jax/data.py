@@ -34,7 +34,7 @@ class Dataset(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int, /) -> Example:
-        """Raises BrokenImageError."""
+        """Raises BrokenImageError, or what the machine failed with."""
 
 
 def asset_path(name: str) -> Path:

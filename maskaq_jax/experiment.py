@@ -210,7 +210,7 @@ def _open_evaluation(settings: Config, model: Model) -> data.Dataset | None:
 def _check_workdir(settings: Config, workdir: Path) -> None:
     if "\0" in str(workdir):
         raise ConfigError(f"workdir {str(workdir)!r} is no name of a directory")
-    # If only a link to nothing.
+    # A link to nothing counts as something there.
     there = next(filter(os.path.lexists, (workdir.absolute(), *workdir.absolute().parents)))
     if not there.is_dir():
         raise ConfigError(f"workdir {workdir}: {there} is not a directory")

@@ -36,7 +36,7 @@ def fetch(address: str) -> Path:
         from huggingface_hub import errors
     except ImportError as error:
         raise ValueError(
-            f"{address}: fetching weights needs more: pip install huggingface_hub"
+            f"{address}: fetching weights needs huggingface_hub: pip install huggingface_hub"
         ) from error
     match = _ADDRESS.fullmatch(address)
     assert match is not None

@@ -72,6 +72,7 @@ def read_image(file: Path | BinaryIO, name: str, size: int, spec: Preprocessing)
         with Image.open(file) as image:
             return preprocess(image, size, spec)
     except Exception as error:  # whatever the decoders of damaged files raise
-        if failures.is_of_machine(error):
+        # What may not be read will never be.
+        if failures.is_of_machine(error) and not isinstance(error, PermissionError):
             raise
         raise BrokenImageError(f"{name}: {error}") from error

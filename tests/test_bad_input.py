@@ -159,8 +159,9 @@ CASES = {
         _smoke("model.arguments.in_chans=1"),
         "the config has no field 'in_chans': add it in the config file",
     ),
-    "half a block": (["--config=half.py"], "config.model: depth must be of integers, got 2.5"),
-    "a list of heads": (["--config=heads.py"], "num_heads must be of integers, got [2, 2]"),
+    "half a block": (["--config=half.py"], "config.model: depth must be an integer, got 2.5"),
+    "a list of heads": (["--config=heads.py"], "num_heads must be an integer, got [2, 2]"),
+    "no width": (["--config=width.py"], "mlp_ratio must be a number, got None"),
     "an unknown dtype": (["--config=dtype.py"], "dtype must be 'float32' or 'bfloat16', got 'f33'"),
     "two channels": (["--config=two.py"], "config.model.arguments.in_chans must be 1 or 3, got 2"),
     "pixels of other channels": (
@@ -267,10 +268,10 @@ def _write_files(directory):
     for name, argument, value in (
         *[("grey", "in_chans", 1), ("two", "in_chans", 2), ("half", "depth", 2.5)],
         *[("heads", "num_heads", [2, 2]), ("dtype", "dtype", "f33")],
+        ("width", "mlp_ratio", None),
     ):
         (directory / f"{name}.py").write_text(
             "from configs import smoke\n\n\ndef get_config():\n    config = smoke.get_config()\n"
-            f"    config.model.arguments.unlock()\n"
             f"    config.model.arguments = {{{argument!r}: {value!r}}}\n    return config\n"
         )
     (directory / "list").write_text("n01/0.png 0\nn01/1.png seven\n")

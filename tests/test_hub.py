@@ -172,7 +172,7 @@ def test_what_cannot_be_fetched_is_told_in_one_line(fetch, address, environment,
     assert "\n" not in error
 
 
-def test_the_extra_is_asked_for(monkeypatch):
+def test_the_missing_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(ValueError, match="pip install huggingface_hub"):
         hub.fetch("hf://org/vit")

@@ -7,7 +7,6 @@ from jax import export
 
 from configs import deit_t, swin_t
 from maskaq_jax import config, finetune, parallel, programs, synthesis
-from maskaq_jax.models import create_model
 
 NUM_DEVICES, BATCH = 4, 8
 
@@ -33,10 +32,14 @@ def _finetuning(settings, model, mesh):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("build", [_evaluation, _synthesis, _finetuning])
-@pytest.mark.parametrize("get_config", [deit_t.get_config, swin_t.get_config])
-def test_programs_lower_for_tpu_and_cuda(get_config, build):
+@pytest.mark.parametrize(
+    ("get_config", "dtype"),
+    [(get_config, "float32") for get_config in (deit_t.get_config, swin_t.get_config)]
+    + [(deit_t.get_config, "bfloat16")],
+)
+def test_programs_lower_for_tpu_and_cuda(get_config, dtype, build):
     settings = config.validated(get_config())
-    model = create_model(settings.model.name, settings.model.num_classes, settings.quantization)
+    model = config.create_model(settings, dtype=dtype)
     mesh = parallel.make_mesh(jax.devices()[:NUM_DEVICES])
     program, shapes = build(settings, model, mesh)
     exported = export.export(program, platforms=("tpu", "cuda"))(*shapes)

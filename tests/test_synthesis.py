@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maskaq_jax import calibration, losses, noise, synthesis, torch_import
+from maskaq_jax import calibration, finetune, losses, noise, synthesis, torch_import
 from maskaq_jax.augment import SynthesisView
 from maskaq_jax.models import Quantization, create_model
 from maskaq_jax.pixels import Pixels
@@ -81,6 +81,28 @@ def test_the_loop_takes_the_steps_one_by_one(problem):
     # Adam's first steps divide by almost nothing: they amplify the order of a sum.
     np.testing.assert_allclose(looped.images, state.images, atol=1e-3)
     np.testing.assert_allclose(looped_terms["classes"], terms["classes"], rtol=1e-3)
+
+
+@pytest.mark.parametrize("changes", [{"dtype": "bfloat16"}, {"in_chans": 1}])
+def test_other_precisions_and_channels_take_steps(changes):
+    model = create_model("vit", 4, Quantization(3, 3), **(TINY | changes))
+    indices, pixels = jnp.arange(4, dtype=jnp.int32), Pixels(*[(0.5,) * model.in_chans] * 2)
+    images = noise.draw_noise(jax.random.key(0), indices, model.input_shape, pixels)
+    params = jax.jit(model.clone(quantization=None).init)(jax.random.key(1), images)["params"]
+    variables = {"params": params, "quant": calibration.calibrate(model, params, images)}
+    batch = Batch(indices, indices % 4, params, variables)
+    state, terms = _take_steps((model, batch, images), SETTINGS, pixels, num_steps=2)
+    assert all(np.isfinite(term) and term.dtype == np.float32 for term in terms.values())
+    assert not np.allclose(state.images, images)
+
+    spec = finetune.Spec(finetune.Settings(block_weight=1.0), pixels)
+    optimizer = finetune.create_optimizer(spec.settings, 2)
+    trained, terms = jax.jit(finetune.step, static_argnums=(0, 1, 2))(
+        *(model, optimizer, spec, finetune.init_state(optimizer, variables)),
+        *(finetune.Batch(indices, images, params), jax.random.key(2)),
+    )
+    assert all(np.isfinite(term) and term.dtype == np.float32 for term in terms.values())
+    assert jax.tree.all(jax.tree.map(lambda leaf: jnp.isfinite(leaf).all(), trained.variables))
 
 
 def test_images_become_what_their_labels_say(problem):

@@ -193,7 +193,7 @@ def test_position_embeddings_of_another_rank_are_a_mismatch(state):
         torch_import.from_torch_state(state | {"pos_embed": np.zeros(3, np.float32)}, MODEL)
 
 
-def test_pickled_weights_ask_for_the_extra(tmp_path, monkeypatch):
+def test_the_package_that_pickled_weights_need_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     path = tmp_path / "weights.pth"
     path.write_bytes(b"anything")

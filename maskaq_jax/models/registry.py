@@ -92,6 +92,7 @@ def create_model(
 
 def _check_argument(argument: str, value: Any, default: Any) -> None:
     """Raises ValueError for a value of another kind than the default, or a size no model has."""
+    largest = _MOST_BLOCKS if argument in ("depth", "depths") else _LARGEST_SIZE
     if argument == "dtype":
         if value not in _DTYPES:
             raise ValueError(f"dtype must be 'float32' or 'bfloat16', got {value!r}")
@@ -101,19 +102,18 @@ def _check_argument(argument: str, value: Any, default: Any) -> None:
                 f"{argument} must be a list with a value for each stage, got {value!r}"
             )
         for size in value:
-            _check_size(argument, size)
+            _check_size(f"each of {argument}", size, largest)
     elif isinstance(default, bool):
         if not isinstance(value, bool):
             raise ValueError(f"{argument} must be True or False, got {value!r}")
     elif isinstance(default, int):
-        _check_size(argument, value)
-    elif value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
+        _check_size(argument, value, largest)
+    elif isinstance(value, bool) or not isinstance(value, (int, float, type(default))):
         raise ValueError(f"{argument} must be a number, got {value!r}")
 
 
-def _check_size(argument: str, value: Any) -> None:
-    largest = _MOST_BLOCKS if argument in ("depth", "depths") else _LARGEST_SIZE
+def _check_size(what: str, value: Any, largest: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"{argument} must be of integers, got {value!r}")
+        raise ValueError(f"{what} must be an integer, got {value!r}")
     if not 1 <= value <= largest:
-        raise ValueError(f"{argument} must be 1 to {largest}, got {value}")
+        raise ValueError(f"{what} must be 1 to {largest}, got {value}")

@@ -90,7 +90,7 @@ def test_two_processes_resume_where_both_know_it(directory):
     killer = [runs.KILLER, "synthesis", "4", "0"]
     for process in runs.start_all(directory, killed, 2, flag, script=killer):
         process.communicate(timeout=900)
-    unfinished = sorted(killed.rglob("unfinished_*"))
+    unfinished = sorted(killed.rglob("unfinished_*.safetensors"))
     assert len(unfinished) == 2
     unfinished[-1].unlink()
     for process in runs.start_all(directory, killed, 2, flag):
