@@ -55,7 +55,8 @@ def open_manager(directory: Path, steps_per_refresh: int = 1) -> ocp.CheckpointM
 
 def open_reader(directory: Path) -> ocp.CheckpointManager:
     """Reads alone, and leaves a directory as it is: a run may be at work in it."""
-    options = ocp.CheckpointManagerOptions(read_only=True)
+    # The last two follow from the first; Orbax warns where they do not say so.
+    options = ocp.CheckpointManagerOptions(read_only=True, save_interval_steps=0, create=False)
     return ocp.CheckpointManager(directory.absolute(), options=options)
 
 
