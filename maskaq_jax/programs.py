@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.sharding import Mesh, NamedSharding
 
-from maskaq_jax import calibration, evaluate, finetune, parallel, synthesis
+from maskaq_jax import evaluate, finetune, parallel, synthesis
 from maskaq_jax.models import Model
 from maskaq_jax.parallel import AXIS, REPLICATED, SHARDED
 
@@ -142,10 +142,8 @@ def finetuning_state_shapes(model: Model, spec: finetune.Spec, mesh: Mesh) -> fi
 
 def variable_shapes(model: Model) -> Any:
     """Shapes of Q's calibrated variables, `params` and `quant`."""
-    images = _image_shapes(model, 1)
-    params = jax.eval_shape(model.clone(quantization=None).init, _key_shape(), images)["params"]
-    quant = jax.eval_shape(lambda *values: calibration.calibrate(model, *values), params, images)
-    return {"params": params, "quant": quant}
+    # In full precision there are no quantizers.
+    return {"quant": {}} | jax.eval_shape(model.init, _key_shape(), _image_shapes(model, 1))
 
 
 def _key_shape() -> Any:

@@ -4,12 +4,13 @@ Each host writes the images its own devices made, and reads those it needs, a fe
 does not grow with their number.
 """
 
+import contextlib
 import os
 import re
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -69,12 +70,9 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     Raises:
       BrokenFileError: the file is truncated, or its content has changed.
     """
-    try:
-        with safe_open(path, framework="numpy") as file:
-            stored = (file.metadata() or {}).get(_CHECKSUM)
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise BrokenFileError(f"{path} can't be read: {error}") from error
+    with _open(path) as file:
+        stored = (file.metadata() or {}).get(_CHECKSUM)
+        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     if stored != str(_checksum(arrays)):
         raise BrokenFileError(f"{path} is damaged: its checksum does not fit its content")
     return arrays
@@ -86,11 +84,8 @@ def read_array(path: Path, name: str) -> np.ndarray:
     Raises:
       BrokenFileError: the file is truncated.
     """
-    try:
-        with safe_open(path, framework="numpy") as file:
-            return file.get_tensor(name)
-    except (SafetensorError, OSError) as error:
-        raise BrokenFileError(f"{path} can't be read: {error}") from error
+    with _open(path) as file:
+        return file.get_tensor(name)
 
 
 def missing_batches(
@@ -143,6 +138,16 @@ def open_images(folder: Path) -> Callable[[np.ndarray], np.ndarray]:
         return np.concatenate([image for image in images if image is not None])
 
     return read
+
+
+@contextlib.contextmanager
+def _open(path: Path) -> Iterator[Any]:
+    """Opens a file of the store; what fails while it is read makes it a broken one."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            yield file
+    except (SafetensorError, OSError) as error:
+        raise BrokenFileError(f"{path} can't be read: {error}") from error
 
 
 def _checksum(arrays: dict[str, np.ndarray]) -> int:
