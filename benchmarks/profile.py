@@ -15,7 +15,8 @@ from pathlib import Path
 
 import jax
 
-from benchmarks.steps import PHASES, Step, make_problem, make_step
+from benchmarks.processes import Step
+from benchmarks.steps import PHASES, make_problem, make_step
 from maskaq_jax import memory
 
 NUM_STEPS = 5

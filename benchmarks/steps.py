@@ -4,8 +4,9 @@
 
 Steps are interleaved, so that all see the same machine; figures are medians after warm-up. PyTorch
 (the `torch` extra) is measured twice, as `benchmarks/torch_steps.py` says, for ViT and DeiT; a Swin
-has none of that. Weights are random, and both models see the same. Peak memory is that of a process
-of its own with all it imports. Prints a Markdown table; `--json` writes all figures.
+has none of that. Weights are random, and all see the same. Each implementation has a process of its
+own: the allocator's settings, which are a part of ours, would make PyTorch faster too. Peak memory
+is that of its process, with all it imports. Prints a Markdown table; `--json` writes all figures.
 """
 
 import argparse
@@ -15,7 +16,8 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ import jax.extend
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.processes import measure
+from benchmarks.processes import Step, TimedStep, answer, serve, timed
 from maskaq_jax import calibration, finetune, memory, parallel, programs, synthesis
 from maskaq_jax import config as config_lib
 from maskaq_jax.config import Config
@@ -33,8 +35,8 @@ from maskaq_jax.models import Model
 PHASES = ("synthesis", "finetuning", "evaluation")
 # Of matrices large enough to be at the machine's rate.
 _MATRIX_SIDE = 1536
-# Takes a step and waits for it.
-Step = Callable[[], None]
+# What steps are compared; a Swin has only ours.
+_IMPLEMENTATIONS = ("ours", "torch", "torch_tuned")
 
 
 def main() -> None:
@@ -47,14 +49,13 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=10, help="timed steps of each kind")
     parser.add_argument("--phases", default=",".join(PHASES))
     parser.add_argument("--json", type=Path, help="file of all figures")
-    parser.add_argument("--only", help="take three steps of this implementation, and print nothing")
+    parser.add_argument("--serve", choices=_IMPLEMENTATIONS, help="take a step for a line of input")
     options = parser.parse_args()
-    memory.keep_freed_memory()  # as a run does
-    if options.only:
-        take_steps(options)
+    if options.serve:
+        answer(make_served_step(options))
         return
     with tempfile.TemporaryDirectory() as cache:
-        # The processes that tell peak memory find here what is compiled: a compiler needs more.
+        # The processes that take the steps find here what is compiled: a compiler needs memory.
         os.environ["JAX_COMPILATION_CACHE_DIR"] = cache
         programs.keep_on_disk(Path(cache))
         benchmark_all(options)
@@ -80,15 +81,21 @@ def benchmark_all(options: argparse.Namespace) -> None:
 def benchmark(name: str, phase: str, options: argparse.Namespace) -> dict[str, Any]:
     """All figures of a phase of a model."""
     problem = make_problem(name, options.batch, options.bits, dtype=options.dtype)
-    step, compiled, compile_seconds = make_step(problem, phase)
+    _, compiled, compile_seconds = make_step(problem, phase)
     jax.clear_caches()
     _, _, cached_seconds = make_step(problem, phase)  # from the cache on disk, as the next run does
-    steps = {"ours": step, "matrices": make_product()} | make_torch_steps(problem, phase)
-    seconds = interleave(steps, options.repeats)
+    with ExitStack() as stack:
+        steps = {"matrices": timed(make_product())}
+        for kind in _IMPLEMENTATIONS if has_torch_steps(problem.model) else ("ours",):
+            arguments = (f"--models={name}", f"--phases={phase}", f"--serve={kind}")
+            shared = (f"--batch={options.batch}", f"--bits={options.bits}")
+            steps[kind] = stack.enter_context(
+                serve("-m", "benchmarks.steps", *arguments, *shared, f"--dtype={options.dtype}")
+            )
+        measured = interleave(steps, options.repeats)
+    seconds = {kind: [taken for taken, _ in answers] for kind, answers in measured.items()}
     medians = {kind: statistics.median(values) for kind, values in seconds.items()}
-    peaks = {
-        kind: peak_memory(name, phase, kind, options) for kind in medians if kind != "matrices"
-    }
+    peaks = {kind: answers[-1][1] for kind, answers in measured.items()}
     products = count_products(problem.model, phase) * options.batch
     rate = 2 * _MATRIX_SIDE**3 / medians["matrices"]
     torch, tuned = medians.get("torch"), medians.get("torch_tuned")
@@ -179,36 +186,44 @@ def make_step(problem: Problem, phase: str) -> tuple[Step, Any, float]:
     return take_step, compiled, compile_seconds
 
 
-def make_torch_steps(problem: Problem, phase: str) -> dict[str, Step]:
-    """The same steps in eager PyTorch; none for a Swin."""
-    if not problem.model.num_prefix_tokens:
-        return {}
+def has_torch_steps(model: Model) -> bool:
+    """Whether `benchmarks.torch_steps` has the model: not a Swin."""
+    return model.num_prefix_tokens > 0
+
+
+def make_torch_step(problem: Problem, phase: str, kind: str) -> Step:
+    """The same step in eager PyTorch, in the version called `kind`."""
     from benchmarks import torch_steps
 
+    version = {"torch": torch_steps.ORIGINAL, "torch_tuned": torch_steps.TUNED}[kind]
     model, bits = problem.model, problem.settings.quantization.weight_bits
-    steps: dict[str, Step] = {}
-    for kind, version in (("torch", torch_steps.ORIGINAL), ("torch_tuned", torch_steps.TUNED)):
-        # Fine-tuning trains Q in both versions, and no version needs P's gradients there.
-        is_frozen = version.is_frozen
-        params = torch_steps.load(problem.params, {}, None, is_frozen or phase != "synthesis")
-        variables = torch_steps.load(
-            problem.params, problem.variables["quant"], bits, is_frozen and phase != "finetuning"
+    # Fine-tuning trains Q in both versions, and no version needs P's gradients there.
+    is_frozen = version.is_frozen
+    params = torch_steps.load(problem.params, {}, None, is_frozen or phase != "synthesis")
+    variables = torch_steps.load(
+        problem.params, problem.variables["quant"], bits, is_frozen and phase != "finetuning"
+    )
+    images = np.asarray(problem.images)
+    if phase == "synthesis":
+        low, high = problem.settings.pixels.bounds()
+        return torch_steps.make_synthesis_step(
+            *(model, version, params, variables, images, np.asarray(problem.labels)),
+            bounds=(np.asarray(low), np.asarray(high)),
+            num_steps=problem.settings.synthesis.num_steps,
         )
-        images = np.asarray(problem.images)
-        if phase == "synthesis":
-            low, high = problem.settings.pixels.bounds()
-            steps[kind] = torch_steps.make_synthesis_step(
-                *(model, version, params, variables, images, np.asarray(problem.labels)),
-                bounds=(np.asarray(low), np.asarray(high)),
-                num_steps=problem.settings.synthesis.num_steps,
-            )
-        elif phase == "finetuning":
-            steps[kind] = torch_steps.make_finetuning_step(
-                model, version, params, variables, images
-            )
-        else:
-            steps[kind] = torch_steps.make_evaluation_step(model, variables, images)
-    return steps
+    if phase == "finetuning":
+        return torch_steps.make_finetuning_step(model, version, params, variables, images)
+    return torch_steps.make_evaluation_step(model, variables, images)
+
+
+def make_served_step(options: argparse.Namespace) -> Step:
+    """The step of the implementation that this process serves."""
+    if options.serve == "ours":
+        memory.keep_freed_memory()  # as a run does
+    problem = make_problem(options.models, options.batch, options.bits, dtype=options.dtype)
+    if options.serve == "ours":
+        return make_step(problem, options.phases)[0]
+    return make_torch_step(problem, options.phases, options.serve)
 
 
 def make_product() -> Step:
@@ -218,16 +233,15 @@ def make_product() -> Step:
     return lambda: jax.block_until_ready(multiply(matrix, matrix))
 
 
-def interleave(steps: dict[str, Step], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each step, `repeats` times in turn, after two that don't count."""
-    seconds: dict[str, list[float]] = {kind: [] for kind in steps}
+def interleave(steps: Mapping[str, TimedStep], repeats: int) -> dict[str, list[tuple[float, int]]]:
+    """What each step tells, `repeats` times in turn, after two that don't count."""
+    measured: dict[str, list[tuple[float, int]]] = {kind: [] for kind in steps}
     for number in range(repeats + 2):
         for kind, step in steps.items():
-            started = time.perf_counter()
-            step()
+            told = step()
             if number >= 2:
-                seconds[kind].append(time.perf_counter() - started)
-    return seconds
+                measured[kind].append(told)
+    return measured
 
 
 def count_products(model: Model, phase: str) -> float:
@@ -259,26 +273,6 @@ def _products(jaxpr: Any) -> Any:
             yield 2.0 * length * np.prod(equation.outvars[0].aval.shape), bool(batched)
         for inner in jax.extend.core.jaxprs_in_params(equation.params):
             yield from _products(inner)
-
-
-def peak_memory(name: str, phase: str, kind: str, options: argparse.Namespace) -> float:
-    """Bytes at the peak of a process that takes a few steps."""
-    _, gigabytes = measure(
-        *("-m", "benchmarks.steps", f"--models={name}", f"--phases={phase}", f"--only={kind}"),
-        *(f"--batch={options.batch}", f"--bits={options.bits}", f"--dtype={options.dtype}"),
-    )
-    return gigabytes * 1e9
-
-
-def take_steps(options: argparse.Namespace) -> None:
-    """Takes three steps of one implementation."""
-    problem = make_problem(options.models, options.batch, options.bits, dtype=options.dtype)
-    if options.only == "ours":
-        step, _, _ = make_step(problem, options.phases)
-    else:
-        step = make_torch_steps(problem, options.phases)[options.only]
-    for _ in range(3):
-        step()
 
 
 def format_row(record: dict[str, Any]) -> str:

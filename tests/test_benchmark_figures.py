@@ -2,6 +2,7 @@
 
 import csv
 import importlib
+import sys
 from pathlib import Path
 
 import jax
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import pytest
 from PIL import Image
 
-from benchmarks import growth, profile
+from benchmarks import growth, processes, profile
 
 ROOT = Path(__file__).parents[1]
 MODULES = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py"))
@@ -65,3 +66,30 @@ def test_instructions_are_told_by_the_part_of_the_model_they_belong_to():
     scopes = profile.read_scopes(compiled.as_text())
     assert any("attn/qkv/dot_general" in scope for scope in scopes.values())
     assert any("attn/" in scope and "exp" in scope for scope in scopes.values())
+
+
+# A step that takes 0.2 s and 200 MB, twice.
+SERVED = """
+import time
+from benchmarks import processes
+
+def step():
+    time.sleep(0.2)
+    bytearray(200 * 2**20)
+
+processes.answer(step)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peaks are read from /proc")
+def test_a_process_of_its_own_takes_a_step_when_asked():
+    with processes.serve("-c", SERVED) as step:
+        answers = [step(), step()]
+    for seconds, peak_bytes in answers:
+        assert 0.2 <= seconds < 2
+        assert 200 * 2**20 < peak_bytes < 300 * 2**20
+
+
+def test_a_step_of_a_process_that_ended_is_an_error():
+    with processes.serve("-c", "input()") as step, pytest.raises(RuntimeError, match="without an answer"):
+        step()
