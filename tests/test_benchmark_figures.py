@@ -91,5 +91,8 @@ def test_a_process_of_its_own_takes_a_step_when_asked():
 
 
 def test_a_step_of_a_process_that_ended_is_an_error():
-    with processes.serve("-c", "input()") as step, pytest.raises(RuntimeError, match="without an answer"):
+    with (
+        processes.serve("-c", "input()") as step,
+        pytest.raises(RuntimeError, match="without an answer"),
+    ):
         step()
