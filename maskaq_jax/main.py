@@ -50,11 +50,9 @@ def main(argv: list[str]) -> None:
         _refuse("--config is missing; try --config=configs/vit_fashion.py")
 
     # JAX loads when it is needed: --help and a missing --config are answered at once.
-    from maskaq_jax import memory
+    from maskaq_jax import config, experiment, interruption, memory, parallel, programs
 
     memory.keep_freed_memory()
-    from maskaq_jax import config, experiment, interruption, parallel, programs
-
     if _CACHE.value:
         programs.keep_on_disk(Path(_CACHE.value).expanduser())
     try:

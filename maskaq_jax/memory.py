@@ -3,16 +3,14 @@
 import ctypes
 import platform
 
+import jax
+
 # Of glibc's malloc.h: parameters of mallopt, and values that switch off what they govern.
 _SETTINGS = {
-    # One heap for all threads: those of other threads can't hold a program's temporary values, and
-    # pass the request to the system. First, since threads that start later make their own.
-    "M_ARENA_MAX": (-8, 1),
-    # Blocks below 1 GB come from the heap too; of larger ones the system gets back what is free, or
-    # those of several programs would pile up.
-    "M_MMAP_THRESHOLD": (-3, 2**30),
-    # The heap keeps what is freed at its end.
-    "M_TRIM_THRESHOLD": (-1, 2**31 - 1),
+    # Every block comes from the heap, however large.
+    "M_MMAP_MAX": (-4, 0),
+    # The heap keeps what is freed at its end: -1 is the largest size there is.
+    "M_TRIM_THRESHOLD": (-1, -1),
 }
 
 
@@ -32,10 +30,18 @@ def keep_freed_memory() -> bool:
     would fetch them from the system, a page fault for every 4 KB, and give them back
     (`docs/performance.md` has what that costs). Accelerators have allocators of their own.
 
+    For this a program on one CPU device runs in the thread that calls it, if its arguments are
+    there: the main thread's heap can grow, where those of others end at 64 MB and pass larger
+    requests to the system. The caller waits for the program. Call it before JAX's first
+    computation, which settles in which threads programs run.
+
     Returns:
-      Whether it could; nothing changes where the C library is not glibc.
+      Whether the allocator could be set; nothing changes where the C library is not glibc.
     """
     if platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt
-    return all(mallopt(parameter, value) for parameter, value in _SETTINGS.values())
+    could = all(mallopt(parameter, value) for parameter, value in _SETTINGS.values())
+    if could:
+        jax.config.update("jax_cpu_enable_async_dispatch", False)
+    return could

@@ -21,7 +21,7 @@ from maskaq_jax.parallel import REPLICATED, SHARDED
 
 # Synthesis steps between two returns to the host: enough to hide the return, few enough to show
 # progress.
-_CHUNK = 10
+STEPS_PER_DISPATCH = 10
 # Times a batch of images is drawn before giving up on finite ones.
 _ATTEMPTS = 3
 
@@ -171,7 +171,7 @@ def make_synthesis(
                 valid=valid if share.is_padded else None,
             )
             while step < spec.settings.num_steps:
-                num_steps = min(_CHUNK, spec.settings.num_steps - step)
+                num_steps = min(STEPS_PER_DISPATCH, spec.settings.num_steps - step)
                 state, terms = run_chunk(
                     state, batch, parallel.put(drawn, mesh, REPLICATED), np.int32(num_steps)
                 )
@@ -194,7 +194,7 @@ def make_finetuning(
     """Returns `init_state(variables)` and `train(state, steps, read_images, params)`.
 
     `train` yields the state and the loss terms after each step of the range `steps`, and takes the
-    memory of the state before. While the devices work on a step it reads the images of the next.
+    memory of the state before. While accelerators work on a step it reads the images of the next.
 
     An epoch visits every sample once in an order drawn for it; its last batch is filled from the
     order's beginning. A batch that the devices don't divide is padded with images that don't count.
@@ -238,7 +238,7 @@ def make_finetuning(
         batch = next(batches, None)
         while batch is not None:
             state, terms = take_step(state, batch, global_key)
-            batch = next(batches, None)  # while the devices work
+            batch = next(batches, None)  # while accelerators work; a CPU is done by then
             yield Trained(state, _floats(terms))
 
     return init_state, train
