@@ -9,6 +9,7 @@ table.
 """
 
 import argparse
+import dataclasses
 import math
 import statistics
 import time
@@ -20,12 +21,12 @@ import jax.numpy as jnp
 from jax import Array
 
 from benchmarks.processes import Step, timed
-from benchmarks.steps import Problem, interleave, make_problem
+from benchmarks.steps import interleave, make_problem
 from maskaq_jax import memory
 from maskaq_jax.models import vit
 
-# Sums a loss over all blocks, of the variables of each and the tokens that enter the first.
-Loss = Callable[[list[Any], Array], Array]
+# Sums a loss over all blocks, of their variables and the tokens that enter the first.
+Loss = Callable[[Any, Array], Array]
 
 
 def main() -> None:
@@ -38,31 +39,57 @@ def main() -> None:
     options = parser.parse_args()
     memory.keep_freed_memory()  # as a run does
     problem = make_problem(options.model, options.batch, options.bits)
-    model = cast(vit.VisionTransformer, problem.model)
+    model = problem.model
+    if not isinstance(model, vit.VisionTransformer):
+        parser.error(f"{options.model} has blocks of several kinds, which can't be stacked")
+    tokens = make_tokens(model, options.batch)
+    losses = {
+        "unrolled": (make_unrolled(model), list_blocks(problem.variables, model.depth)),
+        "looped": (make_looped(model), stack_blocks(problem.variables, model.depth)),
+    }
     print("| gradients to | blocks | seconds | compiled in | temporary memory |")
     print("|---|---|---|---|---|")
-    for gradients, arguments in {"tokens": 1, "tokens and variables": (0, 1)}.items():
-        steps, costs = {}, {}
-        for kind, make_loss in {"unrolled": make_unrolled, "looped": make_looped}.items():
-            steps[kind], costs[kind] = make_step(make_loss(model), arguments, problem)
-        measured = interleave({kind: timed(step) for kind, step in steps.items()}, options.repeats)
-        for kind, answers in measured.items():
-            seconds = [taken for taken, _ in answers]
+    for gradients, argnums in {"tokens": (1,), "tokens and variables": (0, 1)}.items():
+        compiled = {
+            kind: compile_gradient(loss, argnums, variables, tokens)
+            for kind, (loss, variables) in losses.items()
+        }
+        steps = {kind: timed(one.step) for kind, one in compiled.items()}
+        seconds = interleave(steps, options.repeats)
+        for kind, one in compiled.items():
             print(
-                f"| {gradients} | {kind} | {statistics.median(seconds):.3f} ± "
-                f"{statistics.stdev(seconds):.3f} s | {costs[kind]} |",
+                f"| {gradients} | {kind} | {statistics.median(seconds[kind]):.3f} ± "
+                f"{statistics.stdev(seconds[kind]):.3f} s | {one.compile_seconds:.1f} s | "
+                f"{one.temporary_bytes / 1e9:.2f} GB |",
                 flush=True,
             )
 
 
-def make_block(model: vit.VisionTransformer) -> Callable[[Any, Array], tuple[Array, Array]]:
-    """A block's tokens and loss, of its variables and the tokens before."""
+def make_tokens(model: vit.VisionTransformer, batch_size: int) -> Array:
+    """[B, N, C] random tokens for the first block."""
+    num_tokens = model.num_prefix_tokens + math.prod(model.patch_grid)
+    shape = (batch_size, num_tokens, model.embed_dim)
+    return jax.random.normal(jax.random.key(0), shape, model.dtype)
+
+
+def list_blocks(variables: Any, depth: int) -> list[Any]:
+    """The variables of each block."""
+    return [{name: tree[f"blocks_{i}"] for name, tree in variables.items()} for i in range(depth)]
+
+
+def stack_blocks(variables: Any, depth: int) -> Any:
+    """The same, on a leading axis of all blocks."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *list_blocks(variables, depth))
+
+
+def make_block(model: vit.VisionTransformer) -> Callable[[Array, Any], tuple[Array, Array]]:
+    """A block's tokens and loss, of the tokens before and its variables."""
     block = vit.Block(
         model.num_heads, model.mlp_ratio, model.init_values, model.quantization, model.dtype
     )
 
     @jax.jit  # traced once, as `layers.traced_once` does
-    def apply(variables: Any, tokens: Array) -> tuple[Array, Array]:
+    def apply(tokens: Array, variables: Any) -> tuple[Array, Array]:
         tokens, logits, outputs = cast(tuple[Array, Array, Array], block.apply(variables, tokens))
         return tokens, sum((jnp.mean(x**2) for x in (tokens, logits, outputs)), jnp.float32(0))
 
@@ -70,13 +97,13 @@ def make_block(model: vit.VisionTransformer) -> Callable[[Any, Array], tuple[Arr
 
 
 def make_unrolled(model: vit.VisionTransformer) -> Loss:
-    """One block after the other."""
+    """One block after the other; of `list_blocks`."""
     block = make_block(model)
 
     def loss(variables: list[Any], tokens: Array) -> Array:
         total = jnp.float32(0)
         for of_block in variables:
-            tokens, term = block(of_block, tokens)
+            tokens, term = block(tokens, of_block)
             total += term
         return total
 
@@ -84,37 +111,40 @@ def make_unrolled(model: vit.VisionTransformer) -> Loss:
 
 
 def make_looped(model: vit.VisionTransformer) -> Loss:
-    """A loop over the stacked variables."""
+    """A loop; of `stack_blocks`."""
     block = make_block(model)
 
-    def loss(variables: list[Any], tokens: Array) -> Array:
-        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *variables)
-        _, terms = jax.lax.scan(lambda x, of_block: block(of_block, x), tokens, stacked)
+    def loss(variables: Any, tokens: Array) -> Array:
+        _, terms = jax.lax.scan(block, tokens, variables)
         return terms.sum()
 
     return loss
 
 
-def make_step(loss: Loss, arguments: Any, problem: Problem) -> tuple[Step, str]:
-    """A step of its gradients, and what its program costs to compile and to hold."""
-    model = cast(vit.VisionTransformer, problem.model)
-    variables = [
-        {name: tree[f"blocks_{i}"] for name, tree in problem.variables.items()}
-        for i in range(model.depth)
-    ]
-    num_tokens = model.num_prefix_tokens + math.prod(model.patch_grid)
-    shape = (problem.batch_size, num_tokens, model.embed_dim)
-    tokens = jax.random.normal(jax.random.key(0), shape)
+@dataclasses.dataclass(frozen=True)
+class Gradient:
+    """A compiled gradient: a step of it, and what its program costs to compile and to hold."""
+
+    step: Step
+    compile_seconds: float
+    temporary_bytes: int
+
+
+def compile_gradient(
+    loss: Loss, argnums: tuple[int, ...], variables: Any, tokens: Array
+) -> Gradient:
+    """Of a loss, to the arguments of these numbers."""
+    # Quantizers hold whether they are signed, which has no gradient.
+    gradient = jax.jit(jax.grad(loss, argnums, allow_int=True))
     started = time.perf_counter()
-    gradient = jax.grad(loss, arguments, allow_int=True)
-    compiled = jax.jit(gradient).lower(variables, tokens).compile()
+    compiled = gradient.lower(variables, tokens).compile()
     seconds = time.perf_counter() - started
-    temporary = cast(Any, compiled.memory_analysis()).temp_size_in_bytes
 
     def take_step() -> None:
         jax.block_until_ready(compiled(variables, tokens))
 
-    return take_step, f"{seconds:.1f} s | {temporary / 1e9:.2f} GB"
+    temporary_bytes = cast(Any, compiled.memory_analysis()).temp_size_in_bytes
+    return Gradient(take_step, seconds, temporary_bytes)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Processes of their own, so that one measurement does not touch the next."""
 
 import contextlib
+import dataclasses
 import json
 import subprocess
 import sys
@@ -10,8 +11,21 @@ from pathlib import Path
 
 # Takes a step and waits for it.
 Step = Callable[[], None]
-# Takes a step, and tells its seconds and its process' peak memory so far in bytes.
-TimedStep = Callable[[], tuple[float, int]]
+# Takes a step and tells its seconds.
+TimedStep = Callable[[], float]
+
+
+@dataclasses.dataclass
+class Served:
+    """Steps of another process.
+
+    Attributes:
+      step: takes one there.
+      peak_bytes: of that process' memory, up to the last step.
+    """
+
+    step: TimedStep
+    peak_bytes: int = 0
 
 
 def measure(*arguments: str) -> tuple[float, float]:
@@ -34,43 +48,49 @@ def measure(*arguments: str) -> tuple[float, float]:
 
 
 @contextlib.contextmanager
-def serve(*arguments: str) -> Iterator[TimedStep]:
-    """A Python process that calls `answer`, as a step to take from here."""
+def serve(*arguments: str) -> Iterator[Served]:
+    """A Python process that calls `answer`, on Linux.
+
+    Its steps raise RuntimeError once the process has ended.
+    """
     with subprocess.Popen(
-        [sys.executable, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
     ) as process:
         requests, answers = process.stdin, process.stdout
         assert requests is not None
         assert answers is not None
 
-        def ask() -> tuple[float, int]:
-            requests.write("\n")
-            requests.flush()
+        def take_step() -> float:
+            with contextlib.suppress(BrokenPipeError):
+                requests.write(b"\n")
             line = answers.readline()
             if not line:
-                raise RuntimeError(f"the process of {' '.join(arguments)} ended without an answer")
-            seconds, peak_bytes = json.loads(line)
-            return seconds, peak_bytes
+                raise RuntimeError(
+                    f"the process of {' '.join(arguments)} ended with status {process.wait()}"
+                )
+            seconds, served.peak_bytes = json.loads(line)
+            return seconds
 
-        yield ask
+        served = Served(take_step)
+        yield served
 
 
-def answer(step: Step) -> None:
+def answer(step: TimedStep) -> None:
     """Takes a step for every line on standard input, until there are no more."""
     for _ in sys.stdin:
-        print(json.dumps(timed(step)()), flush=True)
-
-
-def timed(step: Step) -> TimedStep:
-    """A step of this process."""
-
-    def take_step() -> tuple[float, int]:
-        started = time.perf_counter()
-        step()
-        seconds = time.perf_counter() - started
+        seconds = step()
         # Not `getrusage`, whose peak may be that of the process which started this one.
         status = Path("/proc/self/status").read_text(encoding="utf-8")
         (kilobytes,) = (line.split()[1] for line in status.splitlines() if "VmHWM" in line)
-        return seconds, int(kilobytes) * 1024
+        print(json.dumps([seconds, int(kilobytes) * 1024]), flush=True)
+
+
+def timed(step: Step, count: int = 1) -> TimedStep:
+    """`step` with its time taken; where it is `count` steps, the seconds of one."""
+
+    def take_step() -> float:
+        started = time.perf_counter()
+        step()
+        return (time.perf_counter() - started) / count
 
     return take_step

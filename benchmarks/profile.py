@@ -2,9 +2,9 @@
 
     python -m benchmarks.profile --model=deit_t --phase=synthesis --batch=8
 
-Traces a few steps with JAX's profiler and adds up what every compiled instruction took, by the part
-of the model that its metadata names; times of threads that work side by side are added. Prints a
-Markdown table.
+Traces a few dispatches with JAX's profiler and adds up what every compiled instruction took, by the
+part of the model that its metadata names; times of threads that work side by side are added. Prints
+a Markdown table.
 """
 
 import argparse
@@ -15,11 +15,11 @@ from pathlib import Path
 
 import jax
 
-from benchmarks.processes import Step
-from benchmarks.steps import PHASES, make_problem, make_step
+from benchmarks.processes import TimedStep
+from benchmarks.steps import PHASES, make_problem, make_step, steps_per_dispatch
 from maskaq_jax import memory
 
-NUM_STEPS = 5
+NUM_DISPATCHES = 3
 # Name of a part: what the scope of its instructions holds; the first that fits counts.
 PARTS = {
     "attention: dense layers": r"attn/(qkv|proj)/",
@@ -43,21 +43,22 @@ def main() -> None:
     memory.keep_freed_memory()  # as a run does
     problem = make_problem(options.model, options.batch, options.bits)
     step, compiled, _ = make_step(problem, options.phase)
+    num_steps = NUM_DISPATCHES * steps_per_dispatch(options.phase)
     milliseconds = trace(step, read_scopes(compiled.as_text()))
     total = sum(milliseconds.values())
     print("| part | matrix products | all else |\n|---|---|---|")
     for part in PARTS:
         shares = [100 * milliseconds[part, is_product] / total for is_product in (True, False)]
         print(f"| {part} | {shares[0]:.0f}% | {shares[1]:.0f}% |")
-    print(f"\n{total:.0f} ms a step, threads added up")
+    print(f"\n{total / num_steps:.0f} ms a step, threads added up")
 
 
-def trace(step: Step, scopes: dict[str, str]) -> collections.Counter[tuple[str, bool]]:
-    """Milliseconds a step of each part, its products apart from all else."""
+def trace(step: TimedStep, scopes: dict[str, str]) -> collections.Counter[tuple[str, bool]]:
+    """Milliseconds that each part takes in all, its products apart from all else."""
     step()
     with tempfile.TemporaryDirectory() as directory:
         with jax.profiler.trace(directory):
-            for _ in range(NUM_STEPS):
+            for _ in range(NUM_DISPATCHES):
                 step()
         (path,) = Path(directory).rglob("*.xplane.pb")
         profile = jax.profiler.ProfileData.from_file(str(path))
@@ -69,7 +70,7 @@ def trace(step: Step, scopes: dict[str, str]) -> collections.Counter[tuple[str, 
                     scope = scopes[event.name]
                     part = next(part for part, sign in PARTS.items() if re.search(sign, scope))
                     is_product = "dot_general" in scope
-                    milliseconds[part, is_product] += event.duration_ns / 1e6 / NUM_STEPS
+                    milliseconds[part, is_product] += event.duration_ns / 1e6
     return milliseconds
 
 

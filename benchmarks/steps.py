@@ -2,11 +2,14 @@
 
     python -m benchmarks.steps --models=deit_t,deit_s,swin_t,vit_fashion --batch=8 --json=FILE
 
-Steps are interleaved, so that all see the same machine; figures are medians after warm-up. PyTorch
+Steps are interleaved, so that all see the same machine; figures are medians after warm-up. Ours of
+synthesis are dispatched as a run does it, ten at a time, and a tenth of that is one step. PyTorch
 (the `torch` extra) is measured twice, as `benchmarks/torch_steps.py` says, for ViT and DeiT; a Swin
 has none of that. Weights are random, and all see the same. Each implementation has a process of its
 own: the allocator's settings, which are a part of ours, would make PyTorch faster too. Peak memory
-is that of its process, with all it imports. Prints a Markdown table; `--json` writes all figures.
+is that of its process, with all it imports; PyTorch's makes the problem in JAX too. The matrix rate
+is the best of large products, before those processes start. Prints a Markdown table; `--json`
+writes all figures.
 """
 
 import argparse
@@ -27,7 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.processes import Step, TimedStep, answer, serve, timed
-from maskaq_jax import calibration, finetune, memory, parallel, programs, synthesis
+from maskaq_jax import calibration, finetune, memory, parallel, phases, programs, synthesis
 from maskaq_jax import config as config_lib
 from maskaq_jax.config import Config
 from maskaq_jax.models import Model
@@ -35,7 +38,6 @@ from maskaq_jax.models import Model
 PHASES = ("synthesis", "finetuning", "evaluation")
 # Of matrices large enough to be at the machine's rate.
 _MATRIX_SIDE = 1536
-# What steps are compared; a Swin has only ours.
 _IMPLEMENTATIONS = ("ours", "torch", "torch_tuned")
 
 
@@ -48,9 +50,17 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32", help="of our models' layers, or bfloat16")
     parser.add_argument("--repeats", type=int, default=10, help="timed steps of each kind")
     parser.add_argument("--phases", default=",".join(PHASES))
+    parser.add_argument(
+        "--keep_memory",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="whether ours keep what a step frees, as a run does",
+    )
     parser.add_argument("--json", type=Path, help="file of all figures")
     parser.add_argument("--serve", choices=_IMPLEMENTATIONS, help="take a step for a line of input")
     options = parser.parse_args()
+    if options.keep_memory and options.serve in (None, "ours"):
+        memory.keep_freed_memory()
     if options.serve:
         answer(make_served_step(options))
         return
@@ -80,24 +90,21 @@ def benchmark_all(options: argparse.Namespace) -> None:
 
 def benchmark(name: str, phase: str, options: argparse.Namespace) -> dict[str, Any]:
     """All figures of a phase of a model."""
+    rate = measure_product_rate()
     problem = make_problem(name, options.batch, options.bits, dtype=options.dtype)
     _, compiled, compile_seconds = make_step(problem, phase)
     jax.clear_caches()
-    _, _, cached_seconds = make_step(problem, phase)  # from the cache on disk, as the next run does
+    # From the cache on disk, as the next run does.
+    _, _, cached_seconds = make_step(problem, phase)
     with ExitStack() as stack:
-        steps = {"matrices": timed(make_product())}
-        for kind in _IMPLEMENTATIONS if has_torch_steps(problem.model) else ("ours",):
-            arguments = (f"--models={name}", f"--phases={phase}", f"--serve={kind}")
-            shared = (f"--batch={options.batch}", f"--bits={options.bits}")
-            steps[kind] = stack.enter_context(
-                serve("-m", "benchmarks.steps", *arguments, *shared, f"--dtype={options.dtype}")
-            )
-        measured = interleave(steps, options.repeats)
-    seconds = {kind: [taken for taken, _ in answers] for kind, answers in measured.items()}
+        served = {
+            kind: stack.enter_context(serve(*arguments_of(name, phase, kind, options)))
+            for kind in implementations(problem.model)
+        }
+        seconds = interleave({kind: one.step for kind, one in served.items()}, options.repeats)
     medians = {kind: statistics.median(values) for kind, values in seconds.items()}
-    peaks = {kind: answers[-1][1] for kind, answers in measured.items()}
+    peaks = {kind: one.peak_bytes for kind, one in served.items()}
     products = count_products(problem.model, phase) * options.batch
-    rate = 2 * _MATRIX_SIDE**3 / medians["matrices"]
     torch, tuned = medians.get("torch"), medians.get("torch_tuned")
     return {
         "model": name,
@@ -147,8 +154,14 @@ def make_problem(name: str, batch_size: int, bits: int, **arguments: Any) -> Pro
     return Problem(settings, config_lib.create_model(settings, **arguments), batch_size)
 
 
-def make_step(problem: Problem, phase: str) -> tuple[Step, Any, float]:
+def steps_per_dispatch(phase: str) -> int:
+    """Steps that a run takes between two returns to the host."""
+    return phases.STEPS_PER_DISPATCH if phase == "synthesis" else 1
+
+
+def make_step(problem: Problem, phase: str) -> tuple[TimedStep, Any, float]:
     """A step of ours, its compiled program, and the seconds it took to compile."""
+    num_steps = steps_per_dispatch(phase)
     settings, model, key = problem.settings, problem.model, jax.random.key(1)
     numbers = jnp.arange(problem.batch_size, dtype=jnp.int32)
     if phase == "synthesis":
@@ -157,7 +170,7 @@ def make_step(problem: Problem, phase: str) -> tuple[Step, Any, float]:
         state: Any = synthesis.init_state(optimizer, problem.images)
         batch: Any = synthesis.Batch(numbers, problem.labels, problem.params, problem.variables)
         program = programs.map_synthesis(model, spec, problem.mesh)
-        rest: tuple[Any, ...] = (batch, key, jnp.int32(1))
+        rest: tuple[Any, ...] = (batch, key, jnp.int32(num_steps))
     elif phase == "finetuning":
         tuning = finetune.Spec(settings.finetuning, settings.pixels)
         trainer = finetune.create_optimizer(settings.finetuning, 1000)
@@ -183,12 +196,21 @@ def make_step(problem: Problem, phase: str) -> tuple[Step, Any, float]:
         else:
             state, _ = jax.block_until_ready(compiled(state, *rest))
 
-    return take_step, compiled, compile_seconds
+    return timed(take_step, num_steps), compiled, compile_seconds
 
 
-def has_torch_steps(model: Model) -> bool:
-    """Whether `benchmarks.torch_steps` has the model: not a Swin."""
-    return model.num_prefix_tokens > 0
+def implementations(model: Model) -> tuple[str, ...]:
+    """What there is of a model's steps: of a Swin only ours."""
+    return _IMPLEMENTATIONS if model.num_prefix_tokens else _IMPLEMENTATIONS[:1]
+
+
+def arguments_of(name: str, phase: str, kind: str, options: argparse.Namespace) -> tuple[str, ...]:
+    """Of the process that serves an implementation's steps."""
+    return (
+        *("-m", "benchmarks.steps", f"--models={name}", f"--phases={phase}", f"--serve={kind}"),
+        *(f"--batch={options.batch}", f"--bits={options.bits}", f"--dtype={options.dtype}"),
+        "--keep_memory" if options.keep_memory else "--no-keep_memory",
+    )
 
 
 def make_torch_step(problem: Problem, phase: str, kind: str) -> Step:
@@ -216,32 +238,31 @@ def make_torch_step(problem: Problem, phase: str, kind: str) -> Step:
     return torch_steps.make_evaluation_step(model, variables, images)
 
 
-def make_served_step(options: argparse.Namespace) -> Step:
+def make_served_step(options: argparse.Namespace) -> TimedStep:
     """The step of the implementation that this process serves."""
-    if options.serve == "ours":
-        memory.keep_freed_memory()  # as a run does
     problem = make_problem(options.models, options.batch, options.bits, dtype=options.dtype)
     if options.serve == "ours":
         return make_step(problem, options.phases)[0]
-    return make_torch_step(problem, options.phases, options.serve)
+    return timed(make_torch_step(problem, options.phases, options.serve))
 
 
-def make_product() -> Step:
-    """A square matrix product, which tells the machine's rate."""
+def measure_product_rate() -> float:
+    """Operations a second that large matrix products reach while nothing else runs."""
     matrix = jax.random.normal(jax.random.key(0), (_MATRIX_SIDE, _MATRIX_SIDE))
     multiply = jax.jit(jnp.matmul)
-    return lambda: jax.block_until_ready(multiply(matrix, matrix))
+    step = timed(lambda: jax.block_until_ready(multiply(matrix, matrix)))
+    return 2 * _MATRIX_SIDE**3 / min(interleave({"product": step}, 20)["product"])
 
 
-def interleave(steps: Mapping[str, TimedStep], repeats: int) -> dict[str, list[tuple[float, int]]]:
-    """What each step tells, `repeats` times in turn, after two that don't count."""
-    measured: dict[str, list[tuple[float, int]]] = {kind: [] for kind in steps}
+def interleave(steps: Mapping[str, TimedStep], repeats: int) -> dict[str, list[float]]:
+    """Seconds of each step, `repeats` times in turn, after two that don't count."""
+    seconds: dict[str, list[float]] = {kind: [] for kind in steps}
     for number in range(repeats + 2):
         for kind, step in steps.items():
-            told = step()
+            taken = step()
             if number >= 2:
-                measured[kind].append(told)
-    return measured
+                seconds[kind].append(taken)
+    return seconds
 
 
 def count_products(model: Model, phase: str) -> float:

@@ -2,15 +2,18 @@
 
 import csv
 import importlib
+import json
+import subprocess
 import sys
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import growth, processes, profile
+from benchmarks import growth, loops, processes, profile, steps
 
 ROOT = Path(__file__).parents[1]
 MODULES = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py"))
@@ -68,31 +71,53 @@ def test_instructions_are_told_by_the_part_of_the_model_they_belong_to():
     assert any("attn/" in scope and "exp" in scope for scope in scopes.values())
 
 
-# A step that takes 0.2 s and 200 MB, twice.
+# Two steps at once, which take 0.4 s and 200 MB.
 SERVED = """
 import time
 from benchmarks import processes
 
 def step():
-    time.sleep(0.2)
+    time.sleep(0.4)
     bytearray(200 * 2**20)
 
-processes.answer(step)
+processes.answer(processes.timed(step, count=2))
 """
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peaks are read from /proc")
 def test_a_process_of_its_own_takes_a_step_when_asked():
-    with processes.serve("-c", SERVED) as step:
-        answers = [step(), step()]
-    for seconds, peak_bytes in answers:
-        assert 0.2 <= seconds < 2
-        assert 200 * 2**20 < peak_bytes < 300 * 2**20
+    with processes.serve("-c", SERVED) as served:
+        seconds = [served.step(), served.step()]
+    assert all(0.2 <= taken < 2 for taken in seconds)
+    assert 200 * 2**20 < served.peak_bytes < 300 * 2**20
 
 
-def test_a_step_of_a_process_that_ended_is_an_error():
-    with (
-        processes.serve("-c", "input()") as step,
-        pytest.raises(RuntimeError, match="without an answer"),
-    ):
-        step()
+@pytest.mark.parametrize("code", ["input(); exit(3)", "exit(3)"])
+def test_a_step_of_a_process_that_ended_is_an_error(code):
+    with processes.serve("-c", code) as served, pytest.raises(RuntimeError, match="status 3"):
+        served.step()
+
+
+def test_looped_and_unrolled_blocks_have_the_same_loss_and_gradient():
+    problem = steps.make_problem("vit_fashion", 2, bits=3)
+    model = problem.model
+    tokens = loops.make_tokens(model, 2)
+    unrolled = jax.jit(jax.value_and_grad(loops.make_unrolled(model), 1))
+    looped = jax.jit(jax.value_and_grad(loops.make_looped(model), 1))
+    loss, gradient = unrolled(loops.list_blocks(problem.variables, model.depth), tokens)
+    other_loss, other_gradient = looped(loops.stack_blocks(problem.variables, model.depth), tokens)
+    np.testing.assert_allclose(other_loss, loss, rtol=1e-4)
+    np.testing.assert_allclose(other_gradient, gradient, atol=1e-3 * jnp.abs(gradient).max())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peaks are read from /proc")
+def test_steps_are_measured_in_processes_of_their_own(tmp_path):
+    command = [sys.executable, "-m", "benchmarks.steps", "--models=swin_fashion", "--repeats=2"]
+    command += ["--phases=synthesis,evaluation", f"--json={tmp_path / 'steps.json'}"]
+    subprocess.run(command, check=True)
+    synthesis, evaluation = json.loads((tmp_path / "steps.json").read_text())
+    assert synthesis["seconds"] > evaluation["seconds"] > 0
+    assert synthesis["peak_bytes"] > evaluation["peak_bytes"] > 1e8
+    assert 0 < evaluation["utilization"] < 1.2
+    assert evaluation["torch_seconds"] is evaluation["ratio"] is None
