@@ -38,7 +38,7 @@ _LABELS = {
     "devices": "devices",
 }
 _PATCH_SIZE = 16
-# Of dispatches, which are several steps.
+# Of dispatches, which are several steps in synthesis.
 _REPEATS = 3
 
 

@@ -71,7 +71,7 @@ def test_instructions_are_told_by_the_part_of_the_model_they_belong_to():
     assert any("attn/" in scope and "exp" in scope for scope in scopes.values())
 
 
-# Two steps at once, which take 0.4 s and 200 MB.
+# Forty steps at once, which take 0.4 s and 200 MB.
 SERVED = """
 import time
 from benchmarks import processes
@@ -80,7 +80,7 @@ def step():
     time.sleep(0.4)
     bytearray(200 * 2**20)
 
-processes.answer(processes.timed(step, count=2))
+processes.answer(processes.timed(step, count=40))
 """
 
 
@@ -88,7 +88,7 @@ processes.answer(processes.timed(step, count=2))
 def test_a_process_of_its_own_takes_a_step_when_asked():
     with processes.serve("-c", SERVED) as served:
         seconds = [served.step(), served.step()]
-    assert all(0.2 <= taken < 2 for taken in seconds)
+    assert all(0.01 <= taken < 0.2 for taken in seconds)
     assert 200 * 2**20 < served.peak_bytes < 300 * 2**20
 
 
