@@ -16,6 +16,8 @@ LOGITS_Q = LOGITS_P + 0.3 * jax.random.normal(KEYS[1], LOGITS_P.shape)
 OUTPUTS_P = jax.random.normal(KEYS[2], (2, 8, 3, 10, 4))
 OUTPUTS_Q = OUTPUTS_P + 0.3 * jax.random.normal(KEYS[3], OUTPUTS_P.shape)
 TOKENS_P, TOKENS_Q = (x.swapaxes(2, 3).reshape(2, 8, 10, 12) for x in (OUTPUTS_P, OUTPUTS_Q))
+# As TOKENS_P, but for one image whose tokens are nearly alike.
+TOKENS_OF_A_BLANK = TOKENS_P.at[:, 3].multiply(1e-3)
 IMAGES = jax.random.normal(KEYS[4], (8, 6, 5, 3))
 CLASSES = jax.random.normal(KEYS[5], (8, 7))
 LABELS = jnp.arange(8) % 7
@@ -72,6 +74,12 @@ CONTRACT = {
         lambda x, target, **options: losses.masked_block_distillation_loss(target, x, **options),
         TOKENS_Q,
         (TOKENS_P,),
+        (LAYERS, LAYERS),
+    ),
+    "block_distillation_of_a_blank": (
+        lambda x, target, **options: losses.masked_block_distillation_loss(target, x, **options),
+        TOKENS_Q,
+        (TOKENS_OF_A_BLANK,),
         (LAYERS, LAYERS),
     ),
 } | {f"attention_distillation_{name}": _distillation(name) for name in ("ssim", "mse", "l1", "kl")}
@@ -156,6 +164,21 @@ def test_block_distance_is_the_weighted_error_as_a_share_of_the_variance():
         np.mean(total),
         rtol=1e-4,
     )
+
+
+def test_a_blank_image_does_not_drown_the_others():
+    def share(target, image):
+        off = target.at[:, image].add(0.1)
+        return losses.masked_block_distillation_loss(target, off)
+
+    others = [image for image in range(8) if image != 3]
+    for image in others:
+        np.testing.assert_allclose(
+            share(TOKENS_OF_A_BLANK, image), share(TOKENS_P, image), rtol=1e-3
+        )
+    # Not a million times the others': a hundredth of the mean of seven images and of nothing.
+    usual = np.mean([share(TOKENS_P, image) for image in others])
+    np.testing.assert_allclose(share(TOKENS_OF_A_BLANK, 3), 100 * 8 / 7 * usual, rtol=0.1)
 
 
 def test_equal_attention_has_no_coupling():
