@@ -16,7 +16,9 @@ LAYERS = [
     ["pixels"],
     ["augment", "losses.distillation", "losses.images", "quantizers", "randomness", "regions"],
     ["losses", "noise"],
+    ["models.layer_norm"],
     ["models.layers"],
+    ["models.self_attention"],
     ["models.swin", "models.vit"],
     ["models.registry"],
     ["models"],
@@ -120,7 +122,13 @@ def test_array_code_needs_jax_and_little_else():
     ("dependency", "importers"),
     [
         ("absl", {"main"}),
-        ("flax.linen", {"models.layers", "models.swin", "models.vit"}),
+        (
+            "flax.linen",
+            {
+                f"models.{name}"
+                for name in ("layer_norm", "layers", "self_attention", "swin", "vit")
+            },
+        ),
         ("ml_collections", {"main", "config", "schema", *CONFIGS}),
         ("orbax", {"checkpoint"}),
         ("rich", {"report"}),

@@ -1,10 +1,12 @@
+import functools
+
 import hypothesis.extra.numpy as hnp
 import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 
 from maskaq_jax import quantizers
 from maskaq_jax.quantizers import ActivationQuantizer
@@ -113,6 +115,37 @@ def test_activation_gradient_is_one_inside_and_zero_outside(x, k):
         jnp.asarray(x)
     )
     np.testing.assert_allclose(gradient, _is_inside(x, quantizer, k), atol=1e-5)
+
+
+@given(
+    hnp.arrays(np.float32, (3, 5), elements=values), bits, st.floats(0.02, 0.4), st.floats(-3, 3)
+)
+def test_the_quantized_softmax_is_the_softmax_quantized(logits, k, step, zero_point):
+    grid = ActivationQuantizer(jnp.float32(step), jnp.float32(zero_point), jnp.bool_(False))
+
+    def composed(logits, grid):
+        return quantizers.quantize_activation(jax.nn.softmax(logits), grid, k, 0.3)
+
+    def fused(logits, grid):
+        return quantizers.quantize_softmax(logits, grid, k, 0.3)
+
+    # Between two codes or at the end of the range, the last bit of a probability decides.
+    halves = 2 * np.asarray(jax.nn.softmax(logits)) / np.float32(step)
+    assume((np.abs(halves - np.round(halves)) > 1e-4).all())
+    np.testing.assert_allclose(fused(logits, grid), composed(logits, grid), atol=1e-5)
+
+    def gradients(function):
+        def total(logits, step, zero_point):
+            moved = grid.replace(step=step, zero_point=zero_point)
+            return (function(logits, moved) * jnp.arange(15.0).reshape(3, 5)).sum()
+
+        return jax.grad(total, (0, 1, 2))(jnp.asarray(logits), grid.step, grid.zero_point)
+
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-3),
+        gradients(fused),
+        gradients(composed),
+    )
 
 
 def test_gradient_is_one_on_the_bounds_too():

@@ -1,4 +1,4 @@
-"""Dense, convolution and matrix-product layers that quantize their operands, or don't.
+"""Dense and convolution layers that quantize their operands, or don't.
 
 Each layer holds the same `params` in full precision and quantized. A quantized layer adds, in the
 `quant` collection, one `ActivationQuantizer` per activation it rounds; it is initialised from the
@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeGuard
 
 import flax.linen as nn
 import jax
@@ -19,6 +19,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from maskaq_jax import quantizers
+from maskaq_jax.models.layer_norm import LayerNorm
 from maskaq_jax.ranges import NonNegativeFloat
 
 _kernel_init = nn.initializers.xavier_uniform()
@@ -77,13 +78,30 @@ def quantize_operand(
     module: nn.Module, name: str, x: Array, quantization: Quantization | None
 ) -> Array:
     """Fake-quantizes an activation with `module`'s quantizer called `name`."""
-    if quantization is None or quantization.activation_bits == quantizers.FULL_PRECISION_BITS:
+    if not rounds_activations(quantization):
         return x
+    return quantizers.quantize_activation(x, *find_grid(module, name, lambda: x, quantization))
+
+
+def rounds_activations(quantization: Quantization | None) -> TypeGuard[Quantization]:
+    """Whether layers have quantizers of activations."""
+    return (
+        quantization is not None and quantization.activation_bits != quantizers.FULL_PRECISION_BITS
+    )
+
+
+def find_grid(
+    module: nn.Module, name: str, values: Callable[[], Array], quantization: Quantization
+) -> tuple[quantizers.ActivationQuantizer, int, Array]:
+    """`module`'s quantizer called `name`, made for `values()` if missing; bits; gradient scale."""
     bits = quantization.activation_bits
-    initialize = quantizers.init_activation_quantizer
-    quantizer = module.variable("quant", name, initialize, x, bits).value
+
+    def initialize() -> quantizers.ActivationQuantizer:
+        return quantizers.init_activation_quantizer(values(), bits)
+
+    quantizer = module.variable("quant", name, initialize).value
     grad_scale = quantizers.step_gradient_scale(quantizer, bits, quantization.lsq_grad_scale)
-    return quantizers.quantize_activation(x, quantizer, bits, grad_scale)
+    return quantizer, bits, grad_scale
 
 
 def is_calibrating(module: nn.Module) -> bool:
@@ -167,70 +185,11 @@ class PatchEmbed(nn.Module):
         x = PatchProjection(
             self.features, self.patch_size, self.quantization, self.dtype, name="proj"
         )(images)
-        return x if self.norm_epsilon is None else layer_norm(self.norm_epsilon, self.dtype)(x)
-
-
-def split_heads(qkv: Array, num_heads: int) -> tuple[Array, Array, Array]:
-    """[B, N, 3 C] -> query, key and value, [B, H, N, d] each."""
-    batch, tokens, width = qkv.shape
-    qkv = qkv.reshape(batch, tokens, 3, num_heads, width // (3 * num_heads))
-    query, key, value = jnp.moveaxis(qkv, (2, 3), (0, 2))
-    return query, key, value
-
-
-def attend(
-    module: nn.Module,
-    query: Array,
-    key: Array,
-    value: Array,
-    adjust: Callable[[Array], Array],
-    quantization: Quantization | None,
-) -> tuple[Array, Array, Array]:
-    """Softmax attention; both operands of both products are quantized, as `module`'s.
-
-    Args:
-      module: holds the quantizers.
-      query, key, value: [B, H, N, d].
-      adjust: what becomes of the logits between the first product and the softmax.
-      quantization: None for full precision.
-
-    Returns:
-      Tokens [B, N, H d], heads merged; the logits of the first product (`docs/method.md`: A),
-      [B, H, N, N] float32; the outputs of the second (O), [B, H, N, d] float32.
-    """
-    query = quantize_operand(module, "query", query, quantization)
-    key = quantize_operand(module, "key", key, quantization)
-    logits = jnp.einsum("bhqd,bhkd->bhqk", query, key, preferred_element_type=jnp.float32)
-    probabilities = jax.nn.softmax(adjust(logits)).astype(value.dtype)
-    probabilities = quantize_operand(module, "probabilities", probabilities, quantization)
-    value = quantize_operand(module, "value", value, quantization)
-    outputs = jnp.einsum("bhqk,bhkd->bhqd", probabilities, value)
-    batch, heads, tokens, head_dim = outputs.shape
-    merged = jnp.moveaxis(outputs, 1, 2).reshape(batch, tokens, heads * head_dim)
-    return merged, logits, outputs.astype(jnp.float32)
-
-
-class Attention(nn.Module):
-    """Multi-head self-attention; its logits are without `1/sqrt(d)` (A in `docs/method.md`)."""
-
-    num_heads: int
-    quantization: Quantization | None = None
-    dtype: DTypeLike = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Array) -> tuple[Array, Array, Array]:
-        """[B, N, C] -> tokens [B, N, C], logits [B, H, N, N] and outputs [B, H, N, d]."""
-        channels = x.shape[-1]
-        scale = (channels // self.num_heads) ** -0.5
-        qkv = Dense(3 * channels, self.quantization, self.dtype, name="qkv")(x)
-        x, logits, outputs = attend(
-            self,
-            *split_heads(qkv, self.num_heads),
-            adjust=lambda logits: logits * scale,
-            quantization=self.quantization,
+        return (
+            x
+            if self.norm_epsilon is None
+            else LayerNorm(self.norm_epsilon, self.dtype, name="norm")(x)
         )
-        x = Dense(channels, self.quantization, self.dtype, name="proj")(x)
-        return x, logits, outputs
 
 
 class Mlp(nn.Module):
@@ -246,8 +205,3 @@ class Mlp(nn.Module):
         # The exact GELU; by erf, which XLA computes in fewer operations than jax.nn.gelu's erfc.
         hidden = hidden * (0.5 + 0.5 * jax.lax.erf(hidden * math.sqrt(0.5)))
         return Dense(x.shape[-1], self.quantization, self.dtype, name="fc2")(hidden)
-
-
-def layer_norm(epsilon: float, dtype: DTypeLike, name: str = "norm") -> nn.LayerNorm:
-    """LayerNorm with the two-pass variance, which PyTorch's statistics agree with."""
-    return nn.LayerNorm(epsilon=epsilon, dtype=dtype, use_fast_variance=False, name=name)

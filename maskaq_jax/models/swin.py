@@ -12,7 +12,8 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from maskaq_jax import regions
-from maskaq_jax.models import layers
+from maskaq_jax.models import layers, self_attention
+from maskaq_jax.models.layer_norm import LayerNorm
 from maskaq_jax.models.layers import Quantization
 
 _LAYER_NORM_EPSILON = 1e-5
@@ -70,7 +71,7 @@ class WindowAttention(nn.Module):
           mask: [windows, N, N] added to the logits; None for none.
 
         Returns:
-          Tokens, logits and outputs as `layers.attend`.
+          Tokens, logits and outputs as `self_attention.attend`.
         """
         tokens, channels = x.shape[1:]
         table = self.param(
@@ -87,9 +88,11 @@ class WindowAttention(nn.Module):
             return (by_image + bias).reshape(logits.shape)
 
         qkv = layers.Dense(3 * channels, self.quantization, self.dtype, name="qkv")(x)
-        query, key, value = layers.split_heads(qkv, self.num_heads)
+        query, key, value = self_attention.split_heads(qkv, self.num_heads)
         query = query * (channels // self.num_heads) ** -0.5
-        x, logits, outputs = layers.attend(self, query, key, value, adjust, self.quantization)
+        x, logits, outputs = self_attention.attend(
+            self, query, key, value, adjust, self.quantization
+        )
         x = layers.Dense(channels, self.quantization, self.dtype, name="proj")(x)
         return x, logits, outputs
 
@@ -108,7 +111,7 @@ class Block(nn.Module):
     def __call__(self, x: Array) -> tuple[Array, Array, Array]:
         """[B, grid, grid, C] -> the same, and logits and outputs as `WindowAttention`."""
         grid = x.shape[1]
-        normed = layers.layer_norm(_LAYER_NORM_EPSILON, self.dtype, "norm1")(x)
+        normed = LayerNorm(_LAYER_NORM_EPSILON, self.dtype, name="norm1")(x)
         mask = None
         if self.shift:
             normed = jnp.roll(normed, (-self.shift, -self.shift), axis=(1, 2))
@@ -118,7 +121,7 @@ class Block(nn.Module):
         )(split_windows(normed, self.window), mask)
         attended = merge_windows(attended, self.window, grid)
         x = x + jnp.roll(attended, (self.shift, self.shift), axis=(1, 2))
-        normed = layers.layer_norm(_LAYER_NORM_EPSILON, self.dtype, "norm2")(x)
+        normed = LayerNorm(_LAYER_NORM_EPSILON, self.dtype, name="norm2")(x)
         hidden_features = int(x.shape[-1] * self.mlp_ratio)
         mlp = layers.Mlp(hidden_features, self.quantization, self.dtype, name="mlp")
         return x + mlp(normed), logits, outputs
@@ -137,7 +140,7 @@ class PatchMerging(nn.Module):
         x = x.reshape(batch, rows // 2, 2, columns // 2, 2, channels)
         # Neighbours in a column before neighbours in a row, as the weights expect them.
         x = jnp.transpose(x, (0, 1, 3, 4, 2, 5)).reshape(batch, rows // 2, columns // 2, -1)
-        x = layers.layer_norm(_LAYER_NORM_EPSILON, self.dtype)(x)
+        x = LayerNorm(_LAYER_NORM_EPSILON, self.dtype, name="norm")(x)
         return layers.Dense(
             2 * channels, self.quantization, self.dtype, use_bias=False, name="reduction"
         )(x)
@@ -302,7 +305,7 @@ class SwinTransformer(nn.Module):
             attention_logits += logits
             attention_outputs += outputs
             block_outputs += blocks
-        x = layers.layer_norm(_LAYER_NORM_EPSILON, self.dtype)(x).astype(jnp.float32)
+        x = LayerNorm(_LAYER_NORM_EPSILON, self.dtype, name="norm")(x).astype(jnp.float32)
         features = x.mean(axis=(1, 2))
         out = {
             "attention_logits": tuple(attention_logits),

@@ -10,7 +10,8 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from maskaq_jax import regions
-from maskaq_jax.models import layers
+from maskaq_jax.models import layers, self_attention
+from maskaq_jax.models.layer_norm import LayerNorm
 from maskaq_jax.models.layers import Quantization
 
 _LAYER_NORM_EPSILON = 1e-6
@@ -38,17 +39,17 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> tuple[Array, Array, Array]:
-        """[B, N, C] -> tokens, attention logits and attention outputs as `layers.Attention`."""
+        """[B, N, C] -> tokens, logits and outputs as `self_attention.Attention`."""
 
         def branch(y: Array, name: str) -> Array:
             return y if self.init_values is None else LayerScale(self.init_values, name=name)(y)
 
-        normed = layers.layer_norm(_LAYER_NORM_EPSILON, self.dtype, "norm1")(x)
-        attended, logits, outputs = layers.Attention(
+        normed = LayerNorm(_LAYER_NORM_EPSILON, self.dtype, name="norm1")(x)
+        attended, logits, outputs = self_attention.Attention(
             self.num_heads, self.quantization, self.dtype, name="attn"
         )(normed)
         x = x + branch(attended, "ls1")
-        normed = layers.layer_norm(_LAYER_NORM_EPSILON, self.dtype, "norm2")(x)
+        normed = LayerNorm(_LAYER_NORM_EPSILON, self.dtype, name="norm2")(x)
         hidden_features = int(x.shape[-1] * self.mlp_ratio)
         hidden = layers.Mlp(hidden_features, self.quantization, self.dtype, name="mlp")(normed)
         return x + branch(hidden, "ls2"), logits, outputs
@@ -146,7 +147,7 @@ class VisionTransformer(nn.Module):
             attention_logits.append(logits)
             attention_outputs.append(outputs)
             block_outputs.append(x)
-        x = layers.layer_norm(_LAYER_NORM_EPSILON, self.dtype, "norm")(x).astype(jnp.float32)
+        x = LayerNorm(_LAYER_NORM_EPSILON, self.dtype, name="norm")(x).astype(jnp.float32)
 
         features = x[:, : self.num_prefix_tokens].mean(axis=1)
         out = {
