@@ -100,19 +100,16 @@ def quantize_activation(
     Returns:
       The quantized values, shape and dtype of `x`.
     """
-    _check_bits(bits)
-    lo, hi = _code_range(quantizer.signed, bits)
-    step = _scale_gradient(jnp.asarray(quantizer.step), grad_scale)
-    zero_point = jnp.asarray(quantizer.zero_point)
-    return _round_to_grid(x.astype(jnp.float32), step, zero_point, lo, hi).astype(x.dtype)
+    grid = _grid(quantizer, bits, grad_scale)
+    return _round_to_grid(x.astype(jnp.float32), *grid).astype(x.dtype)
 
 
 def quantize_softmax(
     logits: Array, quantizer: ActivationQuantizer, bits: int, grad_scale: ArrayLike = 1.0
 ) -> Array:
-    """`quantize_activation` of the softmax over the last axis, in fewer passes over the logits.
+    """`quantize_activation` of the softmax over the last axis, but for the last bit.
 
-    Its backward pass keeps the exponentials alone: what they are divided by is one number a row.
+    In fewer passes: its backward pass keeps the exponentials, and of their sum one number a row.
 
     Args:
       logits: [..., N] values.
@@ -123,11 +120,8 @@ def quantize_softmax(
     Returns:
       [..., N] float32 quantized probabilities.
     """
-    _check_bits(bits)
-    lo, hi = _code_range(quantizer.signed, bits)
-    step = _scale_gradient(jnp.asarray(quantizer.step), grad_scale)
-    zero_point = jnp.asarray(quantizer.zero_point)
-    return _round_softmax_to_grid(logits.astype(jnp.float32), step, zero_point, lo, hi)
+    grid = _grid(quantizer, bits, grad_scale)
+    return _round_softmax_to_grid(logits.astype(jnp.float32), *grid)
 
 
 def step_gradient_scale(
@@ -146,6 +140,15 @@ def _check_bits(bits: int) -> None:
 def _code_range(signed: ArrayLike, bits: int) -> tuple[Array, Array]:
     hi = jnp.where(signed, 2.0 ** (bits - 1) - 1, 2.0**bits - 1)
     return hi - (2.0**bits - 1), hi
+
+
+def _grid(
+    quantizer: ActivationQuantizer, bits: int, grad_scale: ArrayLike
+) -> tuple[Array, Array, Array, Array]:
+    """Step, with its gradient scaled; zero point; smallest and largest code."""
+    _check_bits(bits)
+    step = _scale_gradient(jnp.asarray(quantizer.step), grad_scale)
+    return step, jnp.asarray(quantizer.zero_point), *_code_range(quantizer.signed, bits)
 
 
 def _straight_through(value: Array, x: Array) -> Array:
@@ -169,10 +172,10 @@ def _round_to_grid(x: Array, step: Array, zero_point: Array, lo: Array, hi: Arra
     return codes * step
 
 
-def _codes(steps: Array, zero_point: Array, lo: Array, hi: Array) -> tuple[Array, Array]:
+def _codes(in_steps: Array, zero_point: Array, lo: Array, hi: Array) -> tuple[Array, Array]:
     """What values, counted in steps, are rounded to, and where they are inside the range."""
     zero_point = jnp.round(zero_point)
-    exact = steps + zero_point
+    exact = in_steps + zero_point
     return jnp.round(jnp.clip(exact, lo, hi)) - zero_point, (exact >= lo) & (exact <= hi)
 
 
@@ -183,19 +186,19 @@ def _round_to_grid_forward(*values: Array) -> tuple[Array, tuple[Array, ...]]:
 def _round_to_grid_backward(
     values: tuple[Array, ...], cotangent: Array
 ) -> tuple[Array, Array, Array, None, None]:
-    x, step, *grid = values
-    return *_pull_back(cotangent, x / step, step, *grid), None, None
+    x, step, *rest = values
+    return *_pull_back(cotangent, x / step, step, *rest), None, None
 
 
 def _pull_back(
-    cotangent: Array, steps: Array, step: Array, zero_point: Array, lo: Array, hi: Array
+    cotangent: Array, in_steps: Array, step: Array, zero_point: Array, lo: Array, hi: Array
 ) -> tuple[Array, Array, Array]:
-    """Gradients of the values, which are counted in `steps`, of the step and of the zero point."""
-    codes, inside = _codes(steps, zero_point, lo, hi)
-    d_x = jnp.where(inside, cotangent, 0)
-    d_step = jnp.sum(cotangent * codes - d_x * steps)
-    d_zero_point = step * jnp.sum(d_x - cotangent)
-    return d_x, d_step, d_zero_point
+    """Gradients of the values, which are counted in steps, of the step and of the zero point."""
+    codes, inside = _codes(in_steps, zero_point, lo, hi)
+    d_values = jnp.where(inside, cotangent, 0)
+    d_step = jnp.sum(cotangent * codes - d_values * in_steps)
+    d_zero_point = step * jnp.sum(d_values - cotangent)
+    return d_values, d_step, d_zero_point
 
 
 _round_to_grid.defvjp(_round_to_grid_forward, _round_to_grid_backward)
@@ -205,28 +208,31 @@ _round_to_grid.defvjp(_round_to_grid_forward, _round_to_grid_backward)
 def _round_softmax_to_grid(
     logits: Array, step: Array, zero_point: Array, lo: Array, hi: Array
 ) -> Array:
-    """`_round_to_grid` of the softmax of float32 logits."""
+    """`_round_to_grid` of `p = e / sum e`, `e = exp(logits - max)`, of float32 logits.
+
+    Backward, with the gradient d of p: `p (d - sum p d)`.
+    """
     return _round_softmax_forward(logits, step, zero_point, lo, hi)[0]
 
 
 def _round_softmax_forward(
-    logits: Array, step: Array, *grid: Array
+    logits: Array, step: Array, *rest: Array
 ) -> tuple[Array, tuple[Array, ...]]:
     exponentials = jnp.exp(logits - logits.max(axis=-1, keepdims=True))
-    share = 1 / exponentials.sum(axis=-1, keepdims=True)
-    codes, _ = _codes(exponentials * (share / step), *grid)
-    return codes * step, (exponentials, share, step, *grid)
+    inverse_sum = 1 / exponentials.sum(axis=-1, keepdims=True)
+    codes, _ = _codes(exponentials * (inverse_sum / step), *rest)
+    return codes * step, (exponentials, inverse_sum, step, *rest)
 
 
 def _round_softmax_backward(
     residuals: tuple[Array, ...], cotangent: Array
 ) -> tuple[Array, Array, Array, None, None]:
-    exponentials, share, step, *grid = residuals
-    steps = exponentials * (share / step)
-    d_probabilities, d_step, d_zero_point = _pull_back(cotangent, steps, step, *grid)
+    exponentials, inverse_sum, step, *rest = residuals
+    in_steps = exponentials * (inverse_sum / step)
+    d_probabilities, d_step, d_zero_point = _pull_back(cotangent, in_steps, step, *rest)
     weighted = d_probabilities * exponentials
     total = weighted.sum(axis=-1, keepdims=True)
-    d_logits = share * weighted - exponentials * (jnp.square(share) * total)
+    d_logits = inverse_sum * weighted - exponentials * (jnp.square(inverse_sum) * total)
     return d_logits, d_step, d_zero_point, None, None
 
 

@@ -178,7 +178,7 @@ def _summary_writer(workdir: Path) -> Any:
 
 
 def print_results(console: Console, results: dict[str, Any]) -> None:
-    """The table at the end: accuracies, and the time each phase took; and if training lost some."""
+    """The table at the end: accuracies, and the time each phase took."""
     bits = f"W{results['weight_bits']}A{results['activation_bits']}"
     images = "real images" if results["method"] == "real" else "no data"
     table = Table(
@@ -201,13 +201,6 @@ def print_results(console: Console, results: dict[str, Any]) -> None:
     for phase, seconds in results["seconds"].items():
         table.add_row(f"time of {phase}", _duration(seconds))
     console.print(table)
-    before, after = results["calibrated_top1"], results["quantized_top1"]
-    if before is not None and after < before:
-        console.print(
-            "warning: fine-tuning lowered the accuracy of the calibrated model; metrics.jsonl has "
-            "its losses, samples.png the images",
-            soft_wrap=True,
-        )
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:

@@ -47,6 +47,12 @@ def summarise(
     }
 
 
+def lost_accuracy(results: dict[str, Any]) -> bool:
+    """Whether training left the calibrated model worse than it was, where that was measured."""
+    before, after = results["calibrated_top1"], results["quantized_top1"]
+    return before is not None and after < before
+
+
 def _evaluation_name(config: Config) -> tuple[str, ...]:
     """What `results.json` calls the evaluation images."""
     evaluation = config.evaluation

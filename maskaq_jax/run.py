@@ -139,6 +139,11 @@ def run(prepared: Experiment, is_terminated: Callable[[], bool] = lambda: False)
         if parallel.is_main_process():
             report.write_json(prepared.workdir / "results.json", summary)
             report.print_results(reporter.console, summary)
+            if results.lost_accuracy(summary):
+                reporter.warn(
+                    "fine-tuning left the calibrated model worse than it was: metrics.jsonl has "
+                    "its losses"
+                )
     return summary
 
 

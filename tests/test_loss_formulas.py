@@ -31,6 +31,10 @@ OUTPUTS = _normal(2, 2, 2, 3, 13, 4)
 OUTPUTS_Q = _near(OUTPUTS, 3)
 # Layers of different heads, tokens and windows, as Swin's.
 UNEVEN = [_normal(4, 4, 2, 6, 6), _normal(5, 2, 3, 5, 5)]
+BLOCKS = _normal(15, 2, 4, 10, 5)
+BLOCKS_Q = _near(BLOCKS, 16)
+# One of its images is nearly blank.
+BLOCKS_OF_A_BLANK = BLOCKS * np.float32([1, 1, 1e-3, 1])[:, None, None]
 MASK = np.array([[1, 0, 1, 1, 0, 0], [0, 0, 0, 1, 0, 0]], np.float32)
 IMAGES = _normal(8, 2, 5, 4, 3)
 CLASSES = _normal(9, 3, 6)
@@ -186,12 +190,33 @@ def attention_formula(layers_p, layers_q, distance, prefix=1, ratio=0.1, high=2.
     return np.mean(means)
 
 
+def blocks_formula(blocks_p, blocks_q, ratio):
+    shares = []
+    for layer_p, layer_q in zip(blocks_p, blocks_q, strict=True):
+        spreads = layer_p - layer_p.mean(axis=1, keepdims=True)
+        variances = [(spread**2).mean() for spread in spreads]
+        for p, q, spread, variance in zip(layer_p, layer_q, spreads, variances, strict=True):
+            weight = np.ones(len(p))
+            weight[np.argsort(-np.abs(spread).mean(axis=1))[: round(ratio * len(p))]] = 2.0
+            error = weight @ ((p - q) ** 2).mean(axis=1) / weight.sum()
+            shares.append(error / (max(variance, np.mean(variances) / 100) + 1e-6))
+    return np.mean(shares)
+
+
 def _attention(distance, p=OUTPUTS, q=OUTPUTS_Q, prefix=1, **choices):
     loss = losses.masked_attention_distillation_loss
     return (
         lambda x: loss(_arrays(p), x, prefix, distance=distance, **choices),
         lambda x: attention_formula(p, x, distance, prefix, **choices),
         q,
+    )
+
+
+def _blocks(p):
+    return (
+        lambda x: losses.masked_block_distillation_loss(jnp.asarray(p), x, ratio=0.3),
+        lambda x: blocks_formula(p, x, ratio=0.3),
+        BLOCKS_Q,
     )
 
 
@@ -271,6 +296,8 @@ CASES = {
     "attention distillation by mse": _attention("mse"),
     "attention distillation by l1": _attention("l1"),
     "attention distillation by kl": _attention("kl"),
+    "block distillation": _blocks(BLOCKS),
+    "block distillation of a blank": _blocks(BLOCKS_OF_A_BLANK),
 }
 
 
@@ -315,6 +342,11 @@ def test_attention_distillation_leaves_the_teacher_alone(distance):
     loss = functools.partial(losses.masked_attention_distillation_loss, distance=distance)
     gradient = jax.jit(jax.grad(loss))(jnp.asarray(OUTPUTS), jnp.asarray(OUTPUTS_Q))
     assert not gradient.any()
+
+
+def test_block_distillation_leaves_the_teacher_alone():
+    loss = losses.masked_block_distillation_loss
+    assert not jax.grad(loss)(jnp.asarray(BLOCKS_OF_A_BLANK), jnp.asarray(BLOCKS_Q)).any()
 
 
 def test_distillation_leaves_the_teacher_alone():

@@ -11,7 +11,7 @@ from maskaq_jax import attention, distances, reductions
 FeatureDistance = Literal["cosine", "mse"]
 
 # Share of the batch's mean variance below which an image's own says nothing.
-_LEAST_VARIANCE = 0.01
+_LEAST_VARIANCE_SHARE = 0.01
 
 
 def distillation_loss(
@@ -128,10 +128,9 @@ def masked_block_distillation_loss(
 ) -> Array:
     """Aligns the tokens of Q's blocks with those of P's, the tokens that stand out weighing more.
 
-    For each block and image the weighted mean over tokens of the squared error, as a share of the
-    variance of P's tokens, or of a hundredth of the batch's mean variance where that is more. The
-    top `max(1, round(ratio n))` tokens by mean distance from the image's mean token weigh `high`,
-    the others `low`.
+    For each block and image `sum_n w_n mean_c (p - q)^2 / (max(v, m / 100) + 1e-6)`, where v is the
+    variance of P's tokens and m its mean over the batch. The top `max(1, round(ratio n))` tokens by
+    mean distance from the image's mean token weigh `high`, the others `low`.
 
     Args:
       blocks_p: tokens after P's blocks, [B, N, C] each; no gradient flows to them.
@@ -149,9 +148,9 @@ def masked_block_distillation_loss(
         weight = _importance_weight(spread[:, None], ratio, high, low)[:, 0]
         error = weight * jnp.square(target - layer_q.astype(jnp.float32))
         variance = jnp.square(spread).mean(axis=(1, 2))
-        # The tokens of a blank image are all alike: its share would be thousands, and its gradient
-        # all that the optimiser sees.
-        least = _LEAST_VARIANCE * reductions.mean(variance, axis_name, valid)
+        # P's tokens of a blank image are all alike: without a bound its share would be thousands,
+        # and its gradient all that the optimiser sees.
+        least = _LEAST_VARIANCE_SHARE * reductions.mean(variance, axis_name, valid)
         share = error.sum(axis=1).mean(axis=-1) / (jnp.maximum(variance, least) + 1e-6)
         return reductions.mean(share, axis_name, valid)
 

@@ -80,7 +80,8 @@ def quantize_operand(
     """Fake-quantizes an activation with `module`'s quantizer called `name`."""
     if not rounds_activations(quantization):
         return x
-    return quantizers.quantize_activation(x, *find_grid(module, name, lambda: x, quantization))
+    arguments = rounding_arguments(module, name, lambda: x, quantization)
+    return quantizers.quantize_activation(x, *arguments)
 
 
 def rounds_activations(quantization: Quantization | None) -> TypeGuard[Quantization]:
@@ -90,10 +91,13 @@ def rounds_activations(quantization: Quantization | None) -> TypeGuard[Quantizat
     )
 
 
-def find_grid(
+def rounding_arguments(
     module: nn.Module, name: str, values: Callable[[], Array], quantization: Quantization
 ) -> tuple[quantizers.ActivationQuantizer, int, Array]:
-    """`module`'s quantizer called `name`, made for `values()` if missing; bits; gradient scale."""
+    """Quantizer, bits and gradient scale, as functions of `quantizers` take them.
+
+    The quantizer is `module`'s called `name`, initialised with `values()` where it is missing.
+    """
     bits = quantization.activation_bits
 
     def initialize() -> quantizers.ActivationQuantizer:
@@ -185,11 +189,9 @@ class PatchEmbed(nn.Module):
         x = PatchProjection(
             self.features, self.patch_size, self.quantization, self.dtype, name="proj"
         )(images)
-        return (
-            x
-            if self.norm_epsilon is None
-            else LayerNorm(self.norm_epsilon, self.dtype, name="norm")(x)
-        )
+        if self.norm_epsilon is None:
+            return x
+        return LayerNorm(self.norm_epsilon, self.dtype, name="norm")(x)
 
 
 class Mlp(nn.Module):

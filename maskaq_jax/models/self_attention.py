@@ -1,4 +1,4 @@
-"""Multi-head self-attention that quantizes its operands, or doesn't."""
+"""Softmax attention that quantizes its operands, or doesn't, of whatever tokens it is given."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.typing import DTypeLike
 
 from maskaq_jax import quantizers
 from maskaq_jax.models import layers
@@ -46,10 +45,10 @@ def attend(
     logits = jnp.einsum("bhqd,bhkd->bhqk", query, key, preferred_element_type=jnp.float32)
     adjusted = adjust(logits)
     if layers.rounds_activations(quantization):
-        grid = layers.find_grid(
+        arguments = layers.rounding_arguments(
             module, "probabilities", lambda: jax.nn.softmax(adjusted), quantization
         )
-        probabilities = quantizers.quantize_softmax(adjusted, *grid).astype(value.dtype)
+        probabilities = quantizers.quantize_softmax(adjusted, *arguments).astype(value.dtype)
         value = layers.quantize_operand(module, "value", value, quantization)
         outputs = jnp.einsum("bhqk,bhkd->bhqd", probabilities, value)
     else:
@@ -62,7 +61,7 @@ def attend(
 def softmax_product(logits: Array, value: Array) -> Array:
     """[B, H, N, N] and [B, H, N, d] -> `softmax(logits) value`, [B, H, N, d] in value's dtype.
 
-    Divides after the product, which has fewer numbers than there are probabilities.
+    Divides after the product: a row has d columns then, where the softmax has N.
     """
     # Whatever is subtracted, the result and its slopes are the same.
     exponentials = jnp.exp(logits - jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True)))
@@ -73,26 +72,3 @@ def softmax_product(logits: Array, value: Array) -> Array:
         preferred_element_type=jnp.float32,
     )
     return (products / exponentials.sum(axis=-1, keepdims=True)).astype(value.dtype)
-
-
-class Attention(nn.Module):
-    """Multi-head self-attention; its logits are without `1/sqrt(d)` (A in `docs/method.md`)."""
-
-    num_heads: int
-    quantization: Quantization | None = None
-    dtype: DTypeLike = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Array) -> tuple[Array, Array, Array]:
-        """[B, N, C] -> tokens [B, N, C], logits [B, H, N, N] and outputs [B, H, N, d]."""
-        channels = x.shape[-1]
-        scale = (channels // self.num_heads) ** -0.5
-        qkv = layers.Dense(3 * channels, self.quantization, self.dtype, name="qkv")(x)
-        x, logits, outputs = attend(
-            self,
-            *split_heads(qkv, self.num_heads),
-            adjust=lambda logits: logits * scale,
-            quantization=self.quantization,
-        )
-        x = layers.Dense(channels, self.quantization, self.dtype, name="proj")(x)
-        return x, logits, outputs

@@ -28,6 +28,29 @@ class LayerScale(nn.Module):
         return x * gamma.astype(x.dtype)[None, None]
 
 
+class Attention(nn.Module):
+    """Multi-head self-attention; its logits are without `1/sqrt(d)` (A in `docs/method.md`)."""
+
+    num_heads: int
+    quantization: Quantization | None = None
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> tuple[Array, Array, Array]:
+        """[B, N, C] -> tokens [B, N, C], logits [B, H, N, N] and outputs [B, H, N, d]."""
+        channels = x.shape[-1]
+        scale = (channels // self.num_heads) ** -0.5
+        qkv = layers.Dense(3 * channels, self.quantization, self.dtype, name="qkv")(x)
+        x, logits, outputs = self_attention.attend(
+            self,
+            *self_attention.split_heads(qkv, self.num_heads),
+            adjust=lambda logits: logits * scale,
+            quantization=self.quantization,
+        )
+        x = layers.Dense(channels, self.quantization, self.dtype, name="proj")(x)
+        return x, logits, outputs
+
+
 class Block(nn.Module):
     """Pre-norm transformer block."""
 
@@ -39,13 +62,13 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> tuple[Array, Array, Array]:
-        """[B, N, C] -> tokens, logits and outputs as `self_attention.Attention`."""
+        """[B, N, C] -> tokens, logits and outputs as `Attention`."""
 
         def branch(y: Array, name: str) -> Array:
             return y if self.init_values is None else LayerScale(self.init_values, name=name)(y)
 
         normed = LayerNorm(_LAYER_NORM_EPSILON, self.dtype, name="norm1")(x)
-        attended, logits, outputs = self_attention.Attention(
+        attended, logits, outputs = Attention(
             self.num_heads, self.quantization, self.dtype, name="attn"
         )(normed)
         x = x + branch(attended, "ls1")
