@@ -35,6 +35,13 @@ def _distillation(distance):
     return loss, OUTPUTS_Q, (OUTPUTS_P,), (LAYERS, LAYERS)
 
 
+def _blocks(target):
+    def loss(x, target, **options):
+        return losses.masked_block_distillation_loss(target, x, **options)
+
+    return loss, TOKENS_Q, (target,), (LAYERS, LAYERS)
+
+
 CONTRACT = {
     "class": (losses.class_loss, CLASSES, (LABELS,), (BATCH, BATCH)),
     "inter_head_similarity": (losses.inter_head_similarity_loss, LOGITS_P, (), (LAYERS,)),
@@ -70,18 +77,8 @@ CONTRACT = {
         (CLASSES[::-1],),
         (BATCH, BATCH),
     ),
-    "block_distillation": (
-        lambda x, target, **options: losses.masked_block_distillation_loss(target, x, **options),
-        TOKENS_Q,
-        (TOKENS_P,),
-        (LAYERS, LAYERS),
-    ),
-    "block_distillation_of_a_blank": (
-        lambda x, target, **options: losses.masked_block_distillation_loss(target, x, **options),
-        TOKENS_Q,
-        (TOKENS_OF_A_BLANK,),
-        (LAYERS, LAYERS),
-    ),
+    "block_distillation": _blocks(TOKENS_P),
+    "block_distillation_of_a_blank": _blocks(TOKENS_OF_A_BLANK),
 } | {f"attention_distillation_{name}": _distillation(name) for name in ("ssim", "mse", "l1", "kl")}
 
 

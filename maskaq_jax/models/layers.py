@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, TypeGuard
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -78,26 +78,20 @@ def quantize_operand(
     module: nn.Module, name: str, x: Array, quantization: Quantization | None
 ) -> Array:
     """Fake-quantizes an activation with `module`'s quantizer called `name`."""
-    if not rounds_activations(quantization):
-        return x
     arguments = rounding_arguments(module, name, lambda: x, quantization)
-    return quantizers.quantize_activation(x, *arguments)
-
-
-def rounds_activations(quantization: Quantization | None) -> TypeGuard[Quantization]:
-    """Whether layers have quantizers of activations."""
-    return (
-        quantization is not None and quantization.activation_bits != quantizers.FULL_PRECISION_BITS
-    )
+    return x if arguments is None else quantizers.quantize_activation(x, *arguments)
 
 
 def rounding_arguments(
-    module: nn.Module, name: str, values: Callable[[], Array], quantization: Quantization
-) -> tuple[quantizers.ActivationQuantizer, int, Array]:
+    module: nn.Module, name: str, values: Callable[[], Array], quantization: Quantization | None
+) -> tuple[quantizers.ActivationQuantizer, int, Array] | None:
     """Quantizer, bits and gradient scale, as functions of `quantizers` take them.
 
-    The quantizer is `module`'s called `name`, initialised with `values()` where it is missing.
+    The quantizer is `module`'s called `name`, initialised with `values()` where it is missing. None
+    where activations are not quantized.
     """
+    if quantization is None or quantization.activation_bits == quantizers.FULL_PRECISION_BITS:
+        return None
     bits = quantization.activation_bits
 
     def initialize() -> quantizers.ActivationQuantizer:

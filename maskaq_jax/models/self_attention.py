@@ -44,15 +44,15 @@ def attend(
     key = layers.quantize_operand(module, "key", key, quantization)
     logits = jnp.einsum("bhqd,bhkd->bhqk", query, key, preferred_element_type=jnp.float32)
     adjusted = adjust(logits)
-    if layers.rounds_activations(quantization):
-        arguments = layers.rounding_arguments(
-            module, "probabilities", lambda: jax.nn.softmax(adjusted), quantization
-        )
+    arguments = layers.rounding_arguments(
+        module, "probabilities", lambda: jax.nn.softmax(adjusted), quantization
+    )
+    if arguments is None:
+        outputs = softmax_product(adjusted, value)
+    else:
         probabilities = quantizers.quantize_softmax(adjusted, *arguments).astype(value.dtype)
         value = layers.quantize_operand(module, "value", value, quantization)
         outputs = jnp.einsum("bhqk,bhkd->bhqd", probabilities, value)
-    else:
-        outputs = softmax_product(adjusted, value)
     batch, heads, tokens, head_dim = outputs.shape
     merged = jnp.moveaxis(outputs, 1, 2).reshape(batch, tokens, heads * head_dim)
     return merged, logits, outputs.astype(jnp.float32)
