@@ -15,7 +15,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
-from maskaq_jax import finetune, parallel, programs, randomness, synthesis
+from maskaq_jax import finetune, first_images, parallel, programs, randomness, synthesis
 from maskaq_jax.models import Model
 from maskaq_jax.parallel import REPLICATED, SHARDED
 
@@ -139,8 +139,8 @@ def make_synthesis(
 
     @jax.jit
     def start(key: Array, indices: Array) -> tuple[synthesis.State, Array]:
-        labels = synthesis.draw_labels(key, indices, model.num_classes, spec.settings)
-        images = synthesis.draw_first_images(key, indices, model.input_shape, spec)
+        labels = first_images.draw_labels(key, indices, model.num_classes, spec.settings)
+        images = first_images.draw_images(key, indices, model.input_shape, spec)
         return synthesis.init_state(optimizer, images), labels
 
     def synthesize_batch(

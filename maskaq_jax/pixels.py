@@ -41,9 +41,15 @@ class Pixels:
         return (images * std + mean).clip(0, 1)
 
     def bounds(self) -> tuple[jax.Array, jax.Array]:
-        """Smallest and largest input that a real pixel gives, [channels] float32 each."""
+        """Smallest and largest input that a real pixel gives, [channels] float32 each.
+
+        Channels may be normalised differently: a grey pixel's equal ones have what all can show.
+        """
         black = jnp.zeros(len(self.mean))
-        return self.normalise(black), self.normalise(black + 1)
+        low, high = self.normalise(black), self.normalise(black + 1)
+        if self.grey:
+            return jnp.full_like(low, low.max()), jnp.full_like(high, high.min())
+        return low, high
 
     def _statistics(self, ndim: int) -> tuple[np.ndarray, np.ndarray]:
         """Mean and deviation, of as many axes as the images have."""

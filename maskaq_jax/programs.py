@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.sharding import Mesh, NamedSharding
 
-from maskaq_jax import evaluate, finetune, parallel, synthesis
+from maskaq_jax import evaluate, finetune, microbatches, parallel, synthesis
 from maskaq_jax.models import Model
 from maskaq_jax.parallel import AXIS, REPLICATED, SHARDED
 
@@ -60,7 +60,10 @@ def map_synthesis(
     optimizer = synthesis.create_optimizer(spec.settings)
 
     def per_device(state: Any, batch: Any, key: Array, num_steps: Array) -> Any:
-        return synthesis.synthesize(model, optimizer, spec, state, batch, key, num_steps, AXIS)
+        num_parts = num_microbatches(model, len(batch.indices), mesh)
+        return synthesis.synthesize(
+            model, optimizer, spec, state, batch, key, num_steps, AXIS, num_parts
+        )
 
     state_specs = synthesis_state_specs(model, spec)
     # A tree of specs in a tree of arrays' place, as jax.shard_map wants it.
@@ -78,6 +81,14 @@ def map_synthesis(
         (state_specs, REPLICATED),
         donate=(0,),
     )
+
+
+def num_microbatches(model: Model, num_images: int, mesh: Mesh) -> int:
+    """Parts that a device's images of synthesis are seen in; accelerators are best kept full."""
+    if mesh.devices.flat[0].platform != "cpu":
+        return 1
+    values_per_image = (model.img_size // model.patch_size) ** 2 * model.embed_dim
+    return microbatches.count_parts(num_images, values_per_image)
 
 
 def synthesis_state_specs(model: Model, spec: synthesis.Spec) -> Any:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from maskaq_jax import augment, losses, noise, randomness, reductions, regions
+from maskaq_jax import augment, losses, microbatches, noise, randomness, reductions, regions
 from maskaq_jax.models import Model
 from maskaq_jax.pixels import Pixels
 from maskaq_jax.ranges import NonNegativeFloat, PositiveFloat, PositiveInt, Share
@@ -136,26 +136,6 @@ def create_optimizer(settings: Settings) -> optax.GradientTransformation:
     return optax.adamw(schedule, b1=0.9, b2=0.999, weight_decay=settings.weight_decay)
 
 
-def draw_labels(key: Array, indices: Array, num_classes: int, settings: Settings) -> Array:
-    """[B] int32 classes the images are to be made for; all 0 where there are none."""
-    num_classes = max(1, num_classes)
-    if settings.balanced_labels:
-        return indices % num_classes
-    keys = randomness.image_keys(randomness.named_key(key, "label"), indices)
-    return jax.vmap(lambda k: jax.random.randint(k, (), 0, num_classes))(keys)
-
-
-def draw_first_images(key: Array, indices: Array, shape: tuple[int, ...], spec: Spec) -> Array:
-    """[B, *shape] noise to start from, as smooth and as rich in contrast as the settings say."""
-    images = noise.draw_noise(key, indices, shape, spec.pixels)
-    if spec.settings.smoothness:
-        images = noise.blur(images, _draw_smoothness(key, indices, spec.settings))
-    if spec.settings.contrast:
-        deviation = images.std(axis=(1, 2, 3), keepdims=True)
-        images = images * (spec.settings.contrast / jnp.maximum(deviation, 1e-8))
-    return images
-
-
 def draw_variation_target(
     key: Array, batch: Batch, images: Array, axis_name: str | None = None
 ) -> Array:
@@ -177,32 +157,59 @@ def init_state(optimizer: optax.GradientTransformation, images: Array) -> State:
     return State(jnp.zeros((), jnp.int32), images, optimizer.init(images))
 
 
-def loss_terms(
-    model: Model,
+def roughness_terms(
     settings: Settings,
     batch: Batch,
     images: Array,
+    axis_name: str | None = None,
+    variation_target: Array | float = 0.0,
+) -> Terms:
+    """The weighted terms that no model is needed for: norms over the whole batch.
+
+    Args:
+      settings: weights.
+      batch: which images are valid.
+      images: [B, height, width, channels].
+      axis_name: mapped axis of the global batch.
+      variation_target: [] roughness that `variation_gap` pulls to.
+
+    Returns:
+      Term name -> [] float32, weight applied.
+    """
+    weights = settings.weights
+    terms = {}
+    if weights.total_variation:
+        terms["total_variation"] = weights.total_variation * losses.total_variation_loss(
+            images, axis_name, batch.valid
+        )
+    if weights.variation_gap:
+        variation = losses.total_variation_loss(images, axis_name, batch.valid, diagonal_weight=1.0)
+        terms["variation_gap"] = weights.variation_gap * jnp.abs(variation - variation_target)
+    return terms
+
+
+def model_terms(
+    model: Model,
+    settings: Settings,
+    batch: Batch,
     views: Array,
     ratio: Array | float,
     key: Array,
     axis_name: str | None = None,
-    variation_target: Array | float = 0.0,
 ) -> Terms:
-    """The weighted terms of the loss.
+    """The weighted terms that P and Q are asked for: each is a mean over the images.
 
     Args:
       model: Q; P is its full-precision clone.
       settings: weights and the drop rate.
       batch: labels, weights and variables.
-      images: [B, height, width, channels], whose smoothness counts.
-      views: their augmented views, which the models see.
+      views: [B, height, width, channels], augmented.
       ratio: [] share of patches in the informative regions.
       key: of this step.
       axis_name: mapped axis of the global batch.
-      variation_target: [] roughness that `variation_gap` pulls to.
 
     Returns:
-      Term name -> [] float32, weight applied; the loss is their sum.
+      Term name -> [] float32, weight applied.
     """
     weights = settings.weights
     prefix = model.num_prefix_tokens
@@ -217,13 +224,6 @@ def loss_terms(
         terms["classes"] = weights.classes * losses.class_loss(
             logits, batch.labels, axis_name, batch.valid
         )
-    if weights.total_variation:
-        terms["total_variation"] = weights.total_variation * losses.total_variation_loss(
-            images, axis_name, batch.valid
-        )
-    if weights.variation_gap:
-        variation = losses.total_variation_loss(images, axis_name, batch.valid, diagonal_weight=1.0)
-        terms["variation_gap"] = weights.variation_gap * jnp.abs(variation - variation_target)
     if weights.density:
         terms["density"] = weights.density * losses.patch_similarity_density_loss(
             out["attention_outputs"], prefix, axis_name=axis_name, valid=batch.valid
@@ -254,6 +254,7 @@ def step(
     batch: Batch,
     key: Array,
     axis_name: str | None = None,
+    num_microbatches: int = 1,
 ) -> tuple[State, Terms]:
     """One optimisation step of a batch of images.
 
@@ -265,35 +266,47 @@ def step(
       batch: the device's share of the labels; both models' weights.
       key: of this synthesis; draws are folded with image and step.
       axis_name: mapped axis of the global batch.
+      num_microbatches: equal parts that the models see one after the other; how many changes
+        nothing but the rounding, the time and the memory.
 
     Returns:
       The new state and the weighted loss terms before it, of the global batch.
     """
     settings, pixels = spec.settings, spec.pixels
-    smoothness = _draw_smoothness(key, batch.indices, settings)
+    smoothness = noise.draw_smoothness(
+        key, batch.indices, settings.smoothness, settings.smoothness_spread
+    )
     variation_target = draw_variation_target(key, batch, state.images, axis_name)
     key = jax.random.fold_in(key, state.step)
-    keys = randomness.image_keys(randomness.named_key(key, "view"), batch.indices)
+    view_key = randomness.named_key(key, "view")
     ratio = regions.mask_ratio(
         state.step, settings.num_steps, settings.initial_ratio, settings.final_ratio
     )
 
-    def loss(images: Array) -> tuple[Array, Terms]:
+    def model_loss(
+        images: Array, numbered: tuple[Array, Array], valid: Array | None
+    ) -> tuple[Array, Terms]:
+        indices, labels = numbered
+        keys = randomness.image_keys(view_key, indices)
         views = augment.synthesis_view(keys, images, state.step, settings.num_steps, settings.view)
-        terms = loss_terms(
-            model,
-            settings,
-            batch,
-            images,
-            views,
-            ratio,
-            key,
-            axis_name=axis_name,
-            variation_target=variation_target,
-        )
-        return jnp.sum(jnp.stack(list(terms.values()))), terms
+        part = Batch(indices, labels, batch.params, batch.variables, valid)
+        terms = model_terms(model, settings, part, views, ratio, key, axis_name)
+        return _total(terms), terms
 
-    gradient, terms = jax.grad(loss, has_aux=True)(state.images)
+    def roughness_loss(images: Array) -> tuple[Array, Terms]:
+        terms = roughness_terms(settings, batch, images, axis_name, variation_target)
+        return _total(terms), terms
+
+    gradient, terms = microbatches.image_gradient(
+        model_loss,
+        state.images,
+        (batch.indices, batch.labels),
+        num_parts=num_microbatches,
+        axis_name=axis_name,
+        valid=batch.valid,
+    )
+    roughness_gradient, rest = jax.grad(roughness_loss, has_aux=True)(state.images)
+    gradient, terms = gradient + roughness_gradient, terms | rest
     if axis_name is not None:
         # Every device differentiates the global loss, so its images' gradient arrives once from
         # each of them.
@@ -304,7 +317,8 @@ def step(
     if settings.smoothness:
         remaining = 1 - state.step / settings.num_steps
         updates = noise.blur(updates, remaining * smoothness)
-    images = jnp.clip(optax.apply_updates(state.images, updates), *_image_bounds(pixels))
+    low, high = (bound[None, None, None] for bound in pixels.bounds())
+    images = jnp.clip(optax.apply_updates(state.images, updates), low, high)
     return State(state.step + 1, images, opt_state), terms
 
 
@@ -317,11 +331,12 @@ def synthesize(
     key: Array,
     num_steps: Array | int,
     axis_name: str | None = None,
+    num_microbatches: int = 1,
 ) -> tuple[State, Terms]:
     """`num_steps` (at least 1) of `step` in one compiled loop; terms are those of the last step."""
 
     def take_step(state: State) -> tuple[State, Terms]:
-        return step(model, optimizer, spec, state, batch, key, axis_name)
+        return step(model, optimizer, spec, state, batch, key, axis_name, num_microbatches)
 
     # Their names are known without tracing a step for them.
     weights = dataclasses.asdict(spec.settings.weights)
@@ -329,14 +344,5 @@ def synthesize(
     return jax.lax.fori_loop(0, num_steps, lambda _, carry: take_step(carry[0]), (state, terms))
 
 
-def _draw_smoothness(key: Array, indices: Array, settings: Settings) -> Array | float:
-    return noise.draw_smoothness(key, indices, settings.smoothness, settings.smoothness_spread)
-
-
-def _image_bounds(pixels: Pixels) -> tuple[Array, Array]:
-    """The range of real pixels, [1, 1, 1, channels] each."""
-    low, high = pixels.bounds()
-    if pixels.grey:
-        # Channels may be normalised differently; what all of them can show stays.
-        low, high = jnp.full_like(low, low.max()), jnp.full_like(high, high.min())
-    return low[None, None, None], high[None, None, None]
+def _total(terms: Terms) -> Array:
+    return sum(terms.values(), start=jnp.zeros(()))

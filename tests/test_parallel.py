@@ -13,6 +13,7 @@ from maskaq_jax import (
     calibration,
     evaluate,
     finetune,
+    first_images,
     losses,
     parallel,
     phases,
@@ -417,13 +418,13 @@ def test_a_batch_that_is_not_finite_is_drawn_again(model, params, variables, mon
         num_steps=1, weights=synthesis.LossWeights(0.0, 1.0, 0.0, 0.0, 0.0)
     )
     spec = synthesis.Spec(settings, Pixels())
-    draw, bad = synthesis.draw_first_images, jax.random.fold_in(KEY, 0)
+    draw, bad = first_images.draw_images, jax.random.fold_in(KEY, 0)
 
     def draw_once_badly(key, *arguments):
         is_bad = (jax.random.key_data(key) == jax.random.key_data(bad)).all()
         return jnp.where(is_bad, jnp.nan, draw(key, *arguments))
 
-    monkeypatch.setattr(synthesis, "draw_first_images", draw_once_badly)
+    monkeypatch.setattr(first_images, "draw_images", draw_once_badly)
     synthesize_batch = phases.make_synthesis(model, spec, MESHES[4])
     share = parallel.share_batch(0, 8, MESHES[4])
     *_, last = synthesize_batch(KEY, share, params, variables)

@@ -28,6 +28,13 @@ def test_pixel_bounds_are_those_of_the_normalisation():
     np.testing.assert_allclose([low[0], high[0]], [-2, 2])
 
 
+def test_bounds_of_grey_pixels_are_what_all_channels_can_show():
+    grey = Pixels(mean=(0.5, 0.25), std=(0.5, 0.125), grey=True)
+    low, high = grey.bounds()
+    np.testing.assert_allclose(low, [-1, -1])
+    np.testing.assert_allclose(high, [1, 1])
+
+
 def test_what_no_pixel_gives_is_cut_off():
     low, high = PIXELS.bounds()
     np.testing.assert_allclose(low, [-1, -2])

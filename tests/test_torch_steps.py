@@ -54,9 +54,9 @@ def test_synthesis_has_the_same_terms_and_gradient(problem, version):
     batch = synthesis.Batch(jnp.arange(4), jnp.asarray(labels), params, variables)
 
     def loss(pixels):
-        terms = synthesis.loss_terms(
-            MODEL, settings, batch, pixels, pixels, RATIO, jax.random.key(2)
-        )
+        terms = synthesis.model_terms(
+            MODEL, settings, batch, pixels, RATIO, jax.random.key(2)
+        ) | synthesis.roughness_terms(settings, batch, pixels)
         return sum(terms.values()), terms
 
     gradient, expected = jax.grad(loss, has_aux=True)(jnp.asarray(images))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 import maskaq_jax
-from maskaq_jax import randomness, run, schema, synthesis
+from maskaq_jax import first_images, randomness, run, schema
 from tests import tiny
 
 pytestmark = tiny.ignore_orbax_warnings
@@ -33,17 +33,15 @@ def test_an_unfinished_run_cannot_be_loaded(tmp_path):
 
 
 def test_images_that_stay_infinite_end_the_run(settings, tmp_path, monkeypatch):
-    draw = synthesis.draw_first_images
-    monkeypatch.setattr(
-        synthesis, "draw_first_images", lambda *arguments: draw(*arguments) * jnp.nan
-    )
+    draw = first_images.draw_images
+    monkeypatch.setattr(first_images, "draw_images", lambda *arguments: draw(*arguments) * jnp.nan)
     with pytest.raises(FloatingPointError, match="images 0 to 7 came out with NaN"):
         run.run(tiny.prepare(settings, tmp_path / "run"))
 
 
 def test_images_drawn_again_are_told_and_counted(settings, tmp_path, monkeypatch, capfd):
     """A refresh's second batch, images 8 to 15, is not finite when drawn first."""
-    draw = synthesis.draw_first_images
+    draw = first_images.draw_images
     key = randomness.named_key(jax.random.key(settings.seed), "synthesize")
     bad = jax.random.fold_in(jax.random.fold_in(key, 1), 0)
 
@@ -52,7 +50,7 @@ def test_images_drawn_again_are_told_and_counted(settings, tmp_path, monkeypatch
         images = draw(key, indices, *arguments)
         return jnp.where(is_bad[:, None, None, None], jnp.nan, images)
 
-    monkeypatch.setattr(synthesis, "draw_first_images", draw_badly)
+    monkeypatch.setattr(first_images, "draw_images", draw_badly)
     results = run.run(tiny.prepare(settings, tmp_path / "run"))
     assert results["redrawn_images"] == 8
     told = capfd.readouterr().err

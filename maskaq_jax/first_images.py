@@ -1,0 +1,32 @@
+"""What the synthesis of a batch starts from: noise, and the classes the images are made for."""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from maskaq_jax import noise, randomness
+from maskaq_jax.synthesis import Settings, Spec
+
+
+def draw_labels(key: Array, indices: Array, num_classes: int, settings: Settings) -> Array:
+    """[B] int32 classes the images are to be made for; all 0 where there are none."""
+    num_classes = max(1, num_classes)
+    if settings.balanced_labels:
+        return indices % num_classes
+    keys = randomness.image_keys(randomness.named_key(key, "label"), indices)
+    return jax.vmap(lambda k: jax.random.randint(k, (), 0, num_classes))(keys)
+
+
+def draw_images(key: Array, indices: Array, shape: tuple[int, ...], spec: Spec) -> Array:
+    """[B, *shape] noise, as smooth and as rich in contrast as the settings say."""
+    settings = spec.settings
+    images = noise.draw_noise(key, indices, shape, spec.pixels)
+    if settings.smoothness:
+        smoothness = noise.draw_smoothness(
+            key, indices, settings.smoothness, settings.smoothness_spread
+        )
+        images = noise.blur(images, smoothness)
+    if settings.contrast:
+        deviation = images.std(axis=(1, 2, 3), keepdims=True)
+        images = images * (settings.contrast / jnp.maximum(deviation, 1e-8))
+    return images
