@@ -18,8 +18,10 @@ _LEAST_IMAGES = 4
 _LEAST_VALUES = 100_000
 
 
-def count_parts(num_images: int, values_per_image: int) -> int:
-    """The most equal parts of a batch whose operations are worth their start on a CPU.
+def choose_num_parts(num_images: int, values_per_image: int) -> int:
+    """Into how many equal parts a CPU takes a batch: as many as leave each enough work.
+
+    1 where no divisor does, as of a prime number of images.
 
     Args:
       num_images: of a device.
@@ -47,26 +49,31 @@ def image_gradient(
       inputs: tree of [B, ...], what else the loss knows of each image.
       num_parts: a divisor of B.
       axis_name: mapped axis of the global batch; a part is that of all devices.
-      valid: images that count; some do in each part.
+      valid: images that count. Some must in each part, as they do where a batch is padded by fewer
+        images than there are devices (`parallel.share_batch`): the first device's all count.
 
     Returns:
       [B, height, width, channels] and the terms.
     """
+    gradient = jax.grad(loss, has_aux=True)
+    if num_parts == 1:
+        return gradient(images, inputs, valid)
 
     def split(x: Array) -> Array:
         return x.reshape(num_parts, -1, *x.shape[1:])
 
-    counts = split(jnp.ones(len(images)) if valid is None else valid.astype(jnp.float32)).sum(
-        axis=1
-    )
-    if axis_name is not None:
-        counts = jax.lax.psum(counts, axis_name)
+    if valid is None:
+        shares = jnp.full(num_parts, 1 / num_parts)
+    else:
+        counts = split(valid.astype(jnp.float32)).sum(axis=1)
+        if axis_name is not None:
+            counts = jax.lax.psum(counts, axis_name)
+        shares = counts / counts.sum()
 
     def part_gradient(part: tuple[Array, tuple[Any, ...]]) -> tuple[Array, Any]:
         share, arguments = part
-        values = jax.grad(loss, has_aux=True)(*arguments)
-        return jax.tree.map(lambda value: share * value, values)
+        return jax.tree.map(lambda value: share * value, gradient(*arguments))
 
     parts = jax.tree.map(split, (images, inputs, valid))
-    gradients, terms = jax.lax.map(part_gradient, (counts / counts.sum(), parts))
+    gradients, terms = jax.lax.map(part_gradient, (shares, parts))
     return gradients.reshape(images.shape), jax.tree.map(lambda term: term.sum(axis=0), terms)

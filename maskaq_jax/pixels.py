@@ -43,7 +43,7 @@ class Pixels:
     def bounds(self) -> tuple[jax.Array, jax.Array]:
         """Smallest and largest input that a real pixel gives, [channels] float32 each.
 
-        Channels may be normalised differently: a grey pixel's equal ones have what all can show.
+        Of grey images, whose normalised channels are equal, the range that is real in all of them.
         """
         black = jnp.zeros(len(self.mean))
         low, high = self.normalise(black), self.normalise(black + 1)

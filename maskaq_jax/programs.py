@@ -60,7 +60,7 @@ def map_synthesis(
     optimizer = synthesis.create_optimizer(spec.settings)
 
     def per_device(state: Any, batch: Any, key: Array, num_steps: Array) -> Any:
-        num_parts = num_microbatches(model, len(batch.indices), mesh)
+        num_parts = choose_num_parts(model, len(batch.indices), mesh)
         return synthesis.synthesize(
             model, optimizer, spec, state, batch, key, num_steps, AXIS, num_parts
         )
@@ -83,12 +83,12 @@ def map_synthesis(
     )
 
 
-def num_microbatches(model: Model, num_images: int, mesh: Mesh) -> int:
+def choose_num_parts(model: Model, num_images: int, mesh: Mesh) -> int:
     """Parts that a device's images of synthesis are seen in; accelerators are best kept full."""
     if mesh.devices.flat[0].platform != "cpu":
         return 1
     values_per_image = (model.img_size // model.patch_size) ** 2 * model.embed_dim
-    return microbatches.count_parts(num_images, values_per_image)
+    return microbatches.choose_num_parts(num_images, values_per_image)
 
 
 def synthesis_state_specs(model: Model, spec: synthesis.Spec) -> Any:

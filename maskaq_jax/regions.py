@@ -107,7 +107,7 @@ def coupled_regions(
       num_prefix_tokens: tokens before the patches; 0 for a model with windows.
 
     Returns:
-      [B, n] float32 of 0 and 1 for each layer, without gradient.
+      [B, n] float32 of 0 and 1 for each layer, without gradient; as many ones for every image.
     """
     if num_prefix_tokens:
         masks = [informative_regions(logits, ratio, num_prefix_tokens)]

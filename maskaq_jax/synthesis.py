@@ -199,6 +199,8 @@ def model_terms(
 ) -> Terms:
     """The weighted terms that P and Q are asked for: each is a mean over the images.
 
+    `coupling` is one since all images have as many patches coupled (`regions.coupled_regions`).
+
     Args:
       model: Q; P is its full-precision clone.
       settings: weights and the drop rate.
@@ -254,7 +256,7 @@ def step(
     batch: Batch,
     key: Array,
     axis_name: str | None = None,
-    num_microbatches: int = 1,
+    num_parts: int = 1,
 ) -> tuple[State, Terms]:
     """One optimisation step of a batch of images.
 
@@ -266,8 +268,8 @@ def step(
       batch: the device's share of the labels; both models' weights.
       key: of this synthesis; draws are folded with image and step.
       axis_name: mapped axis of the global batch.
-      num_microbatches: equal parts that the models see one after the other; how many changes
-        nothing but the rounding, the time and the memory.
+      num_parts: equal parts of the device's images, which the models see one after the other; how
+        many changes nothing but the rounding, the time and the memory.
 
     Returns:
       The new state and the weighted loss terms before it, of the global batch.
@@ -284,12 +286,12 @@ def step(
     )
 
     def model_loss(
-        images: Array, numbered: tuple[Array, Array], valid: Array | None
+        images: Array, indices_and_labels: tuple[Array, Array], valid: Array | None
     ) -> tuple[Array, Terms]:
-        indices, labels = numbered
+        indices, labels = indices_and_labels
         keys = randomness.image_keys(view_key, indices)
         views = augment.synthesis_view(keys, images, state.step, settings.num_steps, settings.view)
-        part = Batch(indices, labels, batch.params, batch.variables, valid)
+        part = dataclasses.replace(batch, indices=indices, labels=labels, valid=valid)
         terms = model_terms(model, settings, part, views, ratio, key, axis_name)
         return _total(terms), terms
 
@@ -301,7 +303,7 @@ def step(
         model_loss,
         state.images,
         (batch.indices, batch.labels),
-        num_parts=num_microbatches,
+        num_parts=num_parts,
         axis_name=axis_name,
         valid=batch.valid,
     )
@@ -331,12 +333,12 @@ def synthesize(
     key: Array,
     num_steps: Array | int,
     axis_name: str | None = None,
-    num_microbatches: int = 1,
+    num_parts: int = 1,
 ) -> tuple[State, Terms]:
     """`num_steps` (at least 1) of `step` in one compiled loop; terms are those of the last step."""
 
     def take_step(state: State) -> tuple[State, Terms]:
-        return step(model, optimizer, spec, state, batch, key, axis_name, num_microbatches)
+        return step(model, optimizer, spec, state, batch, key, axis_name, num_parts)
 
     # Their names are known without tracing a step for them.
     weights = dataclasses.asdict(spec.settings.weights)

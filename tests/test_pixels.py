@@ -29,10 +29,10 @@ def test_pixel_bounds_are_those_of_the_normalisation():
 
 
 def test_bounds_of_grey_pixels_are_what_all_channels_can_show():
-    grey = Pixels(mean=(0.5, 0.25), std=(0.5, 0.125), grey=True)
+    grey = Pixels(mean=(0.5, 0.25), std=(0.5, 0.5), grey=True)
     low, high = grey.bounds()
-    np.testing.assert_allclose(low, [-1, -1])
-    np.testing.assert_allclose(high, [1, 1])
+    np.testing.assert_allclose(low, [-0.5, -0.5])  # of the second
+    np.testing.assert_allclose(high, [1, 1])  # of the first
 
 
 def test_what_no_pixel_gives_is_cut_off():

@@ -106,3 +106,14 @@ def test_the_tokens_that_receive_most_attention_are_kept(windows):
 def test_windows_carry_no_gradient(windows):
     gradient = jax.grad(lambda layer: regions.window_regions([layer], 0.5, 2)[0].sum())(windows[0])
     assert not gradient.any()
+
+
+@pytest.mark.parametrize("num_prefix_tokens", [0, 1])
+def test_every_image_has_as_many_coupled_patches(windows, num_prefix_tokens):
+    """So that the coupling, divided by their number in the batch, is a mean over images."""
+    layers = [windows[1]] * 2 if num_prefix_tokens else windows
+    for ratio in (0.1, 0.4, 1.0):
+        keys = jax.random.split(jax.random.key(2), 2)
+        for mask in regions.coupled_regions(layers, ratio, 0.3, keys, num_prefix_tokens):
+            first, second = mask.sum(axis=1)
+            assert first == second >= 1
