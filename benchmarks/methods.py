@@ -38,6 +38,8 @@ METHODS = {
     "psaq": ("method=psaq,images=paper", "paper images"),
     "mimiq": ("method=mimiq,images=paper", "paper images"),
     "maskaq": ("method=maskaq", "best"),
+    # Knows one thing about the data, that they show objects on black.
+    "maskaq (background)": ("method=maskaq,background=black", "background"),
     "real": ("method=real", "best"),
     "maskaq (paper)": ("method=maskaq,preset=paper", "paper"),
 }

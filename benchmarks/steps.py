@@ -30,7 +30,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.processes import Step, TimedStep, answer, serve, timed
-from maskaq_jax import calibration, finetune, memory, parallel, phases, programs, synthesis
+from maskaq_jax import (
+    calibration,
+    finetune,
+    memory,
+    parallel,
+    phases,
+    programs,
+    synthesis,
+    synthesis_terms,
+)
 from maskaq_jax import config as config_lib
 from maskaq_jax.config import Config
 from maskaq_jax.models import Model
@@ -61,6 +70,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.keep_memory and options.serve in (None, "ours"):
         memory.keep_freed_memory()
+    memory.freeze_imports()  # in all processes: the collector is no part of what is compared
     if options.serve:
         answer(make_served_step(options))
         return
@@ -174,7 +184,9 @@ def make_step(problem: Problem, phase: str) -> tuple[TimedStep, Any, float]:
         spec = synthesis.Spec(settings.synthesis, settings.pixels)
         optimizer = synthesis.create_optimizer(settings.synthesis)
         state: Any = synthesis.init_state(optimizer, problem.images)
-        batch: Any = synthesis.Batch(numbers, problem.labels, problem.params, problem.variables)
+        batch: Any = synthesis_terms.Batch(
+            numbers, problem.labels, problem.params, problem.variables
+        )
         program = programs.map_synthesis(model, spec, problem.mesh)
         rest: tuple[Any, ...] = (batch, key, jnp.int32(num_steps))
     elif phase == "finetuning":

@@ -73,7 +73,7 @@ def fashion_config(argument: str | None) -> ConfigDict:
     arguments = schema.parse_arguments(
         argument,
         **{"w": 3, "a": 3, "method": "maskaq", "source": "", "without": "", "preset": "best"},
-        **{"images": "", "seed": 0, "split": "test"},
+        **{"images": "", "background": "none", "seed": 0, "split": "test"},
     )
     presets = ("best", "paper")
     preset = schema.choose("config argument preset", arguments.preset, presets)
@@ -99,6 +99,7 @@ def fashion_config(argument: str | None) -> ConfigDict:
 
     if images == "best":
         _use_best_images(config)
+    config.synthesis.background = arguments.background
     if preset == "best":
         _use_best_training(config)
     set_method(config, arguments.source or arguments.method)

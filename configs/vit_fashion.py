@@ -11,6 +11,7 @@ Arguments, as in `--config=configs/vit_fashion.py:w=4,a=8,method=noise`:
                    (on noise instead of samples) or synthesis (a single step)
     preset         best or paper, the settings of images and training
     images         best or paper, where those of the images are to differ
+    background     black tells of the data that they show objects on black
     seed           of every random draw
     split          images to evaluate on: test, or validation to choose settings
 

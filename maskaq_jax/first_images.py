@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from maskaq_jax import noise, randomness
+from maskaq_jax import backgrounds, noise, randomness
 from maskaq_jax.synthesis import Settings, Spec
 
 
@@ -18,7 +18,7 @@ def draw_labels(key: Array, indices: Array, num_classes: int, settings: Settings
 
 
 def draw_images(key: Array, indices: Array, shape: tuple[int, ...], spec: Spec) -> Array:
-    """[B, *shape] noise, as smooth and as rich in contrast as the settings say."""
+    """[B, *shape] noise, as smooth, rich in contrast and boxed in as the settings say."""
     settings = spec.settings
     images = noise.draw_noise(key, indices, shape, spec.pixels)
     if settings.smoothness:
@@ -29,4 +29,4 @@ def draw_images(key: Array, indices: Array, shape: tuple[int, ...], spec: Spec) 
     if settings.contrast:
         deviation = images.std(axis=(1, 2, 3), keepdims=True)
         images = images * (settings.contrast / jnp.maximum(deviation, 1e-8))
-    return images
+    return backgrounds.paint(images, settings.background, key, indices, spec.pixels)

@@ -15,7 +15,15 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
-from maskaq_jax import finetune, first_images, parallel, programs, randomness, synthesis
+from maskaq_jax import (
+    finetune,
+    first_images,
+    parallel,
+    programs,
+    randomness,
+    synthesis,
+    synthesis_terms,
+)
 from maskaq_jax.models import Model
 from maskaq_jax.parallel import REPLICATED, SHARDED
 
@@ -163,7 +171,7 @@ def make_synthesis(
             state = jax.tree.map(
                 lambda leaf, leaf_spec: parallel.put(leaf, mesh, leaf_spec), state, state_specs
             )
-            batch = synthesis.Batch(
+            batch = synthesis_terms.Batch(
                 indices=indices,
                 labels=parallel.put(labels, mesh, SHARDED),
                 params=params,

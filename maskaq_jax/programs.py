@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.sharding import Mesh, NamedSharding
 
-from maskaq_jax import evaluate, finetune, microbatches, parallel, synthesis
+from maskaq_jax import evaluate, finetune, microbatches, parallel, synthesis, synthesis_terms
 from maskaq_jax.models import Model
 from maskaq_jax.parallel import AXIS, REPLICATED, SHARDED
 
@@ -67,7 +67,7 @@ def map_synthesis(
 
     state_specs = synthesis_state_specs(model, spec)
     # A tree of specs in a tree of arrays' place, as jax.shard_map wants it.
-    batch_specs = synthesis.Batch(
+    batch_specs = synthesis_terms.Batch(
         indices=SHARDED,  # type: ignore[arg-type]
         labels=SHARDED,  # type: ignore[arg-type]
         params=REPLICATED,
@@ -132,7 +132,7 @@ def synthesis_shapes(model: Model, spec: synthesis.Spec, batch_size: int) -> tup
     """Arguments of `map_synthesis`'s program for a global batch of that many images."""
     numbers: Any = jax.ShapeDtypeStruct((batch_size,), jnp.int32)
     variables = variable_shapes(model)
-    batch = synthesis.Batch(numbers, numbers, variables["params"], variables)
+    batch = synthesis_terms.Batch(numbers, numbers, variables["params"], variables)
     state = _synthesis_state_shapes(model, spec, batch_size)
     return state, batch, _key_shape(), jax.ShapeDtypeStruct((), jnp.int32)
 

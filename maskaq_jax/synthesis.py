@@ -13,37 +13,19 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from maskaq_jax import augment, losses, microbatches, noise, randomness, reductions, regions
+from maskaq_jax import (
+    augment,
+    backgrounds,
+    microbatches,
+    noise,
+    randomness,
+    regions,
+    synthesis_terms,
+)
 from maskaq_jax.models import Model
 from maskaq_jax.pixels import Pixels
 from maskaq_jax.ranges import NonNegativeFloat, PositiveFloat, PositiveInt, Share
-
-Terms = dict[str, Array]
-
-
-@dataclasses.dataclass(frozen=True)
-class LossWeights:
-    """Factors of the loss terms; a term with factor 0 is not computed.
-
-    MaskAQ's come first; PSAQ-ViT has `classes`, `density` and `variation_gap`.
-
-    Attributes:
-      similarity: of the heads' attention.
-      classes: cross entropy.
-      total_variation: roughness.
-      coupling: of P's and Q's attention on the informative regions.
-      entropy: of the patches' similarities, as if they were normally distributed.
-      density: the same, by a kernel density.
-      variation_gap: distance of the roughness from a random target.
-    """
-
-    similarity: NonNegativeFloat = 1.0
-    classes: NonNegativeFloat = 1.0
-    total_variation: NonNegativeFloat = 2.5e-5
-    coupling: NonNegativeFloat = 0.1
-    entropy: NonNegativeFloat = 1.0
-    density: NonNegativeFloat = 0.0
-    variation_gap: NonNegativeFloat = 0.0
+from maskaq_jax.synthesis_terms import Batch, LossWeights, Terms
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,8 +46,11 @@ class Settings:
         blurred with, as a share of the image side; it falls linearly to 0 over the run.
       smoothness_spread: makes images of different smoothness: each has its own, log-uniform up to
         `exp(spread)` times more or less.
-      contrast: standard deviation each blurred first image is scaled to, which blurring lowers;
-        training images have 1 by the definition of the normalisation. 0 leaves it as it is.
+      contrast: standard deviation each blurred first image is scaled to, before it has a
+        background; blurring lowers it, and training images have 1 by the definition of the
+        normalisation. 0 leaves it as it is.
+      background: 'black' or 'white' makes each image in a random box, and the rest is that colour,
+        for models whose training images show objects so; 'none' has no box.
       balanced_labels: image i is made for class i modulo classes, instead of a random class.
     """
 
@@ -81,6 +66,7 @@ class Settings:
     smoothness: NonNegativeFloat = 0.0
     smoothness_spread: NonNegativeFloat = 0.0
     contrast: NonNegativeFloat = 0.0
+    background: backgrounds.Background = "none"
     balanced_labels: bool = False
 
 
@@ -107,25 +93,6 @@ class State:
     opt_state: Any
 
 
-@flax.struct.dataclass
-class Batch:
-    """What a step reads.
-
-    Attributes:
-      indices: [B] int32 global numbers of the images.
-      labels: [B] int32 classes the images are made for.
-      params: P's weights.
-      variables: Q's variables.
-      valid: [B] bool, false where an image is padding; None where none is.
-    """
-
-    indices: Array
-    labels: Array
-    params: Any
-    variables: Any
-    valid: Array | None = None
-
-
 def create_optimizer(settings: Settings) -> optax.GradientTransformation:
     """AdamW on a cosine from `learning_rate` to `final_learning_rate`."""
     schedule = optax.cosine_decay_schedule(
@@ -136,116 +103,9 @@ def create_optimizer(settings: Settings) -> optax.GradientTransformation:
     return optax.adamw(schedule, b1=0.9, b2=0.999, weight_decay=settings.weight_decay)
 
 
-def draw_variation_target(
-    key: Array, batch: Batch, images: Array, axis_name: str | None = None
-) -> Array:
-    """[] roughness that PSAQ-ViT pulls a batch to: uniform in [2500, 3000] for its 32 images of 224
-    px, and as the norm grows, with the root of their number and area. A batch has its own.
-    """
-    first = batch.indices.min()
-    if axis_name is not None:
-        first = jax.lax.pmin(first, axis_name)
-    key = jax.random.fold_in(randomness.named_key(key, "variation"), first)
-    target = jax.random.uniform(key, (), minval=2500.0, maxval=3000.0)
-    count = reductions.total(jnp.ones(len(images)), axis_name, batch.valid)
-    _, height, width, _ = images.shape
-    return target * jnp.sqrt(count * height * width / (32 * 224 * 224))
-
-
 def init_state(optimizer: optax.GradientTransformation, images: Array) -> State:
     """The state before the first step."""
     return State(jnp.zeros((), jnp.int32), images, optimizer.init(images))
-
-
-def roughness_terms(
-    settings: Settings,
-    batch: Batch,
-    images: Array,
-    axis_name: str | None = None,
-    variation_target: Array | float = 0.0,
-) -> Terms:
-    """The weighted terms that no model is needed for: norms over the whole batch.
-
-    Args:
-      settings: weights.
-      batch: which images are valid.
-      images: [B, height, width, channels].
-      axis_name: mapped axis of the global batch.
-      variation_target: [] roughness that `variation_gap` pulls to.
-
-    Returns:
-      Term name -> [] float32, weight applied.
-    """
-    weights = settings.weights
-    terms = {}
-    if weights.total_variation:
-        terms["total_variation"] = weights.total_variation * losses.total_variation_loss(
-            images, axis_name, batch.valid
-        )
-    if weights.variation_gap:
-        variation = losses.total_variation_loss(images, axis_name, batch.valid, diagonal_weight=1.0)
-        terms["variation_gap"] = weights.variation_gap * jnp.abs(variation - variation_target)
-    return terms
-
-
-def model_terms(
-    model: Model,
-    settings: Settings,
-    batch: Batch,
-    views: Array,
-    ratio: Array | float,
-    key: Array,
-    axis_name: str | None = None,
-) -> Terms:
-    """The weighted terms that P and Q are asked for: each is a mean over the images.
-
-    `coupling` is one since all images have as many patches coupled (`regions.coupled_regions`).
-
-    Args:
-      model: Q; P is its full-precision clone.
-      settings: weights and the drop rate.
-      batch: labels, weights and variables.
-      views: [B, height, width, channels], augmented.
-      ratio: [] share of patches in the informative regions.
-      key: of this step.
-      axis_name: mapped axis of the global batch.
-
-    Returns:
-      Term name -> [] float32, weight applied.
-    """
-    weights = settings.weights
-    prefix = model.num_prefix_tokens
-    logits, out = model.clone(quantization=None).apply({"params": batch.params}, views)
-    attention_p = out["attention_logits"]
-    terms = {}
-    if weights.similarity:
-        terms["similarity"] = weights.similarity * losses.inter_head_similarity_loss(
-            attention_p, prefix, axis_name, batch.valid
-        )
-    if weights.classes:
-        terms["classes"] = weights.classes * losses.class_loss(
-            logits, batch.labels, axis_name, batch.valid
-        )
-    if weights.density:
-        terms["density"] = weights.density * losses.patch_similarity_density_loss(
-            out["attention_outputs"], prefix, axis_name=axis_name, valid=batch.valid
-        )
-    if weights.coupling:
-        _, out_q = model.apply(batch.variables, views)
-        keys = randomness.image_keys(randomness.named_key(key, "drop"), batch.indices)
-        masks = regions.coupled_regions(attention_p, ratio, settings.drop_rate, keys, prefix)
-        terms["coupling"] = weights.coupling * losses.masked_attention_loss(
-            attention_p, out_q["attention_logits"], masks, prefix, axis_name, batch.valid
-        )
-    if weights.entropy:
-        terms["entropy"] = weights.entropy * losses.patch_similarity_entropy_loss(
-            attention_p,
-            prefix,
-            randomness.named_key(key, "rows"),
-            axis_name=axis_name,
-            valid=batch.valid,
-        )
-    return terms
 
 
 def step(
@@ -266,7 +126,7 @@ def step(
       spec: settings and pixels.
       state: the device's share of the images.
       batch: the device's share of the labels; both models' weights.
-      key: of this synthesis; draws are folded with image and step.
+      key: of this synthesis; draws are folded with image, and with step where each has its own.
       axis_name: mapped axis of the global batch.
       num_parts: equal parts of the device's images, which the models see one after the other; how
         many changes nothing but the rounding, the time and the memory.
@@ -278,9 +138,9 @@ def step(
     smoothness = noise.draw_smoothness(
         key, batch.indices, settings.smoothness, settings.smoothness_spread
     )
-    variation_target = draw_variation_target(key, batch, state.images, axis_name)
-    key = jax.random.fold_in(key, state.step)
-    view_key = randomness.named_key(key, "view")
+    variation_target = synthesis_terms.draw_variation_target(key, batch, state.images, axis_name)
+    step_key = jax.random.fold_in(key, state.step)
+    view_key = randomness.named_key(step_key, "view")
     ratio = regions.mask_ratio(
         state.step, settings.num_steps, settings.initial_ratio, settings.final_ratio
     )
@@ -292,11 +152,15 @@ def step(
         keys = randomness.image_keys(view_key, indices)
         views = augment.synthesis_view(keys, images, state.step, settings.num_steps, settings.view)
         part = dataclasses.replace(batch, indices=indices, labels=labels, valid=valid)
-        terms = model_terms(model, settings, part, views, ratio, key, axis_name)
+        terms = synthesis_terms.model_terms(
+            model, settings.weights, part, views, ratio, settings.drop_rate, step_key, axis_name
+        )
         return _total(terms), terms
 
     def roughness_loss(images: Array) -> tuple[Array, Terms]:
-        terms = roughness_terms(settings, batch, images, axis_name, variation_target)
+        terms = synthesis_terms.roughness_terms(
+            settings.weights, batch, images, axis_name, variation_target
+        )
         return _total(terms), terms
 
     gradient, terms = microbatches.image_gradient(
@@ -321,6 +185,7 @@ def step(
         updates = noise.blur(updates, remaining * smoothness)
     low, high = (bound[None, None, None] for bound in pixels.bounds())
     images = jnp.clip(optax.apply_updates(state.images, updates), low, high)
+    images = backgrounds.paint(images, settings.background, key, batch.indices, pixels)
     return State(state.step + 1, images, opt_state), terms
 
 

@@ -10,7 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maskaq_jax import augment, calibration, microbatches, parallel, programs, randomness, synthesis
+from maskaq_jax import (
+    augment,
+    calibration,
+    microbatches,
+    parallel,
+    programs,
+    randomness,
+    synthesis,
+    synthesis_terms,
+)
 from maskaq_jax.models import Quantization, create_model
 from maskaq_jax.parallel import AXIS, REPLICATED, SHARDED
 from maskaq_jax.pixels import Pixels
@@ -28,7 +37,7 @@ MODELS = {
         "window_size": 4,
     },
 }
-ALL_TERMS = synthesis.LossWeights(density=1.0, variation_gap=1.0)
+ALL_TERMS = synthesis_terms.LossWeights(density=1.0, variation_gap=1.0)
 SPEC = synthesis.Spec(synthesis.Settings(num_steps=10, weights=ALL_TERMS), Pixels())
 # Moves nothing; its state is the last gradient.
 KEEP_GRADIENT = optax.GradientTransformation(
@@ -49,24 +58,28 @@ def problem(request):
     moved = jax.tree.map(lambda weight: 1.1 * weight + 0.01, params)
     variables = {"params": moved, "quant": calibration.calibrate(model, params, images)}
     indices = jnp.arange(BATCH, dtype=jnp.int32)
-    return model, synthesis.Batch(indices, indices % 4, params, variables), images
+    return model, synthesis_terms.Batch(indices, indices % 4, params, variables), images
 
 
 def _whole_batch(problem, valid):
     """Of the first step: the models' terms and their gradient, those of roughness and theirs."""
     model, batch, images = problem
     batch, settings = batch.replace(valid=valid), SPEC.settings
-    target = synthesis.draw_variation_target(KEY, batch, images)
+    target = synthesis_terms.draw_variation_target(KEY, batch, images)
     key = jax.random.fold_in(KEY, 0)
     keys = randomness.image_keys(randomness.named_key(key, "view"), batch.indices)
 
     def models(images):
         views = augment.synthesis_view(keys, images, 0, settings.num_steps, settings.view)
-        terms = synthesis.model_terms(model, settings, batch, views, settings.initial_ratio, key)
+        terms = synthesis_terms.model_terms(
+            model, settings.weights, batch, views, settings.initial_ratio, settings.drop_rate, key
+        )
         return sum(terms.values()), terms
 
     def roughness(images):
-        terms = synthesis.roughness_terms(settings, batch, images, variation_target=target)
+        terms = synthesis_terms.roughness_terms(
+            settings.weights, batch, images, variation_target=target
+        )
         return sum(terms.values()), terms
 
     return *jax.grad(models, has_aux=True)(images), *jax.grad(roughness, has_aux=True)(images)
@@ -82,7 +95,7 @@ def _step(problem, num_devices, num_parts, valid):
     state = synthesis.init_state(KEEP_GRADIENT, images)
     state_specs = parallel.leading_axis_specs(state)
     valid_specs = None if valid is None else SHARDED
-    batch_specs = synthesis.Batch(SHARDED, SHARDED, REPLICATED, REPLICATED, valid_specs)
+    batch_specs = synthesis_terms.Batch(SHARDED, SHARDED, REPLICATED, REPLICATED, valid_specs)
     step = parallel.map_over_devices(
         per_device,
         parallel.make_mesh(jax.devices()[:num_devices]),

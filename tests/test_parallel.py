@@ -19,6 +19,7 @@ from maskaq_jax import (
     phases,
     programs,
     synthesis,
+    synthesis_terms,
 )
 from maskaq_jax.augment import FinetuningView
 from maskaq_jax.models import Quantization, create_model
@@ -30,7 +31,7 @@ BATCH = 8
 KEY = jax.random.key(3)
 MESHES = {count: parallel.make_mesh(jax.devices()[:count]) for count in (1, 4)}
 
-SYNTHESIS = synthesis.Spec(synthesis.Settings(num_steps=10), Pixels())
+SYNTHESIS = synthesis.Spec(synthesis.Settings(num_steps=10, background="white"), Pixels())
 # At learning rate 1 an update is as large as its gradient, and stands out of the weight's rounding.
 FINETUNING = finetune.Spec(
     finetune.Settings(
@@ -85,8 +86,8 @@ def _synthesis_problem(model, images, params, variables):
     step = functools.partial(synthesis.step, model, optimizer, SYNTHESIS)
     state = synthesis.init_state(optimizer, images)
     indices = jnp.arange(BATCH, dtype=jnp.int32)
-    batch = synthesis.Batch(indices, indices % 4, params, variables)
-    batch_specs = synthesis.Batch(SHARDED, SHARDED, REPLICATED, REPLICATED)
+    batch = synthesis_terms.Batch(indices, indices % 4, params, variables)
+    batch_specs = synthesis_terms.Batch(SHARDED, SHARDED, REPLICATED, REPLICATED)
     return step, state, batch, parallel.leading_axis_specs(state), batch_specs
 
 
@@ -403,7 +404,7 @@ def test_without_a_valid_image_there_is_no_accuracy(model, images, variables):
 def test_a_batch_that_is_never_finite_is_an_error(model, params, variables):
     # The class loss alone, which compiles fastest.
     settings = synthesis.Settings(
-        num_steps=1, weights=synthesis.LossWeights(0.0, 1.0, 0.0, 0.0, 0.0)
+        num_steps=1, weights=synthesis_terms.LossWeights(0.0, 1.0, 0.0, 0.0, 0.0)
     )
     spec = synthesis.Spec(settings, Pixels())
     synthesize_batch = phases.make_synthesis(model, spec, MESHES[1])
@@ -415,7 +416,7 @@ def test_a_batch_that_is_never_finite_is_an_error(model, params, variables):
 
 def test_a_batch_that_is_not_finite_is_drawn_again(model, params, variables, monkeypatch):
     settings = synthesis.Settings(
-        num_steps=1, weights=synthesis.LossWeights(0.0, 1.0, 0.0, 0.0, 0.0)
+        num_steps=1, weights=synthesis_terms.LossWeights(0.0, 1.0, 0.0, 0.0, 0.0)
     )
     spec = synthesis.Spec(settings, Pixels())
     draw, bad = first_images.draw_images, jax.random.fold_in(KEY, 0)

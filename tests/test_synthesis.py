@@ -4,30 +4,36 @@ import numpy as np
 import pytest
 
 from maskaq_jax import (
+    backgrounds,
     calibration,
     finetune,
     first_images,
     losses,
     noise,
     synthesis,
+    synthesis_terms,
     torch_import,
 )
 from maskaq_jax.augment import SynthesisView
 from maskaq_jax.models import Quantization, create_model
 from maskaq_jax.pixels import Pixels
-from maskaq_jax.synthesis import Batch, LossWeights, Settings, Spec
+from maskaq_jax.synthesis import Settings, Spec
+from maskaq_jax.synthesis_terms import Batch, LossWeights
 
 TINY = {"img_size": 8, "patch_size": 2, "embed_dim": 16, "depth": 2, "num_heads": 2}
 SETTINGS = Settings(num_steps=6, balanced_labels=True)
 PIXELS = Pixels(mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
+# Of the steps.
+KEY = jax.random.key(2)
 
 
 def _terms(model, settings, batch, images):
     """All terms, of images that are their own views."""
     key = jax.random.key(0)
-    return synthesis.model_terms(
-        model, settings, batch, images, 0.3, key
-    ) | synthesis.roughness_terms(settings, batch, images)
+    weights, drop_rate = settings.weights, settings.drop_rate
+    return synthesis_terms.model_terms(
+        model, weights, batch, images, 0.3, drop_rate, key
+    ) | synthesis_terms.roughness_terms(weights, batch, images)
 
 
 @pytest.mark.parametrize("bits", [3, 4])
@@ -81,7 +87,7 @@ def _take_steps(problem, settings, pixels=PIXELS, num_steps=1):
     optimizer = synthesis.create_optimizer(settings)
     state = synthesis.init_state(optimizer, images)
     return jax.jit(synthesis.synthesize, static_argnums=(0, 1, 2))(
-        model, optimizer, Spec(settings, pixels), state, batch, jax.random.key(2), num_steps
+        model, optimizer, Spec(settings, pixels), state, batch, KEY, num_steps
     )
 
 
@@ -91,7 +97,7 @@ def test_the_loop_takes_the_steps_one_by_one(problem):
     step = jax.jit(synthesis.step, static_argnums=(0, 1, 2))
     state = synthesis.init_state(optimizer, images)
     for _ in range(3):
-        state, terms = step(model, optimizer, spec, state, batch, jax.random.key(2))
+        state, terms = step(model, optimizer, spec, state, batch, KEY)
     looped, looped_terms = _take_steps(problem, SETTINGS, num_steps=3)
     assert looped.step == 3
     # Adam's first steps divide by almost nothing: they amplify the order of a sum.
@@ -161,6 +167,7 @@ def test_draws_of_an_image_depend_on_its_number_alone():
     for draw in (
         lambda indices: noise.draw_noise(key, indices, shape, PIXELS),
         lambda indices: first_images.draw_labels(key, indices, 10, Settings()),
+        lambda indices: backgrounds.draw_boxes(key, indices, 8, 8),
     ):
         np.testing.assert_array_equal(draw(few), np.asarray(draw(many))[few])
 
@@ -191,6 +198,20 @@ def test_first_images_are_smooth_and_keep_their_contrast():
     assert max(smooth, still_smooth) < 0.5 * roughness
 
 
+def test_only_the_box_in_front_of_a_background_is_made(problem):
+    _, batch, _ = problem
+    settings = Settings(num_steps=6, background="black")
+    spec = Spec(settings, PIXELS)
+    first = first_images.draw_images(KEY, batch.indices, problem[2].shape[1:], spec)
+    state, _ = _take_steps((*problem[:2], first), settings, num_steps=6)
+    boxes = backgrounds.draw_boxes(KEY, batch.indices, *first.shape[1:3])
+    boxes = np.broadcast_to(boxes, first.shape)
+    plain = np.broadcast_to(PIXELS.bounds()[0], first.shape)
+    for images in (first, state.images):
+        np.testing.assert_array_equal(images[~boxes], plain[~boxes])
+    assert (state.images[boxes] != first[boxes]).mean() > 0.9
+
+
 def test_smooth_synthesis_makes_smoother_images(problem):
     def roughness(smoothness):
         settings = Settings(num_steps=6, smoothness=smoothness)
@@ -205,15 +226,15 @@ def test_the_roughness_of_psaq_is_a_target_of_the_batch(problem):
     images = jnp.zeros((32, 224, 224, 3))
     batch = batch.replace(valid=None)
     targets = [
-        float(synthesis.draw_variation_target(jax.random.key(seed), batch, images))
+        float(synthesis_terms.draw_variation_target(jax.random.key(seed), batch, images))
         for seed in range(50)
     ]
     assert 2500 <= min(targets) < 2600
     assert 2900 < max(targets) <= 3000
-    small = synthesis.draw_variation_target(jax.random.key(0), batch, images[:8, ::2, ::2])
+    small = synthesis_terms.draw_variation_target(jax.random.key(0), batch, images[:8, ::2, ::2])
     np.testing.assert_allclose(small, targets[0] / 4, rtol=1e-6)
     other = batch.replace(indices=batch.indices + 100)
-    assert synthesis.draw_variation_target(jax.random.key(0), other, images) != targets[0]
+    assert synthesis_terms.draw_variation_target(jax.random.key(0), other, images) != targets[0]
 
 
 def test_psaq_pulls_the_roughness_to_its_target(problem):
@@ -223,7 +244,9 @@ def test_psaq_pulls_the_roughness_to_its_target(problem):
     )
 
     def loss(images, target):
-        terms = synthesis.roughness_terms(settings, batch, images, variation_target=target)
+        terms = synthesis_terms.roughness_terms(
+            settings.weights, batch, images, variation_target=target
+        )
         return terms["variation_gap"]
 
     roughness = losses.total_variation_loss(images, diagonal_weight=1.0)
@@ -238,5 +261,5 @@ def test_a_step_of_psaq_pulls_to_the_target_drawn_for_it(problem):
     settings = Settings(weights=LossWeights(0.0, 0.0, 0.0, 0.0, 0.0, variation_gap=1.0))
     _, terms = _take_steps(problem, settings)
     roughness = losses.total_variation_loss(images, diagonal_weight=1.0)
-    target = synthesis.draw_variation_target(jax.random.key(2), batch, images)
+    target = synthesis_terms.draw_variation_target(jax.random.key(2), batch, images)
     np.testing.assert_allclose(terms["variation_gap"], abs(roughness - target), rtol=1e-4)

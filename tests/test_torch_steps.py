@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maskaq_jax import augment, calibration, finetune, regions, synthesis
+from maskaq_jax import calibration, finetune, regions, synthesis_terms
 from maskaq_jax.models import Quantization, create_model
 
 pytest.importorskip("torch", reason="needs the torch extra")
@@ -48,15 +48,13 @@ def test_synthesis_has_the_same_terms_and_gradient(problem, version):
 
     images, params, variables = problem
     labels = np.arange(4) % 5
-    settings = synthesis.Settings(
-        drop_rate=0.0, view=augment.SynthesisView(roll=0, brightness=0, colour=0)
-    )
-    batch = synthesis.Batch(jnp.arange(4), jnp.asarray(labels), params, variables)
+    weights = synthesis_terms.LossWeights()
+    batch = synthesis_terms.Batch(jnp.arange(4), jnp.asarray(labels), params, variables)
 
     def loss(pixels):
-        terms = synthesis.model_terms(
-            MODEL, settings, batch, pixels, RATIO, jax.random.key(2)
-        ) | synthesis.roughness_terms(settings, batch, pixels)
+        terms = synthesis_terms.model_terms(
+            MODEL, weights, batch, pixels, RATIO, 0.0, jax.random.key(2)
+        ) | synthesis_terms.roughness_terms(weights, batch, pixels)
         return sum(terms.values()), terms
 
     gradient, expected = jax.grad(loss, has_aux=True)(jnp.asarray(images))
