@@ -38,7 +38,6 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=10, help="timed steps of each kind")
     options = parser.parse_args()
     memory.keep_freed_memory()  # as a run does
-    memory.freeze_imports()
     problem = make_problem(options.model, options.batch, options.bits)
     model = problem.model
     if not isinstance(model, vit.VisionTransformer):

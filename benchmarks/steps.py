@@ -70,7 +70,6 @@ def main() -> None:
     options = parser.parse_args()
     if options.keep_memory and options.serve in (None, "ours"):
         memory.keep_freed_memory()
-    memory.freeze_imports()  # in all processes: the collector is no part of what is compared
     if options.serve:
         answer(make_served_step(options))
         return

@@ -72,12 +72,11 @@ def main(argv: list[str]) -> None:
 
 def _run(prepared: "Experiment", is_terminated: Callable[[], bool]) -> None:
     """Runs; whatever ends it early is told in one line, with what to do about it."""
-    from maskaq_jax import config, failures, interruption, memory, parallel, run
+    from maskaq_jax import config, failures, interruption, parallel, run
 
     workdir = prepared.workdir
     say = print if parallel.is_main_process() else _say_nothing
     say(f"run directory: {workdir}", flush=True)
-    memory.freeze_imports()
     try:
         run.run(prepared, is_terminated)
     except config.ConfigError as error:

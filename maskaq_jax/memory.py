@@ -1,7 +1,6 @@
-"""What a run's process does about memory: it keeps what programs free, and spares its collector."""
+"""Keeps the memory that compiled programs free, instead of asking for it anew at every step."""
 
 import ctypes
-import gc
 import platform
 
 import jax
@@ -22,15 +21,6 @@ def give_back() -> None:
     """
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)
-
-
-def freeze_imports() -> None:
-    """Has Python's garbage collector pass over all that is alive: mostly modules, before a run.
-
-    Tracing makes so many objects that it would go through those again and again.
-    """
-    gc.collect()
-    gc.freeze()
 
 
 def keep_freed_memory() -> bool:

@@ -1,4 +1,3 @@
-import gc
 import subprocess
 import sys
 
@@ -45,12 +44,3 @@ def test_other_libraries_are_left_alone(monkeypatch):
     monkeypatch.setattr(memory.platform, "libc_ver", lambda: ("", ""))
     monkeypatch.setattr(memory.ctypes, "CDLL", pytest.fail)
     assert not memory.keep_freed_memory()
-
-
-def test_the_collector_passes_over_what_is_imported():
-    before = gc.get_freeze_count()
-    try:
-        memory.freeze_imports()
-        assert gc.get_freeze_count() > before
-    finally:
-        gc.unfreeze()
