@@ -199,11 +199,10 @@ def test_first_images_are_smooth_and_keep_their_contrast():
 
 
 def test_only_the_box_in_front_of_a_background_is_made(problem):
-    _, batch, _ = problem
+    model, batch, images = problem
     settings = Settings(num_steps=6, background="black")
-    spec = Spec(settings, PIXELS)
-    first = first_images.draw_images(KEY, batch.indices, problem[2].shape[1:], spec)
-    state, _ = _take_steps((*problem[:2], first), settings, num_steps=6)
+    first = first_images.draw_images(KEY, batch.indices, images.shape[1:], Spec(settings, PIXELS))
+    state, _ = _take_steps((model, batch, first), settings, num_steps=6)
     boxes = backgrounds.draw_boxes(KEY, batch.indices, *first.shape[1:3])
     boxes = np.broadcast_to(boxes, first.shape)
     plain = np.broadcast_to(PIXELS.bounds()[0], first.shape)
@@ -261,5 +260,5 @@ def test_a_step_of_psaq_pulls_to_the_target_drawn_for_it(problem):
     settings = Settings(weights=LossWeights(0.0, 0.0, 0.0, 0.0, 0.0, variation_gap=1.0))
     _, terms = _take_steps(problem, settings)
     roughness = losses.total_variation_loss(images, diagonal_weight=1.0)
-    target = synthesis_terms.draw_variation_target(jax.random.key(2), batch, images)
+    target = synthesis_terms.draw_variation_target(KEY, batch, images)
     np.testing.assert_allclose(terms["variation_gap"], abs(roughness - target), rtol=1e-4)
