@@ -38,8 +38,7 @@ METHODS = {
     "psaq": ("method=psaq,images=paper", "paper images"),
     "mimiq": ("method=mimiq,images=paper", "paper images"),
     "maskaq": ("method=maskaq", "best"),
-    # Knows one thing about the data, that they show objects on black.
-    "maskaq (background)": ("method=maskaq,background=black", "background"),
+    "maskaq (no background)": ("method=maskaq,background=none", "no background"),
     "real": ("method=real", "best"),
     "maskaq (paper)": ("method=maskaq,preset=paper", "paper"),
 }

@@ -73,7 +73,7 @@ def fashion_config(argument: str | None) -> ConfigDict:
     arguments = schema.parse_arguments(
         argument,
         **{"w": 3, "a": 3, "method": "maskaq", "source": "", "without": "", "preset": "best"},
-        **{"images": "", "background": "none", "seed": 0, "split": "test"},
+        **{"images": "", "background": "", "seed": 0, "split": "test"},
     )
     presets = ("best", "paper")
     preset = schema.choose("config argument preset", arguments.preset, presets)
@@ -99,7 +99,8 @@ def fashion_config(argument: str | None) -> ConfigDict:
 
     if images == "best":
         _use_best_images(config)
-    config.synthesis.background = arguments.background
+    if arguments.background:
+        config.synthesis.background = arguments.background
     if preset == "best":
         _use_best_training(config)
     set_method(config, arguments.source or arguments.method)
@@ -134,6 +135,8 @@ def _use_best_images(config: ConfigDict) -> None:
     config.synthesis.smoothness = 0.07
     config.synthesis.smoothness_spread = 1.2
     config.synthesis.contrast = 1.0
+    # That there is one says something of the data; its colour doesn't.
+    config.synthesis.background = "auto"
     config.synthesis.balanced_labels = True
     config.synthesis.weights.similarity = 0.1
     config.synthesis.weights.classes = 0.3

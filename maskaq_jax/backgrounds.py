@@ -9,7 +9,9 @@ from jax import Array
 from maskaq_jax import randomness
 from maskaq_jax.pixels import Pixels
 
-Background = Literal["none", "black", "white"]
+Background = Literal["none", "black", "white", "auto"]
+# What 'auto' is one of.
+COLOURS: tuple[Background, ...] = ("black", "white")
 
 # Of a box's sides, as a share of the image's.
 _LEAST_SIDE = 0.4
@@ -22,16 +24,21 @@ def paint(
 
     Args:
       images: [B, height, width, channels] normalised.
-      background: 'none' returns the images as they are.
+      background: a colour; 'none' returns the images as they are.
       key: of the synthesis; an image's box is the same whenever it is painted.
       indices: [B] int32 global numbers of the images.
       pixels: what black and white are.
 
     Returns:
       The images, shape and dtype of `images`.
+
+    Raises:
+      ValueError: the background has no colour yet.
     """
     if background == "none":
         return images
+    if background not in COLOURS:
+        raise ValueError(f"background {background!r} has no colour yet")
     black, white = pixels.bounds()
     boxes = draw_boxes(key, indices, *images.shape[1:3])
     return jnp.where(boxes, images, black if background == "black" else white)

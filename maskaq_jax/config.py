@@ -229,7 +229,7 @@ def _check_model(config: Config) -> None:
 
 
 def _check_outputs(config: Config) -> None:
-    """A model without classifier has no class term to synthesise by, and no classes to distil."""
+    """A model without classifier has no classes to synthesise, to choose or to distil by."""
     if config.model.num_classes:
         return
     if config.synthesis.weights.classes:
@@ -241,6 +241,11 @@ def _check_outputs(config: Config) -> None:
         raise ConfigError(
             "config.model has no classifier (num_classes is 0), so "
             "config.finetuning.output_distance must be 'cosine' or 'mse', got 'kl'"
+        )
+    if config.synthesis.background == "auto":
+        raise ConfigError(
+            "config.model has no classifier (num_classes is 0) to choose a colour by, so "
+            "config.synthesis.background must be 'none', 'black' or 'white', got 'auto'"
         )
 
 

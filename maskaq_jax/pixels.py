@@ -51,6 +51,11 @@ class Pixels:
             return jnp.full_like(low, low.max()), jnp.full_like(high, high.min())
         return low, high
 
+    def clip(self, images: jax.Array) -> jax.Array:
+        """[B, height, width, channels] normalised, cut off at `bounds`."""
+        low, high = (bound[None, None, None] for bound in self.bounds())
+        return jnp.clip(images, low, high)
+
     def _statistics(self, ndim: int) -> tuple[np.ndarray, np.ndarray]:
         """Mean and deviation, of as many axes as the images have."""
         shape = (*[1] * (ndim - 1), -1)

@@ -1,6 +1,8 @@
 """Where a run's samples come from: synthesis, noise or real images."""
 
 import contextlib
+import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,9 @@ import numpy as np
 from jax import Array
 
 from maskaq_jax import (
+    backgrounds,
+    first_images,
+    inception_score,
     interruption,
     memory,
     noise,
@@ -27,6 +32,8 @@ from maskaq_jax.phases import ReadImages, SavedProgress, SynthesisProgress
 
 # Images in samples.png.
 _SAMPLES_DRAWN = 24
+# First images that P chooses a background by.
+_IMAGES_SCORED = 256
 # How often an image was drawn again, in its file and in the metrics.
 _REDRAWS = "redraws"
 
@@ -53,11 +60,16 @@ def _make_synthesis(
 ) -> Callable[..., ReadImages]:
     config = experiment.config
     size, num_steps = batch_size(config), config.synthesis.num_steps
-    synthesize_batch = phases.make_synthesis(
-        experiment.model, synthesis.Spec(config.synthesis, config.pixels), experiment.mesh
-    )
     synthesis_key = randomness.named_key(key, "synthesize")
     draw_samples = _make_drawing(experiment)
+
+    @functools.cache
+    def prepare_synthesis() -> Callable[..., Iterator[SynthesisProgress]]:
+        spec = synthesis.Spec(config.synthesis, config.pixels)
+        if spec.settings.background == "auto":
+            background_key = randomness.named_key(synthesis_key, "background")
+            spec = _choose_background(experiment, background_key, spec, reporter)
+        return phases.make_synthesis(experiment.model, spec, experiment.mesh)
 
     def make_batch(folder: Path, refresh: int, number: int, variables: Any) -> None:
         share = parallel.share_batch(number * size, (number + 1) * size, experiment.mesh)
@@ -66,6 +78,7 @@ def _make_synthesis(
         before = _read_progress(unfinished, share, reporter.warn)
         reporter.keep("synthesis", size * before.step if before else 0)
         with reporter.phase("synthesis") as advance:
+            synthesize_batch = prepare_synthesis()
             progresses = synthesize_batch(refresh_key, share, experiment.params, variables, before)
             for progress in _report_progress(
                 progresses, before, share, refresh, advance, reporter.warn
@@ -105,6 +118,48 @@ def _make_synthesis(
         return read_images
 
     return make_samples
+
+
+def _choose_background(
+    experiment: Experiment, key: Array, spec: synthesis.Spec, reporter: report.Reporter
+) -> synthesis.Spec:
+    """The spec with the colour of background in front of which P tells first images apart best.
+
+    Raises:
+      FloatingPointError: P's answers are not finite.
+    """
+    specs = [
+        dataclasses.replace(spec, settings=dataclasses.replace(spec.settings, background=colour))
+        for colour in backgrounds.COLOURS
+    ]
+    # Hosts agree, however close it is.
+    scores = parallel.take_from_main(
+        np.asarray([_score_first_images(experiment, key, choice) for choice in specs])
+    )
+    if not np.isfinite(scores).all():
+        raise FloatingPointError(
+            "the model's answers to first images are NaN or infinite: check config.model.weights, "
+            "or set config.synthesis.background"
+        )
+    named: dict[str, float] = dict(zip(backgrounds.COLOURS, map(float, scores), strict=True))
+    chosen = specs[int(scores.argmax())]
+    reporter.metrics("background", 0, named)
+    reporter.message(
+        f"images get a {chosen.settings.background} background; log inception scores: "
+        + ", ".join(f"{colour} {score:.2f}" for colour, score in named.items())
+    )
+    return chosen
+
+
+def _score_first_images(experiment: Experiment, key: Array, spec: synthesis.Spec) -> float:
+    """`inception_score.of_images` of first images as they are in front of the spec's background."""
+    shape = experiment.model.input_shape
+    images = _draw_images(key, jnp.arange(_IMAGES_SCORED), shape, spec)
+    images = spec.pixels.clip(images)
+    return float(inception_score.of_images(experiment.model, experiment.params, images))
+
+
+_draw_images = jax.jit(first_images.draw_images, static_argnums=(2, 3))
 
 
 def _report_progress(

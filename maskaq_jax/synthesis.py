@@ -49,8 +49,8 @@ class Settings:
       contrast: standard deviation each blurred first image is scaled to, before it has a
         background; blurring lowers it, and training images have 1 by the definition of the
         normalisation. 0 leaves it as it is.
-      background: 'black' or 'white' makes each image in a random box, and the rest is that colour,
-        for models whose training images show objects so; 'none' has no box.
+      background: 'black' or 'white' makes each image in a random box, and the rest is that colour;
+        'auto' is the one of the two that P chooses; 'none' has no box.
       balanced_labels: image i is made for class i modulo classes, instead of a random class.
     """
 
@@ -183,8 +183,7 @@ def step(
     if settings.smoothness:
         remaining = 1 - state.step / settings.num_steps
         updates = noise.blur(updates, remaining * smoothness)
-    low, high = (bound[None, None, None] for bound in pixels.bounds())
-    images = jnp.clip(optax.apply_updates(state.images, updates), low, high)
+    images = pixels.clip(optax.apply_updates(state.images, updates))
     images = backgrounds.paint(images, settings.background, key, batch.indices, pixels)
     return State(state.step + 1, images, opt_state), terms
 

@@ -27,7 +27,7 @@ LAYERS = [
     ["averaging", "microbatches"],
     ["calibration", "evaluate", "finetune", "parallel", "synthesis_terms"],
     ["synthesis"],
-    ["first_images", "interruption", "programs"],
+    ["first_images", "inception_score", "interruption", "programs"],
     ["phases"],
     ["failures", "memory", "schema"],
     ["preprocessing"],

@@ -50,6 +50,12 @@ def test_all_but_the_box_is_plain(background, expected):
     np.testing.assert_array_equal(painted[~boxes], plain[~boxes])
 
 
+def test_a_background_without_a_colour_cannot_be_painted():
+    images = jnp.zeros((3, 12, 12, 2))
+    with pytest.raises(ValueError, match="'auto' has no colour yet"):
+        backgrounds.paint(images, "auto", KEY, jnp.arange(3), PIXELS)
+
+
 def test_without_a_background_images_stay_as_they_are():
     images = jax.random.normal(KEY, (3, 12, 12, 2))
     assert backgrounds.paint(images, "none", KEY, jnp.arange(3), PIXELS) is images

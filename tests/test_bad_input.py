@@ -176,6 +176,14 @@ CASES = {
         _smoke("model.num_classes=0", "synthesis.weights.classes=0."),
         "output_distance must be 'cosine' or 'mse', got 'kl'",
     ),
+    "a colour to be chosen without a classifier": (
+        _smoke(
+            "model.num_classes=0",
+            "synthesis.weights.classes=0.",
+            "finetuning.output_distance=cosine",
+        ),
+        "config.synthesis.background must be 'none', 'black' or 'white', got 'auto'",
+    ),
     # Weights.
     "no weights": (_smoke("model.weights="), "config.model.weights is missing"),
     "a folder of weights": (_smoke("model.weights=images"), "images is a folder, not a file"),

@@ -38,6 +38,8 @@ def test_every_method_is_a_valid_config_of_the_same_budget(method):
     assert (settings.synthesis.smoothness == 0) == is_published
     assert (settings.finetuning.optimizer == "sgd") == ("preset=paper" in cell.run.argument)
     assert settings.synthesis.num_steps == (1 if method == "without synthesis" else 100)
+    is_plain = is_published or method == "maskaq (no background)"
+    assert settings.synthesis.background == ("none" if is_plain else "auto")
     assert settings.seed == 2
     assert settings.quantization.weight_bits == 4
 
@@ -96,6 +98,8 @@ def test_budgets_vary_images_and_refreshes_at_the_same_number_of_steps():
         )
         assert settings.epochs * finetune.steps_per_epoch(settings, images) == 600
         assert images % int(flags["samples.batch_size"]) == 0
+        settings_of_run = config.validated(vit_fashion.get_config(point.run.argument))
+        assert settings_of_run.synthesis.background == "none"
     row = budgets.make_row(points[0], {"epochs": 600, "quantized_top1": 80.0, "seconds": {"a": 1}})
     assert tuple(row) == budgets.COLUMNS
 

@@ -25,6 +25,22 @@ def module(request):
     return _import(request.param)
 
 
+@pytest.mark.parametrize(
+    ("argument", "expected"),
+    [
+        ("", "auto"),
+        ("method=psaq", "auto"),
+        ("preset=paper", "none"),
+        ("images=paper", "none"),
+        ("background=none", "none"),
+        ("background=white,preset=paper", "white"),
+    ],
+)
+def test_the_best_images_have_a_background_unless_told_otherwise(module, argument, expected):
+    config = config_lib.validated(module.get_config(argument))
+    assert config.synthesis.background == expected
+
+
 @pytest.mark.parametrize("name", sorted(BACKBONES))
 @pytest.mark.parametrize("method", ["maskaq", "mimiq", "psaq", "noise"])
 def test_a_backbone_differs_from_the_papers_settings_in_its_arguments_alone(name, method, tmp_path):

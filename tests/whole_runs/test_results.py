@@ -68,8 +68,8 @@ def test_the_same_config_gives_the_same_results(finished, settings, tmp_path):
 
 def test_a_finished_run_is_not_run_again(finished, settings, monkeypatch):
     workdir, results = finished
-    # Both return what fails when called.
-    monkeypatch.setattr(phases, "make_synthesis", lambda *_: pytest.fail)
+    monkeypatch.setattr(phases, "make_synthesis", pytest.fail)
+    # Returns what fails when called.
     monkeypatch.setattr(programs, "map_finetuning", lambda *_: pytest.fail)
     assert tiny.accuracies(run.run(tiny.prepare(settings, workdir))) == tiny.accuracies(results)
 
@@ -138,6 +138,29 @@ print("modules", sorted({{"torch", "tensorflow"}} & set(sys.modules)))
     assert output.stdout.splitlines() == ["maskaq False", "real True", "modules []"]
     results = json.loads((tmp_path / "real" / "results.json").read_text())
     _assert_trained_without_synthesis(tmp_path / "real", results, "real")
+
+
+@pytest.mark.slow
+def test_images_are_made_in_front_of_the_colour_that_the_model_chose(settings, tmp_path, capsys):
+    settings = dataclasses.replace(
+        settings,
+        synthesis=dataclasses.replace(settings.synthesis, background="auto"),
+        finetuning=dataclasses.replace(settings.finetuning, epochs=1),
+    )
+    run.run(tiny.prepare(settings, tmp_path))
+    first, *_ = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    scores = {name: json.loads(first)[name] for name in ("black", "white")}
+    chosen, other = sorted(scores, key=scores.__getitem__, reverse=True)
+    assert f"images get a {chosen} background" in capsys.readouterr().err
+    colours = dict(zip(("black", "white"), settings.pixels.bounds(), strict=True))
+    images = samples.read_arrays(tiny.shard_path(tmp_path, 0, 0))["images"]
+    shares = {
+        name: np.isclose(images, colour, atol=1e-4).all(axis=-1).mean(axis=(1, 2))
+        for name, colour in colours.items()
+    }
+    # Boxes cover half of an image on average.
+    assert 0.3 < shares[chosen].mean() < 0.8
+    assert shares[other].max() < 0.1
 
 
 @pytest.mark.slow
