@@ -34,6 +34,7 @@ from maskaq_jax.phases import ReadImages, SavedProgress, SynthesisProgress
 _SAMPLES_DRAWN = 24
 # First images that P chooses a background by.
 _IMAGES_SCORED = 256
+_draw_images = jax.jit(first_images.draw_images, static_argnums=(2, 3))
 # How often an image was drawn again, in its file and in the metrics.
 _REDRAWS = "redraws"
 
@@ -157,9 +158,6 @@ def _score_first_images(experiment: Experiment, key: Array, spec: synthesis.Spec
     images = _draw_images(key, jnp.arange(_IMAGES_SCORED), shape, spec)
     images = spec.pixels.clip(images)
     return float(inception_score.of_images(experiment.model, experiment.params, images))
-
-
-_draw_images = jax.jit(first_images.draw_images, static_argnums=(2, 3))
 
 
 def _report_progress(

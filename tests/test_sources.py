@@ -88,7 +88,7 @@ def test_all_hosts_choose_as_the_first_does(monkeypatch):
 
 @pytest.mark.parametrize("scores", [(np.nan, np.nan), (0.5, np.inf)])
 def test_a_model_without_answers_cannot_choose(monkeypatch, scores):
-    with pytest.raises(FloatingPointError, match="check config"):
+    with pytest.raises(FloatingPointError, match=r"check config\.model\.weights"):
         _choose(monkeypatch, scores)
 
 
