@@ -22,7 +22,7 @@ import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.extend
@@ -84,7 +84,7 @@ def benchmark_all(options: argparse.Namespace) -> None:
     """Measures, and prints and stores as it goes."""
     print(
         "| model | step | ours | PyTorch | tuned | ratios | peak memory, PyTorch's "
-        "| compiled, from the cache | share of the matrix rate |\n"
+        "| compiled, from the cache; traced | share of the matrix rate |\n"
         "|---|---|---|---|---|---|---|---|---|"
     )
     records = []
@@ -101,10 +101,10 @@ def benchmark(name: str, phase: str, options: argparse.Namespace) -> dict[str, A
     """All figures of a phase of a model."""
     rate = measure_product_rate()
     problem = make_problem(name, options.batch, options.bits, dtype=options.dtype)
-    _, compiled, compile_seconds = make_step(problem, phase)
+    _, program = make_step(problem, phase)
     jax.clear_caches()
     # From the cache on disk, as the next run does.
-    _, _, cached_seconds = make_step(problem, phase)
+    _, cached = make_step(problem, phase)
     with ExitStack() as stack:
         served = {
             kind: stack.enter_context(serve(*arguments_of(name, phase, kind, options)))
@@ -131,18 +131,28 @@ def benchmark(name: str, phase: str, options: argparse.Namespace) -> dict[str, A
         "torch_tuned_seconds": tuned,
         "ratio": torch and torch / medians["ours"],
         "ratio_tuned": tuned and tuned / medians["ours"],
-        "compile_seconds": compile_seconds,
-        "cached_compile_seconds": cached_seconds,
+        "compile_seconds": program.seconds,
+        "cached_compile_seconds": cached.seconds,
+        # A part of either.
+        "trace_seconds": cached.trace_seconds,
         "peak_bytes": peaks["ours"],
         "torch_peak_bytes": peaks.get("torch"),
         "torch_tuned_peak_bytes": peaks.get("torch_tuned"),
         # XLA counts what a loop repeats once. What is not in parts is a hundredth of it at most.
-        "flops": compiled.cost_analysis()["flops"] * num_parts,
+        "flops": program.compiled.cost_analysis()["flops"] * num_parts,
         "product_flops": products,
         "matmul_flops_per_second": rate,
         "utilization": products / medians["ours"] / rate,
         "device": jax.devices()[0].device_kind,
     }
+
+
+class Program(NamedTuple):
+    """A step's compiled program, the seconds it took, and those of tracing and lowering it."""
+
+    compiled: Any
+    seconds: float
+    trace_seconds: float
 
 
 class Problem:
@@ -174,8 +184,8 @@ def steps_per_dispatch(phase: str) -> int:
     return phases.STEPS_PER_DISPATCH if phase == "synthesis" else 1
 
 
-def make_step(problem: Problem, phase: str) -> tuple[TimedStep, Any, float]:
-    """A step of ours, its compiled program, and the seconds it took to compile."""
+def make_step(problem: Problem, phase: str) -> tuple[TimedStep, Program]:
+    """A step of ours, and its program."""
     num_steps = steps_per_dispatch(phase)
     settings, model, key = problem.settings, problem.model, jax.random.key(1)
     numbers = jnp.arange(problem.batch_size, dtype=jnp.int32)
@@ -203,8 +213,10 @@ def make_step(problem: Problem, phase: str) -> tuple[TimedStep, Any, float]:
     state = jax.tree.map(jnp.copy, state)  # its memory is reused
     arguments = rest if state is None else (state, *rest)
     started = time.perf_counter()
-    compiled = program.lower(*arguments).compile()  # type: ignore[attr-defined]
-    compile_seconds = time.perf_counter() - started
+    lowered = program.lower(*arguments)  # type: ignore[attr-defined]
+    trace_seconds = time.perf_counter() - started
+    compiled = lowered.compile()
+    seconds = time.perf_counter() - started
 
     def take_step() -> None:
         nonlocal state
@@ -213,7 +225,7 @@ def make_step(problem: Problem, phase: str) -> tuple[TimedStep, Any, float]:
         else:
             state, _ = jax.block_until_ready(compiled(state, *rest))
 
-    return timed(take_step, num_steps), compiled, compile_seconds
+    return timed(take_step, num_steps), Program(compiled, seconds, trace_seconds)
 
 
 def implementations(model: Model) -> tuple[str, ...]:
@@ -327,7 +339,7 @@ def format_row(record: dict[str, Any]) -> str:
         f"| {show(record['peak_bytes'], ' GB', 1e-9)}, "
         f"{show(record['torch_peak_bytes'], ' GB', 1e-9)} "
         f"| {show(record['compile_seconds'], ' s')}, "
-        f"{show(record['cached_compile_seconds'], ' s')} "
+        f"{show(record['cached_compile_seconds'], ' s')}; {show(record['trace_seconds'], ' s')} "
         f"| {show(record['utilization'], '%', 100)} |"
     )
 
