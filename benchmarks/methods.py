@@ -38,18 +38,15 @@ METHODS = {
     "psaq": ("method=psaq,images=paper", "paper images"),
     "mimiq": ("method=mimiq,images=paper", "paper images"),
     "maskaq": ("method=maskaq", "best"),
-    "maskaq (no background)": ("method=maskaq,background=none", "no background"),
     "real": ("method=real", "best"),
     "maskaq (paper)": ("method=maskaq,preset=paper", "paper"),
 }
-_REFRESHED = "with a refresh"
 ABLATIONS = {
     "psaq (best images)": ("method=psaq", "best"),
     "mimiq (best images)": ("method=mimiq", "best"),
     "maskaq (paper images)": ("method=maskaq,images=paper", "paper images"),
+    "without background": ("method=maskaq,background=none", "best"),
     **{f"without {part}": (f"method=maskaq,without={part}", "best") for part in common.ABLATIONS},
-    # The best settings make images once.
-    _REFRESHED: ("method=maskaq", "best"),
 }
 _ALL = METHODS | ABLATIONS
 # Their images take no synthesis.
@@ -84,7 +81,6 @@ class Cell:
             f"{self.model}_{bits}_{method}_{self.seed}",
             self.model,
             f"w={self.weight_bits},a={self.activation_bits},{argument},seed={self.seed}",
-            ("--config.samples.refresh_every=30",) if self.method == _REFRESHED else (),
         )
 
 

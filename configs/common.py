@@ -17,6 +17,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "ratio": {"synthesis.initial_ratio": 0.3, "synthesis.final_ratio": 0.3},
     "masking": {"finetuning.important_weight": 1.0},
     "calibration": {"samples.calibration": "noise"},
+    "refresh": {"samples.refresh_every": 0},
     # But for one step: what the first images are worth as they are.
     "synthesis": {"synthesis.num_steps": 1},
 }
@@ -131,7 +132,6 @@ def set_method(config: ConfigDict, method: str) -> None:
 
 def _use_best_images(config: ConfigDict) -> None:
     """What makes better images than the paper's settings, by `docs/settings.md`."""
-    config.samples.refresh_every = 0
     config.synthesis.smoothness = 0.07
     config.synthesis.smoothness_spread = 1.2
     config.synthesis.contrast = 1.0

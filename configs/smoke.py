@@ -8,7 +8,7 @@ accuracy means nothing: the images are too few and too little optimised.
 
 from ml_collections import ConfigDict
 
-from configs import common, vit_fashion
+from configs import vit_fashion
 
 
 def get_config(argument: str | None = None) -> ConfigDict:
@@ -16,7 +16,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
     config = vit_fashion.get_config(argument)
     config.samples.num_samples = 32
     config.samples.batch_size = 32
-    config.samples.refresh_every = 0 if config.method in common.FORERUNNERS else 1
+    config.samples.refresh_every = min(config.samples.refresh_every, 1)
     config.samples.calibration_size = 32
     config.synthesis.num_steps = min(config.synthesis.num_steps, 10)
     config.finetuning.epochs = 2

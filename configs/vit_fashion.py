@@ -8,14 +8,14 @@ Arguments, as in `--config=configs/vit_fashion.py:w=4,a=8,method=noise`:
     method         where the samples come from: maskaq, mimiq, psaq, noise or real
     without        a part of MaskAQ left out: entropy, coupling, drop (of regions at random), ratio
                    (0.3 throughout instead of falling), masking (of distillation), calibration
-                   (on noise instead of samples) or synthesis (a single step)
+                   (on noise instead of samples), refresh or synthesis (a single step)
     preset         best or paper, the settings of images and training
     images         best or paper, where those of the images are to differ
     background     black, white, auto (one of the two, as P chooses; best) or none (paper)
     seed           of every random draw
     split          images to evaluate on: test, or validation to choose settings
 
-On 2 CPU cores it takes 1 to 2 minutes, and reaches 86.4% top-1 at W3A3 (5 seeds, +- 0.6); the
+On 2 CPU cores it takes about 2 minutes, and reaches 86.6% top-1 at W3A3 (5 seeds, +- 0.3); the
 teacher has 91.2%. `docs/settings.md` says what `best` changes of the paper's settings, and why.
 """
 

@@ -38,7 +38,7 @@ def test_every_method_is_a_valid_config_of_the_same_budget(method):
     assert (settings.synthesis.smoothness == 0) == is_published
     assert (settings.finetuning.optimizer == "sgd") == ("preset=paper" in cell.run.argument)
     assert settings.synthesis.num_steps == (1 if method == "without synthesis" else 100)
-    is_plain = is_published or method == "maskaq (no background)"
+    is_plain = is_published or method == "without background"
     assert settings.synthesis.background == ("none" if is_plain else "auto")
     assert settings.seed == 2
     assert settings.quantization.weight_bits == 4
