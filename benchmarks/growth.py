@@ -88,7 +88,7 @@ def measure_point(
 ) -> dict[str, Any]:
     """The row of a point."""
     problem = make_problem(model, batch, bits=3, img_size=img_size, depth=depth)
-    step, program = make_step(problem, phase)
+    step, compiled = make_step(problem, phase)
     seconds = interleave({"step": step}, _REPEATS)["step"]
     return {
         "batch": batch,
@@ -97,8 +97,8 @@ def measure_point(
         "devices": devices,
         "seconds": round(statistics.median(seconds), 4),
         # The analysis is that of one device's program.
-        "temporary_bytes": program.compiled.memory_analysis().temp_size_in_bytes * devices,
-        "compile_seconds": round(program.seconds, 2),
+        "temporary_bytes": compiled.program.memory_analysis().temp_size_in_bytes * devices,
+        "compile_seconds": round(compiled.seconds, 2),
         "device": jax.devices()[0].device_kind,
     }
 

@@ -6,7 +6,7 @@ A run of `maskaq_jax.main` for each cell of the grid, `--jobs` of them side by s
 the cores each, in a directory of its own under `--workdir`. Writes `docs/results/methods.csv`, a
 row a run; `docs/results/methods.png`, a chart; and, between the marks of `docs/results/README.md`,
 tables of means and standard deviations with paired differences. At W3A3, `--ablations` adds MaskAQ
-without each of its parts.
+without each of its parts, and what the forerunners' losses make of its other settings.
 
 Runs in the table are done, unless the settings have changed since: `docs/results/methods.json` has
 a digest of each run's. So a grid that was stopped continues, on another machine too. A run that
@@ -124,7 +124,7 @@ def list_cells(
 
 
 def list_ablations(models: Iterable[str], num_seeds: int) -> list[Cell]:
-    """MaskAQ without each of its parts at W3A3."""
+    """Those of `ABLATIONS` at W3A3."""
     return [
         Cell(model, 3, 3, method, seed)
         for seed, model, method in itertools.product(range(num_seeds), models, ABLATIONS)

@@ -42,9 +42,9 @@ def main() -> None:
     options = parser.parse_args()
     memory.keep_freed_memory()  # as a run does
     problem = make_problem(options.model, options.batch, options.bits)
-    step, program = make_step(problem, options.phase)
+    step, compiled = make_step(problem, options.phase)
     num_steps = NUM_DISPATCHES * steps_per_dispatch(options.phase)
-    milliseconds = trace(step, read_scopes(program.compiled.as_text()))
+    milliseconds = trace(step, read_scopes(compiled.program.as_text()))
     total = sum(milliseconds.values())
     print("| part | matrix products | all else |\n|---|---|---|")
     for part in PARTS:

@@ -101,7 +101,7 @@ def benchmark(name: str, phase: str, options: argparse.Namespace) -> dict[str, A
     """All figures of a phase of a model."""
     rate = measure_product_rate()
     problem = make_problem(name, options.batch, options.bits, dtype=options.dtype)
-    _, program = make_step(problem, phase)
+    _, compiled = make_step(problem, phase)
     jax.clear_caches()
     # From the cache on disk, as the next run does.
     _, cached = make_step(problem, phase)
@@ -131,15 +131,15 @@ def benchmark(name: str, phase: str, options: argparse.Namespace) -> dict[str, A
         "torch_tuned_seconds": tuned,
         "ratio": torch and torch / medians["ours"],
         "ratio_tuned": tuned and tuned / medians["ours"],
-        "compile_seconds": program.seconds,
+        "compile_seconds": compiled.seconds,
         "cached_compile_seconds": cached.seconds,
-        # A part of either.
+        # A part of the former; about as long the first time.
         "trace_seconds": cached.trace_seconds,
         "peak_bytes": peaks["ours"],
         "torch_peak_bytes": peaks.get("torch"),
         "torch_tuned_peak_bytes": peaks.get("torch_tuned"),
         # XLA counts what a loop repeats once. What is not in parts is a hundredth of it at most.
-        "flops": program.compiled.cost_analysis()["flops"] * num_parts,
+        "flops": compiled.program.cost_analysis()["flops"] * num_parts,
         "product_flops": products,
         "matmul_flops_per_second": rate,
         "utilization": products / medians["ours"] / rate,
@@ -147,10 +147,10 @@ def benchmark(name: str, phase: str, options: argparse.Namespace) -> dict[str, A
     }
 
 
-class Program(NamedTuple):
-    """A step's compiled program, the seconds it took, and those of tracing and lowering it."""
+class Compiled(NamedTuple):
+    """A step's program, the seconds it took to have, and those of tracing and lowering in them."""
 
-    compiled: Any
+    program: Any
     seconds: float
     trace_seconds: float
 
@@ -184,7 +184,7 @@ def steps_per_dispatch(phase: str) -> int:
     return phases.STEPS_PER_DISPATCH if phase == "synthesis" else 1
 
 
-def make_step(problem: Problem, phase: str) -> tuple[TimedStep, Program]:
+def make_step(problem: Problem, phase: str) -> tuple[TimedStep, Compiled]:
     """A step of ours, and its program."""
     num_steps = steps_per_dispatch(phase)
     settings, model, key = problem.settings, problem.model, jax.random.key(1)
@@ -225,7 +225,7 @@ def make_step(problem: Problem, phase: str) -> tuple[TimedStep, Program]:
         else:
             state, _ = jax.block_until_ready(compiled(state, *rest))
 
-    return timed(take_step, num_steps), Program(compiled, seconds, trace_seconds)
+    return timed(take_step, num_steps), Compiled(compiled, seconds, trace_seconds)
 
 
 def implementations(model: Model) -> tuple[str, ...]:

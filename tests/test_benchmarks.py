@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from benchmarks import budgets, methods, runs
-from configs import vit_fashion
+from configs import common, vit_fashion
 from maskaq_jax import config, finetune, interruption
 
 
@@ -40,6 +40,8 @@ def test_every_method_is_a_valid_config_of_the_same_budget(method):
     assert settings.synthesis.num_steps == (1 if method == "without synthesis" else 100)
     is_plain = is_published or method == "without background"
     assert settings.synthesis.background == ("none" if is_plain else "auto")
+    is_made_once = method == "without refresh" or settings.method in common.FORERUNNERS
+    assert settings.samples.refresh_every == (0 if is_made_once else 30)
     assert settings.seed == 2
     assert settings.quantization.weight_bits == 4
 
@@ -106,7 +108,7 @@ def test_budgets_vary_images_and_refreshes_at_the_same_number_of_steps():
 
 @pytest.mark.parametrize("method", methods.METHODS | methods.ABLATIONS)
 def test_a_row_tells_its_method(method):
-    if method.startswith("w"):  # with and without: told from MaskAQ by their names
+    if method.startswith("without "):  # told from MaskAQ by its name
         assert methods.label_of(_row(method, 0, 0.0)) == method
         return
     preset = (methods.METHODS | methods.ABLATIONS)[method][1]
