@@ -138,7 +138,7 @@ def print_backbone(backbone: str) -> None:
     print(
         "| chips | synthesis batch | memory a device | "
         + " | ".join(
-            f"hours on {number}: synthesis + fine-tuning" for number in range(1, len(CHIPS) + 1)
+            f"hours on {chip.name.partition(':')[0]}: synthesis + fine-tuning" for chip in CHIPS
         )
         + " |\n|---"
         + "|---" * (2 + len(CHIPS))

@@ -5,7 +5,8 @@
 Arguments, as in `--config=configs/vit_fashion.py:w=4,a=8,method=noise`:
 
     w, a           bits of weights and activations: 2 to 8, or 32 for none
-    method         where the samples come from: maskaq, mimiq, psaq, noise or real
+    method         where the samples come from: maskaq, mimiq, psaq, noise or real; `source` is
+                   another word for it
     without        a part of MaskAQ left out: entropy, coupling, drop (of regions at random), ratio
                    (0.3 throughout instead of falling), masking (of distillation), calibration
                    (on noise instead of samples), refresh or synthesis (a single step)
