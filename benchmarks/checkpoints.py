@@ -99,6 +99,8 @@ def measure_start_again() -> float:
             assert run.stderr is not None
             if is_first:
                 while not list(Path(name).glob("run/checkpoints/0")):
+                    if run.poll() is not None:
+                        raise RuntimeError(f"the run failed: {run.stderr.read()}")
                     time.sleep(0.1)
             else:
                 next(line for line in run.stderr if "continuing after step" in line)

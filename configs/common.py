@@ -104,8 +104,13 @@ def fashion_config(argument: str | None) -> ConfigDict:
         config.synthesis.background = arguments.background
     if preset == "best":
         _use_best_training(config)
-    set_method(config, arguments.source or arguments.method)
+    set_method(config, _choose_method(arguments))
     if arguments.without:
+        if config.method != "maskaq":
+            raise schema.ConfigError(
+                "config argument without leaves out a part of MaskAQ, but the method is "
+                f"{config.method!r}"
+            )
         part = schema.choose("config argument without", arguments.without, ABLATIONS)
         config.update_from_flattened_dict(ABLATIONS[part])
     return config
@@ -128,6 +133,17 @@ def set_method(config: ConfigDict, method: str) -> None:
         weights.density, weights.variation_gap = 1.0, 0.05
     config.finetuning.important_weight = 1.0
     config.samples.refresh_every = 0
+
+
+def _choose_method(arguments: Any) -> str:
+    """`source`, another word for `method`, if it is given."""
+    given = {arguments.method, arguments.source} - {"", "maskaq"}
+    if len(given) > 1:
+        raise schema.ConfigError(
+            f"config arguments method={arguments.method} and source={arguments.source} say the "
+            "same thing in two ways: give one of them"
+        )
+    return given.pop() if given else "maskaq"
 
 
 def _use_best_images(config: ConfigDict) -> None:

@@ -23,6 +23,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
             "depths": (2, 2),
             "num_heads": (2, 4),
             "window_size": 7,
+            "dtype": "float32",
         }
     )
     config.model.weights = "embedded:swin_fashion"

@@ -30,7 +30,14 @@ def get_config(argument: str | None = None) -> ConfigDict:
     config = common.fashion_config(argument)
     config.model.name = "vit"
     config.model.arguments = ConfigDict(
-        {"img_size": 28, "patch_size": 4, "embed_dim": 64, "depth": 4, "num_heads": 4}
+        {
+            "img_size": 28,
+            "patch_size": 4,
+            "embed_dim": 64,
+            "depth": 4,
+            "num_heads": 4,
+            "dtype": "float32",
+        }
     )
     config.model.weights = "embedded:vit_fashion"
     return config

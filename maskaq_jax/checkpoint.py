@@ -110,10 +110,15 @@ def restore(
             record, trees = restored["progress"], {name: restored[name] for name in templates}
             _check(record, trees)
         except Exception as error:  # whatever damaged files make their readers raise
+            name = f"checkpoint {manager.directory / str(step)}"
+            # TensorStore's words end with all it knows of the file.
+            reason, _, _ = str(error).strip().partition(" [tensorstore_spec=")
+            reason = (reason.splitlines() or [type(error).__name__])[0]
             if failures.is_of_machine(error):
+                if isinstance(error, ValueError):
+                    raise OSError(f"{name} can't be read: {reason}") from error
                 raise
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            on_damaged(f"checkpoint {manager.directory / str(step)} is damaged: {reason}")
+            on_damaged(f"{name} is damaged: {reason}")
             continue
         return Checkpoint(step, trees, record["progress"])
     return None

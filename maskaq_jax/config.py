@@ -182,7 +182,7 @@ def check_values(config: Config) -> None:
             "their config.synthesis.weights must be 0; choose the method by argument, "
             f"--config=FILE:method={config.method}"
         )
-    if not any(dataclasses.astuple(weights)):
+    if config.method in SYNTHESIS_METHODS and not any(dataclasses.astuple(weights)):
         raise ConfigError("config.synthesis.weights are all 0: nothing to optimise")
     finetuning = config.finetuning
     if finetuning.step_learning_rate and finetuning.optimizer != "adam":
@@ -200,6 +200,9 @@ def _check_model(config: Config) -> None:
         network = create_model(config)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"config.model: {error}") from error
+    dtype = model.arguments.get("dtype", "")
+    if not isinstance(dtype, str):  # a run's settings are kept as JSON
+        raise ConfigError(f"config.model.arguments.dtype must be a name, got {dtype!r}")
     side, _, channels = network.input_shape
     if channels not in (1, 3):
         raise ConfigError(f"config.model.arguments.in_chans must be 1 or 3, got {channels}")

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
-from maskaq_jax.parallel import Share
+from maskaq_jax.parallel import HostShare
 from maskaq_jax.pixels import Pixels
 from maskaq_jax.preprocessing import BrokenImageError
 
@@ -79,7 +79,7 @@ def batches(
     dataset: Dataset,
     pixels: Pixels,
     shape: tuple[int, int, int],
-    shares: Iterable[Share],
+    shares: Iterable[HostShare],
     on_broken: Callable[[str], None] = lambda message: None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Normalised images, labels and validity of this host's share of each batch.
@@ -109,7 +109,7 @@ def batches(
 
 
 def sample_batches(
-    read_images: Callable[[np.ndarray], np.ndarray], shares: Iterable[Share]
+    read_images: Callable[[np.ndarray], np.ndarray], shares: Iterable[HostShare]
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """The same of images that are normalised already and have no labels."""
     for share in shares:
@@ -118,10 +118,10 @@ def sample_batches(
 
 
 def _read_ahead(
-    pool: ThreadPoolExecutor, dataset: Dataset, shares: Iterable[Share]
-) -> Iterator[tuple[Share, list[tuple[int, Future[Example]]]]]:
+    pool: ThreadPoolExecutor, dataset: Dataset, shares: Iterable[HostShare]
+) -> Iterator[tuple[HostShare, list[tuple[int, Future[Example]]]]]:
     """Shares and the futures of their examples, some batches in work before they are asked for."""
-    waiting: collections.deque[tuple[Share, list[tuple[int, Future[Example]]]]]
+    waiting: collections.deque[tuple[HostShare, list[tuple[int, Future[Example]]]]]
     waiting = collections.deque()
     for share in shares:
         futures = [

@@ -2,10 +2,16 @@
 
 import errno
 import os
+import re
 
 import jax
 
-_OF_MACHINE = (errno.EACCES, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE)
+_OF_MACHINE = (
+    *(errno.EACCES, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE),
+    *(errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN),
+)
+# TensorStore, which reads Orbax's arrays, tells the system's number in its words alone.
+_TENSORSTORE_NUMBER = re.compile(r"os_error_code='(\d+)'")
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -13,6 +19,8 @@ def is_of_machine(error: Exception) -> bool:
     """Whether an error tells of the machine, so that the same file may be read another time."""
     if isinstance(error, OSError):
         return error.errno in _OF_MACHINE
+    if told := _TENSORSTORE_NUMBER.search(str(error)):
+        return int(told[1]) in _OF_MACHINE
     return isinstance(error, MemoryError | jax.errors.JaxRuntimeError)
 
 

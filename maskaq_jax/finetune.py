@@ -25,8 +25,6 @@ from maskaq_jax.ranges import (
     ShareBelowOne,
 )
 
-Terms = dict[str, Array]
-
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
@@ -189,7 +187,7 @@ def loss_terms(
     views: Array,
     axis_name: str | None = None,
     valid: Array | None = None,
-) -> Terms:
+) -> losses.Terms:
     """The weighted terms of the loss; it is their sum.
 
     Args:
@@ -245,7 +243,7 @@ def step(
     batch: Batch,
     key: Array,
     axis_name: str | None = None,
-) -> tuple[State, Terms]:
+) -> tuple[State, losses.Terms]:
     """One training step of Q.
 
     Args:
@@ -264,7 +262,7 @@ def step(
     keys = randomness.image_keys(randomness.named_key(key, "view"), batch.indices, state.step)
     views = augment.finetuning_view(keys, batch.images, spec.pixels, settings.view)
 
-    def loss(trained: Any) -> tuple[Array, Terms]:
+    def loss(trained: Any) -> tuple[Array, losses.Terms]:
         variables = with_trainable(state.variables, trained)
         terms = loss_terms(model, settings, batch.params, variables, views, axis_name, batch.valid)
         return jnp.sum(jnp.stack(list(terms.values()))), terms

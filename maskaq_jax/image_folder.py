@@ -1,6 +1,7 @@
 """Labelled images in folders: one folder a class, or one folder and a file of labels."""
 
 import dataclasses
+import re
 from pathlib import Path
 
 from maskaq_jax import preprocessing
@@ -9,6 +10,8 @@ from maskaq_jax.preprocessing import Preprocessing
 
 _ENDINGS = (".jpeg", ".jpg", ".png", ".bmp", ".webp")
 _UNKNOWN_LABEL = -1
+# A comma or spaces stand before the label; a name may hold either.
+_LABELLED = re.compile(r"(.+?)\s*[,\s]\s*([^,\s]+)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,8 +108,9 @@ def _read_labels(root: Path, file: Path, num_classes: int) -> list[tuple[Path, i
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        name, text = ("", *line.replace(",", " ").rsplit(maxsplit=1))[-2:]
-        path = root / name.strip()
+        match = _LABELLED.fullmatch(line.strip())
+        name, text = match.groups() if match else ("", "")
+        path = root / name
         if not (name and text.isdecimal() and int(text) < num_classes):
             raise ValueError(
                 f"{file}, line {number}: expected an image's name and a label from 0 to "

@@ -22,6 +22,14 @@ def num_images(experiment: Experiment) -> int:
     return 0 if experiment.evaluation is None else len(experiment.evaluation)
 
 
+def count_images(experiment: Experiment) -> tuple[int, int]:
+    """Images that the measurements before training see, and those that the ones after it do."""
+    if experiment.evaluation is None:
+        return 0, experiment.config.samples.num_samples
+    count = num_images(experiment)
+    return (2 * count if is_labelled(experiment) else 0), count
+
+
 def measure_accuracy(
     experiment: Experiment,
     reporter: report.Reporter,

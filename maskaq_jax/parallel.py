@@ -13,7 +13,7 @@ SHARDED = PartitionSpec(AXIS)
 REPLICATED = PartitionSpec()
 
 
-class Share(NamedTuple):
+class HostShare(NamedTuple):
     """A host's share of a global batch.
 
     Attributes:
@@ -108,7 +108,7 @@ def leading_axis_specs(tree: Any) -> Any:
     return jax.tree.map(lambda leaf: SHARDED if np.ndim(leaf) else REPLICATED, tree)
 
 
-def share_batch(first: int, stop: int, mesh: Mesh) -> Share:
+def share_batch(first: int, stop: int, mesh: Mesh) -> HostShare:
     """This host's share of the batch of images from number `first` to before `stop`.
 
     A batch that the devices don't divide is padded with its own first images.
@@ -120,10 +120,10 @@ def share_batch(first: int, stop: int, mesh: Mesh) -> Share:
     rows = slice(mine[0] * per_device, (mine[-1] + 1) * per_device)
     places = np.arange(size)[rows]
     indices = (first + places % count).astype(np.int32)
-    return Share(first, stop, indices, places < count, size > count)
+    return HostShare(first, stop, indices, places < count, size > count)
 
 
-def share_batches(count: int, batch_size: int, mesh: Mesh) -> Iterator[Share]:
+def share_batches(count: int, batch_size: int, mesh: Mesh) -> Iterator[HostShare]:
     """Shares of `count` images in batches, all of one size on the devices.
 
     None is larger than all the images: padding takes memory and time as images do.

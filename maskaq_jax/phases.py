@@ -153,7 +153,7 @@ def make_synthesis(
 
     def synthesize_batch(
         key: Array,
-        share: parallel.Share,
+        share: parallel.HostShare,
         params: Any,
         variables: Any,
         resume_from: SavedProgress | None = None,

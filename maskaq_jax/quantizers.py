@@ -196,7 +196,8 @@ def _pull_back(
     """Gradients of the values, which are counted in steps, of the step and of the zero point."""
     codes, inside = _codes(in_steps, zero_point, lo, hi)
     d_values = jnp.where(inside, cotangent, 0)
-    d_step = jnp.sum(cotangent * codes - d_values * in_steps)
+    # Outside the range a value may be infinitely many steps.
+    d_step = jnp.sum(cotangent * codes - jnp.where(inside, cotangent * in_steps, 0))
     d_zero_point = step * jnp.sum(d_values - cotangent)
     return d_values, d_step, d_zero_point
 

@@ -41,5 +41,10 @@ def safe_sqrt(x: Array) -> Array:
 
 
 def mean_over_layers(layer_loss: Callable[..., Array], *layers: Iterable[Any]) -> Array:
-    """[] mean of `layer_loss`, [], mapped over layers; traced once for those of one shape."""
-    return jnp.stack(list(map(jax.jit(layer_loss), *layers))).mean()
+    """[] mean of `layer_loss`, [], mapped over layers; traced once for those of one shape.
+
+    Raises:
+      ValueError: sequences of layers differ in length.
+    """
+    traced = jax.jit(layer_loss)
+    return jnp.stack([traced(*layer) for layer in zip(*layers, strict=True)]).mean()

@@ -17,6 +17,8 @@ from rich.table import Table
 
 from maskaq_jax.pixels import Pixels
 
+# Of the time spent so far.
+_SECONDS = "seconds.json"
 # Where output is not a terminal, a line of progress at most this often.
 _SECONDS_BETWEEN_LINES = 15.0
 # At first, compilation takes most of the time and says nothing of what is left.
@@ -31,7 +33,7 @@ class Reporter:
 
     Attributes:
       console: where messages go.
-      seconds: time spent in each phase, in earlier starts of the run too.
+      seconds: time spent in each phase, in earlier starts of the run too, up to `store_seconds`.
     """
 
     def __init__(
@@ -43,7 +45,8 @@ class Reporter:
     ):
         """Args: directory; phases and their work; all work; whether to show and write nothing."""
         self.console = Console(stderr=True, quiet=is_silent)
-        self.seconds = dict.fromkeys(work_per_unit, 0.0)
+        self._seconds_path = workdir / _SECONDS
+        self.seconds = dict.fromkeys(work_per_unit, 0.0) | _read_seconds(self._seconds_path)
         self._work_per_unit = work_per_unit
         self._is_silent = is_silent
         if not is_silent:
@@ -82,29 +85,41 @@ class Reporter:
             _trim_metrics(self._metrics_path, first_epoch)
             self._metrics = self._metrics_path.open("a", encoding="utf-8")
 
-    def resume(self, seconds: dict[str, float], work: float) -> None:
-        """Counts what earlier starts of this run have done: seconds of each phase, and work."""
-        self.seconds.update(seconds)
-        self._keep(work)
+    def resume(self, work: float) -> None:
+        """Counts work that earlier starts of this run have done."""
+        self._done_before += work
+        self._add(work)
 
     def keep(self, name: str, units: int) -> None:
         """Counts units of a phase that an earlier start of this run has done."""
-        self._keep(units * self._work_per_unit[name])
+        self.resume(units * self._work_per_unit[name])
+
+    def store_seconds(self) -> None:
+        """Has a later start count the time spent so far; called when what came of it is kept."""
+        if not self._is_silent:
+            write_json(self._seconds_path, self.seconds)
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[Callable[[int], None]]:
         """Times a phase; yields the function to tell of units done."""
         self._bar.update(self._task, description=name)
-        started = time.monotonic()
+        counted = time.monotonic()
+
+        def count_seconds() -> None:
+            nonlocal counted
+            now = time.monotonic()
+            self.seconds[name] += now - counted
+            counted = now
 
         def advance(units: int) -> None:
+            count_seconds()
             self._add(units * self._work_per_unit[name])
             self._print_line(name)
 
         try:
             yield advance
         finally:
-            self.seconds[name] += time.monotonic() - started
+            count_seconds()
 
     def message(self, text: str) -> None:
         """Prints a line above the bar."""
@@ -124,10 +139,6 @@ class Reporter:
         for name, value in values.items():
             self._events.add_scalar(f"{phase}/{name}", value, step)
 
-    def _keep(self, work: float) -> None:
-        self._done_before += work
-        self._add(work)
-
     def _add(self, work: float) -> None:
         self._done = min(self._done + work, self._total)
         self._bar.update(self._task, completed=self._done)
@@ -144,6 +155,14 @@ class Reporter:
             left = (self._total - self._done) * (now - self._started) / done_now
             line += f", about {_duration(left)} left"
         self.message(line)
+
+
+def _read_seconds(path: Path) -> dict[str, float]:
+    """Of each phase; none where there is no file of them, or a damaged one."""
+    try:
+        return {name: float(value) for name, value in json.loads(path.read_text()).items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
 
 
 def _trim_metrics(path: Path, first_epoch: int) -> None:

@@ -78,12 +78,7 @@ def run(prepared: Experiment, is_terminated: Callable[[], bool] = lambda: False)
         measure = functools.partial(measures.measure_accuracy, prepared, reporter, clock)
         make_samples = sources.make_source(prepared, key, reporter, clock)
 
-        def save(step: int) -> None:
-            _check_finite(saves, plan, step, bool(phases.is_finite(state.variables)), terms)
-            progress = {"top1": top1, "seconds": reporter.seconds, "epoch_terms": epoch_terms}
-            checkpoint.save(saves, step, _to_trees(state), progress)
-            clock.restart()
-
+        save = functools.partial(_save, saves, plan, reporter, clock)
         find_missing = functools.cache(
             functools.partial(sources.find_missing, prepared, on_broken=reporter.warn)
         )
@@ -101,7 +96,7 @@ def run(prepared: Experiment, is_terminated: Callable[[], bool] = lambda: False)
                 variables = _calibrated(prepared, samples, count)
             top1["calibrated"], _ = measure(accuracy_of_q, variables)
             first_step, state = 0, init_state(variables)
-            save(0)
+            save(0, state, terms, top1, epoch_terms)
         else:
             first_step, state = saved.step, _from_trees(saved.trees)
             top1, epoch_terms = saved.progress["top1"], saved.progress["epoch_terms"]
@@ -110,7 +105,7 @@ def run(prepared: Experiment, is_terminated: Callable[[], bool] = lambda: False)
 
         for steps in plan.rounds(first_step):
             if steps.start > first_step:
-                save(steps.start)
+                save(steps.start, state, terms, top1, epoch_terms)
                 samples = make_samples(plan.refresh_of(steps.start), state.variables)
             training = train(state, steps, samples, params)
             for step in steps:
@@ -124,7 +119,7 @@ def run(prepared: Experiment, is_terminated: Callable[[], bool] = lambda: False)
                     epoch_terms = []
                 is_stopping = clock.is_stopping()
                 if is_stopping or clock.is_due() or step + 1 == plan.num_steps:
-                    save(step + 1)
+                    save(step + 1, state, terms, top1, epoch_terms)
                 if is_stopping:
                     raise interruption.Interrupted
         saves.wait_until_finished()
@@ -177,9 +172,28 @@ def _restore(
     checkpoint.discard_after(saves, saved.step if saved else -1)
     reporter.forget_metrics(step // plan.steps_per_epoch)
     if saved:
-        reporter.resume(saved.progress["seconds"], workload.before(prepared, plan, step))
+        reporter.resume(workload.before(prepared, plan, step))
         reporter.message(f"continuing after step {step} of {plan.num_steps}")
     return saved
+
+
+def _save(
+    saves: Any,
+    plan: schedule.Plan,
+    reporter: report.Reporter,
+    clock: interruption.Clock,
+    step: int,
+    state: finetune.State,
+    terms: dict[str, float],
+    top1: dict[str, float | None],
+    epoch_terms: list[dict[str, float]],
+) -> None:
+    """Saves the state after `step` training steps, if it is a finite one."""
+    _check_finite(saves, plan, step, bool(phases.is_finite(state.variables)), terms)
+    progress = {"top1": top1, "epoch_terms": epoch_terms}
+    checkpoint.save(saves, step, _to_trees(state), progress)
+    reporter.store_seconds()
+    clock.restart()
 
 
 def _check_finite(

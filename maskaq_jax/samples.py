@@ -16,6 +16,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from maskaq_jax import failures
+
 _NAME = re.compile(r"images_(\d{8})_(\d{8})\.safetensors")
 _CHECKSUM = "crc32"
 
@@ -142,11 +144,18 @@ def open_images(folder: Path) -> Callable[[np.ndarray], np.ndarray]:
 
 @contextlib.contextmanager
 def _open(path: Path) -> Iterator[Any]:
-    """Opens a file of the store; what fails while it is read makes it a broken one."""
+    """Opens a file of the store; what fails while it is read makes it a broken one.
+
+    But for what tells of the machine: then nothing is said of the file.
+    """
     try:
+        # safetensors says of any file that it can't open that there is none.
+        path.open("rb").close()
         with safe_open(path, framework="numpy") as file:
             yield file
     except (SafetensorError, OSError) as error:
+        if failures.is_of_machine(error):
+            raise
         raise BrokenFileError(f"{path} can't be read: {error}") from error
 
 

@@ -89,10 +89,12 @@ def _make_synthesis(
                 is_stopping = clock.is_stopping()
                 if is_stopping or clock.is_due():
                     _write_progress(unfinished, share, progress)
+                    reporter.store_seconds()
                     clock.restart()
                 if is_stopping:
                     raise interruption.Interrupted
         _write_batch(folder, share, progress)
+        reporter.store_seconds()
         unfinished.unlink(missing_ok=True)
         reporter.metrics(
             "synthesis",
@@ -163,7 +165,7 @@ def _score_first_images(experiment: Experiment, key: Array, spec: synthesis.Spec
 def _report_progress(
     progresses: Iterable[SynthesisProgress],
     before: SavedProgress | None,
-    share: parallel.Share,
+    share: parallel.HostShare,
     refresh: int,
     advance: phases.Advance,
     warn: Callable[[str], None],
@@ -183,7 +185,7 @@ def _report_progress(
         yield progress
 
 
-def _write_batch(folder: Path, share: parallel.Share, progress: SynthesisProgress) -> None:
+def _write_batch(folder: Path, share: parallel.HostShare, progress: SynthesisProgress) -> None:
     """Writes this host's images of a batch and their labels, and removes what was there."""
     if parallel.is_main_process():
         samples.remove_batch(folder, share.first, share.stop)
@@ -250,7 +252,7 @@ def batch_size(config: Config) -> int:
     return min(config.samples.batch_size, config.samples.num_samples)
 
 
-def _write_progress(path: Path, share: parallel.Share, progress: SynthesisProgress) -> None:
+def _write_progress(path: Path, share: parallel.HostShare, progress: SynthesisProgress) -> None:
     arrays = {
         f"leaf_{number:03d}": leaf
         for number, leaf in enumerate(jax.tree.leaves(parallel.fetch(progress.state)))
@@ -261,7 +263,7 @@ def _write_progress(path: Path, share: parallel.Share, progress: SynthesisProgre
 
 
 def _read_progress(
-    path: Path, share: parallel.Share, on_broken: Callable[[str], None]
+    path: Path, share: parallel.HostShare, on_broken: Callable[[str], None]
 ) -> SavedProgress | None:
     """Where a stopped synthesis of this batch stood; None unless every host knows it alike."""
     arrays = {"indices": np.zeros(0), "position": np.zeros(2, np.int64)}

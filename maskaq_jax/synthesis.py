@@ -16,6 +16,7 @@ from jax import Array
 from maskaq_jax import (
     augment,
     backgrounds,
+    losses,
     microbatches,
     noise,
     randomness,
@@ -25,7 +26,7 @@ from maskaq_jax import (
 from maskaq_jax.models import Model
 from maskaq_jax.pixels import Pixels
 from maskaq_jax.ranges import NonNegativeFloat, PositiveFloat, PositiveInt, Share
-from maskaq_jax.synthesis_terms import Batch, LossWeights, Terms
+from maskaq_jax.synthesis_terms import Batch, LossWeights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +118,7 @@ def step(
     key: Array,
     axis_name: str | None = None,
     num_parts: int = 1,
-) -> tuple[State, Terms]:
+) -> tuple[State, losses.Terms]:
     """One optimisation step of a batch of images.
 
     Args:
@@ -147,7 +148,7 @@ def step(
 
     def model_loss(
         images: Array, indices_and_labels: tuple[Array, Array], valid: Array | None
-    ) -> tuple[Array, Terms]:
+    ) -> tuple[Array, losses.Terms]:
         indices, labels = indices_and_labels
         keys = randomness.image_keys(view_key, indices)
         views = augment.synthesis_view(keys, images, state.step, settings.num_steps, settings.view)
@@ -157,7 +158,7 @@ def step(
         )
         return _total(terms), terms
 
-    def roughness_loss(images: Array) -> tuple[Array, Terms]:
+    def roughness_loss(images: Array) -> tuple[Array, losses.Terms]:
         terms = synthesis_terms.roughness_terms(
             settings.weights, batch, images, axis_name, variation_target
         )
@@ -198,10 +199,10 @@ def synthesize(
     num_steps: Array | int,
     axis_name: str | None = None,
     num_parts: int = 1,
-) -> tuple[State, Terms]:
+) -> tuple[State, losses.Terms]:
     """`num_steps` (at least 1) of `step` in one compiled loop; terms are those of the last step."""
 
-    def take_step(state: State) -> tuple[State, Terms]:
+    def take_step(state: State) -> tuple[State, losses.Terms]:
         return step(model, optimizer, spec, state, batch, key, axis_name, num_parts)
 
     # Their names are known without tracing a step for them.
@@ -210,5 +211,5 @@ def synthesize(
     return jax.lax.fori_loop(0, num_steps, lambda _, carry: take_step(carry[0]), (state, terms))
 
 
-def _total(terms: Terms) -> Array:
+def _total(terms: losses.Terms) -> Array:
     return sum(terms.values(), start=jnp.zeros(()))

@@ -16,8 +16,6 @@ from maskaq_jax import losses, randomness, reductions, regions
 from maskaq_jax.models import Model
 from maskaq_jax.ranges import NonNegativeFloat
 
-Terms = dict[str, Array]
-
 
 @dataclasses.dataclass(frozen=True)
 class LossWeights:
@@ -85,7 +83,7 @@ def roughness_terms(
     images: Array,
     axis_name: str | None = None,
     variation_target: Array | float = 0.0,
-) -> Terms:
+) -> losses.Terms:
     """The weighted terms that no model is needed for: norms over the whole batch.
 
     Args:
@@ -118,7 +116,7 @@ def model_terms(
     drop_rate: float,
     key: Array,
     axis_name: str | None = None,
-) -> Terms:
+) -> losses.Terms:
     """The weighted terms that P and Q are asked for: each is a mean over the images.
 
     `coupling` is one since all images have as many patches coupled (`regions.coupled_regions`).

@@ -102,6 +102,8 @@ def _read_state(path: Path) -> dict[str, np.ndarray]:
         raise FileNotFoundError(f"no weight file {path}")
     if path.suffix == ".safetensors":
         try:
+            # safetensors says of any file that it can't open that there is none.
+            path.open("rb").close()
             return load_file(path)
         except AttributeError as error:  # a number format's name, which numpy lacks
             raise ValueError(

@@ -12,8 +12,8 @@ WORK_PER_UNIT = {"evaluation": 1.0, "synthesis": 8.0, "finetuning": 8.0}
 
 def total(experiment: Experiment, plan: Plan) -> float:
     """All of a run's work."""
-    syntheses = 1 + plan.refresh_of(plan.num_steps)
-    return _add_up(experiment, evaluations=3, syntheses=syntheses, steps=plan.num_steps)
+    evaluated = sum(measures.count_images(experiment))
+    return _add_up(experiment, evaluated, 1 + plan.refresh_of(plan.num_steps), plan.num_steps)
 
 
 def before(experiment: Experiment, plan: Plan, step: int) -> float:
@@ -21,16 +21,17 @@ def before(experiment: Experiment, plan: Plan, step: int) -> float:
 
     The samples it continues with are not among it: `sources` tells which of them are kept.
     """
-    return _add_up(experiment, evaluations=2, syntheses=plan.refresh_of(step), steps=step)
+    evaluated, _ = measures.count_images(experiment)
+    return _add_up(experiment, evaluated, plan.refresh_of(step), step)
 
 
-def _add_up(experiment: Experiment, evaluations: int, syntheses: int, steps: int) -> float:
+def _add_up(experiment: Experiment, evaluated: int, syntheses: int, steps: int) -> float:
     config = experiment.config
     if config.method not in SYNTHESIS_METHODS:
         syntheses = 0
     images = sources.num_batches(config) * sources.batch_size(config)
     return (
-        WORK_PER_UNIT["evaluation"] * evaluations * measures.num_images(experiment)
+        WORK_PER_UNIT["evaluation"] * evaluated
         + WORK_PER_UNIT["synthesis"] * syntheses * images * config.synthesis.num_steps
         + WORK_PER_UNIT["finetuning"] * steps * config.finetuning.batch_size
     )

@@ -1,3 +1,4 @@
+import colorsys
 import dataclasses
 
 import dm_pix
@@ -239,6 +240,24 @@ def test_jittered_colours_stay_pixels():
     pixels = _to_pixels(_finetuning(noise, keys, jitter=1.0))
     assert pixels.min() >= -1e-5
     assert pixels.max() <= 1 + 1e-5
+
+
+def test_jitter_changes_brightness_contrast_saturation_and_hue_in_turn():
+    pixels = np.clip(_to_pixels(np.asarray(IMAGES, np.float64)), 0, 1)
+    views = _to_pixels(_finetuning(jitter=1.0))
+    weights = np.array([0.299, 0.587, 0.114])
+    for key, image, view in zip(KEYS, pixels, views, strict=True):
+        factor_key, hue_key = jax.random.split(jax.random.split(key, 6)[4])
+        brightness, contrast, saturation = jax.random.uniform(factor_key, (3,)) * 1.6 + 0.2
+        hue = float(jax.random.uniform(hue_key)) * 0.4 - 0.2
+        expected = np.clip(image * float(brightness), 0, 1)
+        level = (expected @ weights).mean()
+        expected = np.clip(level + (expected - level) * float(contrast), 0, 1)
+        grey = (expected @ weights)[..., None]
+        expected = np.clip(grey + (expected - grey) * float(saturation), 0, 1)
+        turned = [colorsys.rgb_to_hsv(*colour) for colour in expected.reshape(-1, 3)]
+        turned = [colorsys.hsv_to_rgb((h + hue) % 1, s, v) for h, s, v in turned]
+        np.testing.assert_allclose(view.reshape(-1, 3), turned, atol=1e-4)
 
 
 def test_jitter_has_no_colour_to_shift_in_grey_images():

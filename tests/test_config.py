@@ -1,5 +1,6 @@
 import json
 
+import jax.numpy as jnp
 import pytest
 
 from configs import vit_fashion
@@ -97,6 +98,21 @@ def test_an_unknown_embedded_split_is_named():
     config.evaluation.split = "tset"
     with pytest.raises(ConfigError, match="did you mean 'test'"):
         config_lib.validated(config)
+
+
+def test_what_makes_no_images_needs_no_loss_of_them(settings):
+    for name in settings.synthesis.weights:
+        settings.synthesis.weights[name] = 0.0
+    with pytest.raises(ConfigError, match="all 0: nothing to optimise"):
+        config_lib.validated(settings)
+    settings.method = "noise"
+    config_lib.validated(settings)
+
+
+def test_a_dtype_is_given_by_name(settings):
+    settings.model.arguments = {"dtype": jnp.bfloat16}
+    with pytest.raises(ConfigError, match=r"config\.model\.arguments\.dtype must be a name"):
+        config_lib.validated(settings)
 
 
 def test_a_malformed_address_of_weights_is_told(settings):

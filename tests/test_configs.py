@@ -160,6 +160,20 @@ def test_forerunners_lack_what_maskaq_added_and_nothing_else(module, method, ter
 
 def test_source_is_another_word_for_method(module):
     assert module.get_config("source=noise") == module.get_config("method=noise")
+    assert module.get_config("source=noise,method=noise") == module.get_config("method=noise")
+    with pytest.raises(config_lib.ConfigError, match="say the same thing in two ways"):
+        module.get_config("source=noise,method=psaq")
+
+
+def test_what_is_no_part_of_a_method_is_not_left_out(module):
+    with pytest.raises(config_lib.ConfigError, match="a part of MaskAQ, but the method is 'noise'"):
+        module.get_config("method=noise,without=entropy")
+
+
+def test_the_compute_dtype_is_a_field(module):
+    config = module.get_config()
+    config.model.arguments.dtype = "bfloat16"
+    assert config_lib.create_model(config_lib.validated(config)).dtype == "bfloat16"
 
 
 def test_the_papers_preset_keeps_the_papers_losses(module):

@@ -61,8 +61,8 @@ def test_a_host_reads_its_rows_alone():
     dataset = Dataset([(np.full((2, 2, 2), 9, np.uint8), label) for label in range(6)])
     # The second of two hosts, whose rows are half of each batch; the last batch is padded.
     shares = [
-        parallel.Share(0, 4, np.asarray([2, 3]), np.asarray([True, True]), False),
-        parallel.Share(4, 8, np.asarray([5, 5]), np.asarray([False, False]), True),
+        parallel.HostShare(0, 4, np.asarray([2, 3]), np.asarray([True, True]), False),
+        parallel.HostShare(4, 8, np.asarray([5, 5]), np.asarray([False, False]), True),
     ]
     batches = list(data.batches(dataset, PIXELS, (2, 2, 2), shares))
     assert sorted(read) == [2, 3]

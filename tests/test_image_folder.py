@@ -1,3 +1,5 @@
+import shutil
+
 import jax
 import numpy as np
 import pytest
@@ -53,6 +55,15 @@ def test_a_flat_folder_is_labelled_as_imagenets(tmp_path):
     (first, first_label), (second, second_label) = _open(tmp_path / "val", 1000, labels)
     assert (first_label, second_label) == (65, 970)
     assert first.mean() < second.mean()
+
+
+def test_names_may_hold_commas_and_spaces(folder, tmp_path):
+    names = ("a,b.png", "a b.png", "a, b.png")
+    for name in names:
+        shutil.copy(folder / "n01" / "0.JPEG", folder / name)
+    labels = tmp_path / "labels.txt"
+    labels.write_text("a,b.png 1\na b.png,2\na, b.png , 3\n")
+    assert [label for _, label in _open(folder, 5, labels)] == [1, 2, 3]
 
 
 def test_a_model_without_classes_needs_no_labels(folder):

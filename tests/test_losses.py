@@ -388,3 +388,10 @@ def test_coupling_of_windows_is_the_mean_gap_of_the_marked_tokens():
     arrays = ([jnp.asarray(array, jnp.float32) for array in each] for each in (logits_p, logits_q))
     value = losses.masked_attention_loss(*arrays, [jnp.asarray(mask) for mask in masks], 0)
     np.testing.assert_allclose(value, expected, rtol=1e-5)
+
+
+def test_layers_that_have_no_partner_are_not_left_out():
+    with pytest.raises(ValueError, match="shorter"):
+        losses.masked_attention_loss(tuple(LOGITS_P), tuple(LOGITS_Q)[:1], MASK)
+    with pytest.raises(ValueError, match="shorter"):
+        losses.masked_attention_loss(tuple(LOGITS_P), tuple(LOGITS_Q), [MASK])

@@ -199,6 +199,15 @@ def test_constant_zero_stays_finite():
     quantizer = quantizers.init_activation_quantizer(zeros, 3)
     assert np.isfinite(quantizers.quantize_activation(zeros, quantizer, 3)).all()
 
+    # Later, values are infinitely many of its steps.
+    def total(x, quantizer):
+        return quantizers.quantize_activation(x, quantizer, 3).sum()
+
+    gradients = jax.grad(total, argnums=(0, 1), allow_int=True)(zeros + 5.0, quantizer)
+    assert np.isfinite(gradients[0]).all()
+    assert np.isfinite(gradients[1].step)
+    assert np.isfinite(gradients[1].zero_point)
+
 
 @pytest.mark.parametrize("k", [1, 9, 32])
 def test_bits_out_of_range_are_refused(k):

@@ -65,13 +65,26 @@ def test_progress_lines_tell_what_is_left(reporter, clock, capsys):
 
 
 def test_a_continued_run_counts_what_it_did_and_estimates_from_now(reporter, clock, capsys):
-    reporter.resume({"synthesis": 50.0}, work=40.0)
+    reporter.resume(work=40.0)
     reporter.keep("synthesis", units=10)
     with reporter.phase("finetuning") as advance:
         clock(20.0)
         advance(20)
     assert capsys.readouterr().err == "finetuning: 80% of the run done, about 20 s left\n"
-    assert reporter.seconds == {"synthesis": 50.0, "finetuning": 20.0}
+
+
+def test_time_is_counted_over_starts_up_to_where_it_was_stored(tmp_path, clock):
+    for _ in range(2):
+        with report.Reporter(tmp_path, WORK, 1.0) as reporter, reporter.phase("synthesis") as done:
+            clock(20.0)
+            done(1)
+            reporter.store_seconds()
+            clock(1.0)
+    with report.Reporter(tmp_path, WORK, 1.0) as reporter:
+        assert reporter.seconds == {"synthesis": 40.0, "finetuning": 0.0}
+    (tmp_path / "seconds.json").write_text("[")
+    with report.Reporter(tmp_path, WORK, 1.0) as reporter:
+        assert reporter.seconds == {"synthesis": 0.0, "finetuning": 0.0}
 
 
 def test_metrics_are_appended_as_they_come(tmp_path):
@@ -162,7 +175,8 @@ def test_a_continued_run_forgets_what_it_writes_again(tmp_path):
 def test_a_silent_reporter_shows_and_writes_nothing(tmp_path, capsys):
     with report.Reporter(tmp_path, WORK, 1.0, is_silent=True) as reporter:
         reporter.forget_metrics(first_epoch=1)
-        reporter.resume({"synthesis": 2.0}, work=0.5)
+        reporter.resume(work=0.5)
+        reporter.store_seconds()
         reporter.metrics("finetuning", 0, {"loss": 0.5})
         reporter.warn("a file is damaged")
     assert capsys.readouterr() == ("", "")

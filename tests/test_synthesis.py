@@ -105,9 +105,12 @@ def test_the_loop_takes_the_steps_one_by_one(problem):
     np.testing.assert_allclose(looped_terms["classes"], terms["classes"], rtol=1e-3)
 
 
-@pytest.mark.parametrize("changes", [{"dtype": "bfloat16"}, {"in_chans": 1}])
-def test_other_precisions_and_channels_take_steps(changes):
-    model = create_model("vit", 4, Quantization(3, 3), **(TINY | changes))
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [("vit", {"dtype": "bfloat16"}), ("vit", {"in_chans": 1}), ("deit_distilled", {})],
+)
+def test_other_precisions_channels_and_heads_take_steps(name, changes):
+    model = create_model(name, 4, Quantization(3, 3), **(TINY | changes))
     indices, pixels = jnp.arange(4, dtype=jnp.int32), Pixels(*[(0.5,) * model.in_chans] * 2)
     images = noise.draw_noise(jax.random.key(0), indices, model.input_shape, pixels)
     params = jax.jit(model.clone(quantization=None).init)(jax.random.key(1), images)["params"]

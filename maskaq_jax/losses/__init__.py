@@ -7,6 +7,8 @@ losses. With `axis_name`, a loss is that of the global batch over that mapped ax
 every device. With `valid`, [B] bool, images where it is false are padding and don't count.
 """
 
+from jax import Array
+
 from maskaq_jax.losses.distillation import (
     distillation_loss,
     feature_distillation_loss,
@@ -22,7 +24,11 @@ from maskaq_jax.losses.images import (
     total_variation_loss,
 )
 
+# The weighted terms of a loss, by their names.
+Terms = dict[str, Array]
+
 __all__ = [
+    "Terms",
     "class_loss",
     "distillation_loss",
     "feature_distillation_loss",

@@ -155,7 +155,7 @@ def patch_similarity_density_loss(
 def masked_attention_loss(
     logits_p: attention.Layers,
     logits_q: attention.Layers,
-    mask: attention.Layers,
+    mask: Array | Sequence[Array],
     num_prefix_tokens: int = 1,
     axis_name: str | None = None,
     valid: Array | None = None,

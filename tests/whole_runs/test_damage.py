@@ -104,8 +104,18 @@ def test_loading_writes_nothing(finished):
     assert {path: path.stat().st_mtime_ns for path in finished[0].rglob("*")} == before
 
 
-@pytest.mark.parametrize("error", [MemoryError(), OSError(errno.ESTALE, "stale file handle")])
-def test_what_the_machine_fails_at_is_no_damage(finished, settings, tmp_path, monkeypatch, error):
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        (MemoryError(), MemoryError),
+        (OSError(errno.ESTALE, "stale file handle"), OSError),
+        # As TensorStore tells it.
+        (ValueError("NOT_READ: x [os_error_code='5'] [tensorstore_spec='{}']"), OSError),
+    ],
+)
+def test_what_the_machine_fails_at_is_no_damage(
+    finished, settings, tmp_path, monkeypatch, error, raised
+):
     workdir = tmp_path / "run"
     shutil.copytree(finished[0], workdir)
     before = sorted(path.name for path in (workdir / "checkpoints").iterdir())
@@ -114,6 +124,6 @@ def test_what_the_machine_fails_at_is_no_damage(finished, settings, tmp_path, mo
         raise error
 
     monkeypatch.setattr(checkpoint.ocp.CheckpointManager, "restore", fail)
-    with pytest.raises(type(error)):
+    with pytest.raises(raised):
         run.run(tiny.prepare(settings, workdir))
     assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == before

@@ -1,6 +1,7 @@
 """Nothing is lost when a run stops."""
 
 import dataclasses
+import json
 import os
 import signal
 
@@ -93,8 +94,13 @@ def test_a_run_told_to_stop_saves_and_continues_to_the_same_bits(
     assert len(asked) == signals
     checkpoints = sorted(int(path.name) for path in (tmp_path / "run/checkpoints").iterdir())
     assert checkpoints[-1:] == saved
+    spent = tmp_path / "run" / "seconds.json"
+    # After the first evaluation nothing is kept.
+    assert spent.exists() == (signals > 1)
+    spent.write_text(json.dumps({"synthesis": 1000.0}))
     results = _continue(tiny.prepare(settings, tmp_path / "run"), monkeypatch)
     tiny.assert_same_run(tmp_path / "run", results, finished)
+    assert results["seconds"]["synthesis"] >= 1000
 
 
 @pytest.fixture

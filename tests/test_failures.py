@@ -1,0 +1,52 @@
+"""What the machine fails at is told apart from what is wrong with a file."""
+
+import contextlib
+import resource
+
+import numpy as np
+import pytest
+import tensorstore
+from safetensors.numpy import save_file
+
+from maskaq_jax import failures, samples
+
+
+@contextlib.contextmanager
+def no_file_descriptors():
+    """As in a process that has opened as many files as it may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_what_tensorstore_can_not_open_is_of_the_machine_and_what_is_missing_is_not(tmp_path):
+    (tmp_path / "array").write_bytes(b"numbers")
+    store = tensorstore.KvStore.open({"driver": "file", "path": f"{tmp_path}/"}).result()
+    with no_file_descriptors(), pytest.raises(ValueError, match="Too many open files") as raised:
+        store.read("array").result()
+    assert failures.is_of_machine(raised.value)
+    array = {"driver": "zarr", "kvstore": {"driver": "file", "path": f"{tmp_path}/none/"}}
+    with pytest.raises(ValueError, match="NOT_FOUND") as raised:
+        tensorstore.open(array).result()
+    assert not failures.is_of_machine(raised.value)
+
+
+def test_images_that_can_not_be_opened_now_are_not_missing(tmp_path):
+    samples.write_arrays(samples.shard_path(tmp_path, 0, 2), {"images": np.zeros((2, 1, 1, 3))})
+    with no_file_descriptors(), pytest.raises(OSError, match="Too many open files") as raised:
+        samples.missing_batches(tmp_path, 2, 1, pytest.fail)
+    assert not isinstance(raised.value, samples.BrokenFileError)
+    assert samples.missing_batches(tmp_path, 2, 1, pytest.fail) == []
+
+
+def test_weights_that_can_not_be_opened_are_not_called_missing(tmp_path):
+    from maskaq_jax import torch_import
+    from maskaq_jax.models import create_model
+
+    save_file({"norm.weight": np.zeros(3)}, tmp_path / "weights.safetensors")
+    model = create_model("vit", 3, img_size=8, patch_size=4, embed_dim=8, depth=1, num_heads=1)
+    with no_file_descriptors(), pytest.raises(OSError, match="Too many open files"):
+        torch_import.load_torch_weights(tmp_path / "weights.safetensors", model)
