@@ -98,13 +98,14 @@ def measure_start_again() -> float:
             )
             assert run.stderr is not None
             if is_first:
-                while not list(Path(name).glob("run/checkpoints/0")):
-                    if run.poll() is not None:
-                        raise RuntimeError(f"the run failed: {run.stderr.read()}")
+                while run.poll() is None and not list(Path(name).glob("run/checkpoints/0")):
                     time.sleep(0.1)
+                is_there = run.poll() is None
             else:
-                next(line for line in run.stderr if "continuing after step" in line)
+                is_there = any("continuing after step" in line for line in run.stderr)
                 seconds = time.monotonic() - started
+            if not is_there:
+                raise RuntimeError("the run of configs/smoke.py ended early: start it by itself")
             run.send_signal(signal.SIGTERM)
             run.communicate()
     return seconds

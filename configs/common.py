@@ -137,13 +137,14 @@ def set_method(config: ConfigDict, method: str) -> None:
 
 def _choose_method(arguments: Any) -> str:
     """`source`, another word for `method`, if it is given."""
-    given = {arguments.method, arguments.source} - {"", "maskaq"}
-    if len(given) > 1:
+    if not arguments.source:
+        return arguments.method
+    if arguments.method not in ("maskaq", arguments.source):
         raise schema.ConfigError(
             f"config arguments method={arguments.method} and source={arguments.source} say the "
             "same thing in two ways: give one of them"
         )
-    return given.pop() if given else "maskaq"
+    return arguments.source
 
 
 def _use_best_images(config: ConfigDict) -> None:

@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+from pathlib import Path
 
 import jax
 
@@ -22,6 +23,11 @@ def is_of_machine(error: Exception) -> bool:
     if told := _TENSORSTORE_NUMBER.search(str(error)):
         return int(told[1]) in _OF_MACHINE
     return isinstance(error, MemoryError | jax.errors.JaxRuntimeError)
+
+
+def check_opens(path: Path) -> None:
+    """Raises what the system says of a file that it can't open; safetensors says there is none."""
+    path.open("rb").close()
 
 
 def find_full_disk(error: BaseException | None) -> str | None:

@@ -1,7 +1,6 @@
 """Labelled images in folders: one folder a class, or one folder and a file of labels."""
 
 import dataclasses
-import re
 from pathlib import Path
 
 from maskaq_jax import preprocessing
@@ -10,8 +9,6 @@ from maskaq_jax.preprocessing import Preprocessing
 
 _ENDINGS = (".jpeg", ".jpg", ".png", ".bmp", ".webp")
 _UNKNOWN_LABEL = -1
-# A comma or spaces stand before the label; a name may hold either.
-_LABELLED = re.compile(r"(.+?)\s*[,\s]\s*([^,\s]+)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,8 +105,7 @@ def _read_labels(root: Path, file: Path, num_classes: int) -> list[tuple[Path, i
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        match = _LABELLED.fullmatch(line.strip())
-        name, text = match.groups() if match else ("", "")
+        name, text = _split_label(line)
         path = root / name
         if not (name and text.isdecimal() and int(text) < num_classes):
             raise ValueError(
@@ -121,3 +117,10 @@ def _read_labels(root: Path, file: Path, num_classes: int) -> list[tuple[Path, i
         if labels.setdefault(path, int(text)) != int(text):
             raise ValueError(f"{file}, line {number}: {name} has another label above")
     return list(labels.items())
+
+
+def _split_label(line: str) -> tuple[str, str]:
+    """The name and the label behind its last comma or space; a name may hold either too."""
+    line = line.strip().rstrip(",").rstrip()
+    label = line.replace(",", " ").split()[-1]
+    return line.removesuffix(label).rstrip().removesuffix(",").rstrip(), label

@@ -22,8 +22,8 @@ def num_images(experiment: Experiment) -> int:
     return 0 if experiment.evaluation is None else len(experiment.evaluation)
 
 
-def count_images(experiment: Experiment) -> tuple[int, int]:
-    """Images that the measurements before training see, and those that the ones after it do."""
+def images_measured(experiment: Experiment) -> tuple[int, int]:
+    """Of all measurements together: those before training, and those after it."""
     if experiment.evaluation is None:
         return 0, experiment.config.samples.num_samples
     count = num_images(experiment)

@@ -46,7 +46,8 @@ class Reporter:
         """Args: directory; phases and their work; all work; whether to show and write nothing."""
         self.console = Console(stderr=True, quiet=is_silent)
         self._seconds_path = workdir / _SECONDS
-        self.seconds = dict.fromkeys(work_per_unit, 0.0) | _read_seconds(self._seconds_path)
+        self._stored_seconds = _read_seconds(self._seconds_path)
+        self.seconds = dict.fromkeys(work_per_unit, 0.0) | self._stored_seconds
         self._work_per_unit = work_per_unit
         self._is_silent = is_silent
         if not is_silent:
@@ -94,10 +95,11 @@ class Reporter:
         """Counts units of a phase that an earlier start of this run has done."""
         self.resume(units * self._work_per_unit[name])
 
-    def store_seconds(self) -> None:
-        """Has a later start count the time spent so far; called when what came of it is kept."""
+    def store_seconds(self, *phases: str) -> None:
+        """Has a later start count the time of these phases, whose work it will find done."""
+        self._stored_seconds |= {name: self.seconds[name] for name in phases}
         if not self._is_silent:
-            write_json(self._seconds_path, self.seconds)
+            write_json(self._seconds_path, self._stored_seconds)
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[Callable[[int], None]]:
@@ -160,8 +162,8 @@ class Reporter:
 def _read_seconds(path: Path) -> dict[str, float]:
     """Of each phase; none where there is no file of them, or a damaged one."""
     try:
-        return {name: float(value) for name, value in json.loads(path.read_text()).items()}
-    except (OSError, ValueError, TypeError, AttributeError):
+        return {name: float(value) for name, value in json.loads(path.read_bytes()).items()}
+    except (FileNotFoundError, ValueError, TypeError, AttributeError):
         return {}
 
 

@@ -41,7 +41,7 @@ def refresh_folder(directory: Path, refresh: int) -> Path:
 
 def list_refreshes(directory: Path) -> list[Path]:
     """The folders of all refreshes, in order; none if there is no store."""
-    return sorted(directory.glob("refresh_*"))
+    return [directory / name for name in _list(directory) if name.startswith("refresh_")]
 
 
 def shard_path(folder: Path, first: int, stop: int) -> Path:
@@ -51,8 +51,8 @@ def shard_path(folder: Path, first: int, stop: int) -> Path:
 
 def list_shards(folder: Path) -> list[Shard]:
     """The folder's finished shards, in the order of their images."""
-    names = ((_NAME.fullmatch(path.name), path) for path in sorted(folder.glob("images_*")))
-    return [Shard(int(name[1]), int(name[2]), path) for name, path in names if name]
+    names = map(_NAME.fullmatch, _list(folder))
+    return [Shard(int(name[1]), int(name[2]), folder / name[0]) for name in names if name]
 
 
 def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
@@ -132,6 +132,7 @@ def open_images(folder: Path) -> Callable[[np.ndarray], np.ndarray]:
         images: list[np.ndarray | None] = [None] * len(indices)
         for number in np.unique(numbers):
             first, _, path = shards[number]
+            failures.check_opens(path)
             with safe_open(path, framework="numpy") as file:
                 stored = file.get_slice("images")
                 for place in np.flatnonzero(numbers == number):
@@ -142,6 +143,17 @@ def open_images(folder: Path) -> Callable[[np.ndarray], np.ndarray]:
     return read
 
 
+def _list(folder: Path) -> list[str]:
+    """Names in a folder, in order; none where there is no folder.
+
+    `Path.glob` would say nothing either where the machine fails.
+    """
+    try:
+        return sorted(os.listdir(folder))
+    except FileNotFoundError:
+        return []
+
+
 @contextlib.contextmanager
 def _open(path: Path) -> Iterator[Any]:
     """Opens a file of the store; what fails while it is read makes it a broken one.
@@ -149,8 +161,7 @@ def _open(path: Path) -> Iterator[Any]:
     But for what tells of the machine: then nothing is said of the file.
     """
     try:
-        # safetensors says of any file that it can't open that there is none.
-        path.open("rb").close()
+        failures.check_opens(path)
         with safe_open(path, framework="numpy") as file:
             yield file
     except (SafetensorError, OSError) as error:

@@ -89,12 +89,12 @@ def _make_synthesis(
                 is_stopping = clock.is_stopping()
                 if is_stopping or clock.is_due():
                     _write_progress(unfinished, share, progress)
-                    reporter.store_seconds()
+                    reporter.store_seconds("synthesis")
                     clock.restart()
                 if is_stopping:
                     raise interruption.Interrupted
         _write_batch(folder, share, progress)
-        reporter.store_seconds()
+        reporter.store_seconds("synthesis")
         unfinished.unlink(missing_ok=True)
         reporter.metrics(
             "synthesis",
@@ -225,7 +225,7 @@ def count_redrawn(store: Path) -> int:
     count = 0
     for folder in samples.list_refreshes(store):
         for shard in samples.list_shards(folder):
-            with contextlib.suppress(samples.BrokenFileError):
+            with contextlib.suppress(OSError):
                 count += int((samples.read_array(shard.path, _REDRAWS) > 0).sum())
     return count
 

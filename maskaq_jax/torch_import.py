@@ -19,7 +19,7 @@ from flax import traverse_util
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from maskaq_jax import hub, torch_architecture, torch_names
+from maskaq_jax import failures, hub, torch_architecture, torch_names
 from maskaq_jax.models import Model
 
 _SHOWN = 3  # names listed of each kind of mismatch
@@ -102,8 +102,7 @@ def _read_state(path: Path) -> dict[str, np.ndarray]:
         raise FileNotFoundError(f"no weight file {path}")
     if path.suffix == ".safetensors":
         try:
-            # safetensors says of any file that it can't open that there is none.
-            path.open("rb").close()
+            failures.check_opens(path)
             return load_file(path)
         except AttributeError as error:  # a number format's name, which numpy lacks
             raise ValueError(

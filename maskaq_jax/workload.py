@@ -12,7 +12,7 @@ WORK_PER_UNIT = {"evaluation": 1.0, "synthesis": 8.0, "finetuning": 8.0}
 
 def total(experiment: Experiment, plan: Plan) -> float:
     """All of a run's work."""
-    evaluated = sum(measures.count_images(experiment))
+    evaluated = sum(measures.images_measured(experiment))
     return _add_up(experiment, evaluated, 1 + plan.refresh_of(plan.num_steps), plan.num_steps)
 
 
@@ -21,7 +21,7 @@ def before(experiment: Experiment, plan: Plan, step: int) -> float:
 
     The samples it continues with are not among it: `sources` tells which of them are kept.
     """
-    evaluated, _ = measures.count_images(experiment)
+    evaluated, _ = measures.images_measured(experiment)
     return _add_up(experiment, evaluated, plan.refresh_of(step), step)
 
 

@@ -161,8 +161,9 @@ def test_forerunners_lack_what_maskaq_added_and_nothing_else(module, method, ter
 def test_source_is_another_word_for_method(module):
     assert module.get_config("source=noise") == module.get_config("method=noise")
     assert module.get_config("source=noise,method=noise") == module.get_config("method=noise")
-    with pytest.raises(config_lib.ConfigError, match="say the same thing in two ways"):
-        module.get_config("source=noise,method=psaq")
+    for argument in ("source=noise,method=psaq", "source=maskaq,method=noise"):
+        with pytest.raises(config_lib.ConfigError, match="say the same thing in two ways"):
+            module.get_config(argument)
 
 
 def test_what_is_no_part_of_a_method_is_not_left_out(module):

@@ -34,12 +34,34 @@ def test_what_tensorstore_can_not_open_is_of_the_machine_and_what_is_missing_is_
     assert not failures.is_of_machine(raised.value)
 
 
-def test_images_that_can_not_be_opened_now_are_not_missing(tmp_path):
+def _list_missing(folder):
+    return samples.missing_batches(folder, 2, 1, pytest.fail)
+
+
+def _read_all(folder):
+    return samples.read_arrays(samples.shard_path(folder, 0, 2))
+
+
+def _read_one(folder):
+    path = samples.shard_path(folder, 0, 2)
+    return samples.open_images(path.parent)(np.arange(1))
+
+
+@pytest.mark.parametrize("read", [_list_missing, _read_all, _read_one])
+def test_images_that_can_not_be_opened_now_are_not_missing(tmp_path, read):
     samples.write_arrays(samples.shard_path(tmp_path, 0, 2), {"images": np.zeros((2, 1, 1, 3))})
     with no_file_descriptors(), pytest.raises(OSError, match="Too many open files") as raised:
-        samples.missing_batches(tmp_path, 2, 1, pytest.fail)
+        read(tmp_path)
     assert not isinstance(raised.value, samples.BrokenFileError)
-    assert samples.missing_batches(tmp_path, 2, 1, pytest.fail) == []
+    assert _list_missing(tmp_path) == []
+    assert samples.missing_batches(tmp_path / "none", 2, 1, pytest.fail) == [0]
+
+
+def test_images_that_can_not_be_opened_while_training_are_not_called_missing(tmp_path):
+    samples.write_arrays(samples.shard_path(tmp_path, 0, 2), {"images": np.zeros((2, 1, 1, 3))})
+    read = samples.open_images(tmp_path)
+    with no_file_descriptors(), pytest.raises(OSError, match="Too many open files"):
+        read(np.arange(1))
 
 
 def test_weights_that_can_not_be_opened_are_not_called_missing(tmp_path):

@@ -62,7 +62,7 @@ def test_names_may_hold_commas_and_spaces(folder, tmp_path):
     for name in names:
         shutil.copy(folder / "n01" / "0.JPEG", folder / name)
     labels = tmp_path / "labels.txt"
-    labels.write_text("a,b.png 1\na b.png,2\na, b.png , 3\n")
+    labels.write_text("a,b.png 1\na b.png,2\na, b.png , 3,\n")
     assert [label for _, label in _open(folder, 5, labels)] == [1, 2, 3]
 
 

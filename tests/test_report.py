@@ -76,9 +76,10 @@ def test_a_continued_run_counts_what_it_did_and_estimates_from_now(reporter, clo
 def test_time_is_counted_over_starts_up_to_where_it_was_stored(tmp_path, clock):
     for _ in range(2):
         with report.Reporter(tmp_path, WORK, 1.0) as reporter, reporter.phase("synthesis") as done:
+            reporter.seconds["finetuning"] += 5.0
             clock(20.0)
             done(1)
-            reporter.store_seconds()
+            reporter.store_seconds("synthesis")
             clock(1.0)
     with report.Reporter(tmp_path, WORK, 1.0) as reporter:
         assert reporter.seconds == {"synthesis": 40.0, "finetuning": 0.0}
@@ -176,7 +177,7 @@ def test_a_silent_reporter_shows_and_writes_nothing(tmp_path, capsys):
     with report.Reporter(tmp_path, WORK, 1.0, is_silent=True) as reporter:
         reporter.forget_metrics(first_epoch=1)
         reporter.resume(work=0.5)
-        reporter.store_seconds()
+        reporter.store_seconds("synthesis")
         reporter.metrics("finetuning", 0, {"loss": 0.5})
         reporter.warn("a file is damaged")
     assert capsys.readouterr() == ("", "")

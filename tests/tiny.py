@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import save_file
 
 import maskaq_jax
-from maskaq_jax import experiment, parallel, samples, torch_import
+from maskaq_jax import experiment, parallel, report, run, samples, schedule, torch_import, workload
 
 # Orbax leaves an event loop to the garbage collector.
 ignore_orbax_warnings = pytest.mark.filterwarnings(
@@ -36,6 +36,21 @@ def prepare(settings, workdir, num_devices=1):
     prepared = experiment.prepare(settings, workdir)
     mesh = parallel.make_mesh(jax.devices()[:num_devices])
     return dataclasses.replace(prepared, mesh=mesh)
+
+
+def run_counting_work(prepared, monkeypatch):
+    """Runs, and sees that what is kept and what is done come to the whole work of a run."""
+    add, works = report.Reporter._add, []
+
+    def listing(self, work):
+        works.append(work)
+        add(self, work)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(report.Reporter, "_add", listing)
+        results = run.run(prepared)
+    assert sum(works) == workload.total(prepared, schedule.make_plan(prepared.config))
+    return results
 
 
 def shard_path(workdir, refresh, batch):

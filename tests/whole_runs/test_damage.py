@@ -83,6 +83,19 @@ def test_a_truncated_file_of_an_earlier_refresh_stops_no_run(finished, settings,
     tiny.assert_same_run(workdir, run.run(tiny.prepare(settings, workdir)), finished)
 
 
+def test_a_finished_run_needs_no_image_to_tell_its_results(
+    finished, settings, tmp_path, monkeypatch
+):
+    workdir = tmp_path / "run"
+    shutil.copytree(finished[0], workdir)
+
+    def fail(path, name):
+        raise PermissionError(errno.EACCES, "may not be read", str(path))
+
+    monkeypatch.setattr(samples, "read_array", fail)
+    tiny.assert_same_run(workdir, run.run(tiny.prepare(settings, workdir)), finished)
+
+
 def test_a_damaged_model_is_not_loaded(finished, tmp_path):
     shutil.copytree(finished[0], tmp_path / "run")
     _damage_newest_checkpoint(tmp_path / "run")
@@ -105,16 +118,20 @@ def test_loading_writes_nothing(finished):
 
 
 @pytest.mark.parametrize(
-    ("error", "raised"),
+    ("error", "raised", "message"),
     [
-        (MemoryError(), MemoryError),
-        (OSError(errno.ESTALE, "stale file handle"), OSError),
+        (MemoryError(), MemoryError, ""),
+        (OSError(errno.ESTALE, "stale file handle"), OSError, "stale file handle"),
         # As TensorStore tells it.
-        (ValueError("NOT_READ: x [os_error_code='5'] [tensorstore_spec='{}']"), OSError),
+        (
+            ValueError("NOT_READ: x [os_error_code='5'] [tensorstore_spec='{}']"),
+            OSError,
+            r"checkpoint .* can't be read: NOT_READ: x \[os_error_code='5'\]$",
+        ),
     ],
 )
 def test_what_the_machine_fails_at_is_no_damage(
-    finished, settings, tmp_path, monkeypatch, error, raised
+    finished, settings, tmp_path, monkeypatch, error, raised, message
 ):
     workdir = tmp_path / "run"
     shutil.copytree(finished[0], workdir)
@@ -124,6 +141,6 @@ def test_what_the_machine_fails_at_is_no_damage(
         raise error
 
     monkeypatch.setattr(checkpoint.ocp.CheckpointManager, "restore", fail)
-    with pytest.raises(raised):
+    with pytest.raises(raised, match=message):
         run.run(tiny.prepare(settings, workdir))
     assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == before

@@ -194,9 +194,9 @@ def _mean_cosine(first, second):
     )
 
 
-def test_without_evaluation_images_agreement_is_reported(settings, tmp_path, capsys):
+def test_without_evaluation_images_agreement_is_reported(settings, tmp_path, monkeypatch, capsys):
     settings = dataclasses.replace(settings, evaluation=config_lib.Evaluation(batch_size=8))
-    results = run.run(tiny.prepare(settings, tmp_path / "run"))
+    results = tiny.run_counting_work(tiny.prepare(settings, tmp_path / "run"), monkeypatch)
     assert results["quantized_top1"] is None
     assert (results["evaluation"], results["num_evaluated"]) == ("samples", 12)
     assert "no evaluation dataset" in capsys.readouterr().err

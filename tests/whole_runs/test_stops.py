@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from maskaq_jax import experiment, interruption, report, run, schedule, schema, workload
+from maskaq_jax import experiment, interruption, report, run, schema
 from tests import tiny
 
 pytestmark = tiny.ignore_orbax_warnings
@@ -50,23 +50,8 @@ def test_a_stopped_run_continues_to_the_same_bits(finished, settings, tmp_path, 
         patch.setattr(report.Reporter, "phase", stopping_phase)
         with pytest.raises(_StopError):
             run.run(tiny.prepare(settings, workdir))
-    results = _continue(tiny.prepare(settings, workdir), monkeypatch)
+    results = tiny.run_counting_work(tiny.prepare(settings, workdir), monkeypatch)
     tiny.assert_same_run(workdir, results, finished)
-
-
-def _continue(prepared, monkeypatch):
-    """Runs, and sees that what is kept and what is done come to the whole work of a run."""
-    add, works = report.Reporter._add, []
-
-    def listing(self, work):
-        works.append(work)
-        add(self, work)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(report.Reporter, "_add", listing)
-        results = run.run(prepared)
-    assert sum(works) == workload.total(prepared, schedule.make_plan(prepared.config))
-    return results
 
 
 # The questions: after an evaluation, two batches, an evaluation, six steps, two batches and so on.
@@ -98,7 +83,7 @@ def test_a_run_told_to_stop_saves_and_continues_to_the_same_bits(
     # After the first evaluation nothing is kept.
     assert spent.exists() == (signals > 1)
     spent.write_text(json.dumps({"synthesis": 1000.0}))
-    results = _continue(tiny.prepare(settings, tmp_path / "run"), monkeypatch)
+    results = tiny.run_counting_work(tiny.prepare(settings, tmp_path / "run"), monkeypatch)
     tiny.assert_same_run(tmp_path / "run", results, finished)
     assert results["seconds"]["synthesis"] >= 1000
 
