@@ -88,6 +88,7 @@ def main() -> None:
     """Runs what is missing of the grid, then writes the results of all that is there."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", default="vit_fashion,swin_fashion", help="of configs/")
+    parser.add_argument("--methods", default=",".join(METHODS), help="of the grid")
     parser.add_argument("--bits", default="3x3,4x4,5x5,4x8", help="weights x activations")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each cell")
     parser.add_argument("--seeds_w3a3", type=int, default=5, help="the same at 3x3")
@@ -97,7 +98,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     options = parser.parse_args()
     bits = [tuple(map(int, pair.split("x"))) for pair in options.bits.split(",")]
-    cells = list_cells(options.models.split(","), bits, options.seeds, options.seeds_w3a3)
+    names = options.methods.split(",")
+    if unknown := set(names) - METHODS.keys():
+        parser.error(f"no method {unknown.pop()!r}; there are {', '.join(METHODS)}")
+    cells = list_cells(options.models.split(","), bits, options.seeds, options.seeds_w3a3, names)
     if options.ablations:
         cells += list_ablations(options.models.split(","), options.seeds_w3a3)
     record = runs.Record(options.out / "methods.csv", COLUMNS, run_of)
@@ -111,14 +115,13 @@ def list_cells(
     bits: Sequence[tuple[int, ...]],
     num_seeds: int,
     num_seeds_w3a3: int,
+    names: Sequence[str] = tuple(METHODS),
 ) -> list[Cell]:
     """The grid, a seed at a time: a stopped one has all methods alike."""
     return [
         Cell(model, weight_bits, activation_bits, method, seed)
         for seed in range(max(num_seeds, num_seeds_w3a3))
-        for (weight_bits, activation_bits), model, method in itertools.product(
-            bits, models, METHODS
-        )
+        for (weight_bits, activation_bits), model, method in itertools.product(bits, models, names)
         if seed < (num_seeds_w3a3 if (weight_bits, activation_bits) == (3, 3) else num_seeds)
     ]
 

@@ -47,6 +47,10 @@ def test_every_method_is_a_valid_config_of_the_same_budget(method):
 
 
 def test_the_grid_has_every_cell_once_and_more_seeds_at_three_bits():
+    some = methods.list_cells(["a"], [(4, 4)], 5, 5, ["noise", "real"])
+    assert [(cell.method, cell.seed) for cell in some] == [
+        (name, seed) for seed in range(5) for name in ("noise", "real")
+    ]
     cells = methods.list_cells(["a", "b"], [(3, 3), (4, 8)], num_seeds=3, num_seeds_w3a3=5)
     assert len(set(cells)) == len(cells) == 2 * len(methods.METHODS) * (5 + 3)
     assert len({cell.run.name for cell in cells}) == len(cells)
