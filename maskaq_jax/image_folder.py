@@ -122,5 +122,5 @@ def _read_labels(root: Path, file: Path, num_classes: int) -> list[tuple[Path, i
 def _split_label(line: str) -> tuple[str, str]:
     """The name and the label behind its last comma or space; a name may hold either too."""
     line = line.strip().rstrip(",").rstrip()
-    label = line.replace(",", " ").split()[-1]
+    label = (line.replace(",", " ").split() or [""])[-1]
     return line.removesuffix(label).rstrip().removesuffix(",").rstrip(), label

@@ -132,8 +132,7 @@ def open_images(folder: Path) -> Callable[[np.ndarray], np.ndarray]:
         images: list[np.ndarray | None] = [None] * len(indices)
         for number in np.unique(numbers):
             first, _, path = shards[number]
-            failures.check_opens(path)
-            with safe_open(path, framework="numpy") as file:
+            with _safe_open(path) as file:
                 stored = file.get_slice("images")
                 for place in np.flatnonzero(numbers == number):
                     row = int(indices[place]) - first
@@ -154,6 +153,14 @@ def _list(folder: Path) -> list[str]:
         return []
 
 
+def _safe_open(path: Path) -> Any:
+    try:
+        return safe_open(path, framework="numpy")
+    except FileNotFoundError:
+        failures.check_opens(path)
+        raise
+
+
 @contextlib.contextmanager
 def _open(path: Path) -> Iterator[Any]:
     """Opens a file of the store; what fails while it is read makes it a broken one.
@@ -161,8 +168,7 @@ def _open(path: Path) -> Iterator[Any]:
     But for what tells of the machine: then nothing is said of the file.
     """
     try:
-        failures.check_opens(path)
-        with safe_open(path, framework="numpy") as file:
+        with _safe_open(path) as file:
             yield file
     except (SafetensorError, OSError) as error:
         if failures.is_of_machine(error):

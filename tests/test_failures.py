@@ -8,7 +8,8 @@ import pytest
 import tensorstore
 from safetensors.numpy import save_file
 
-from maskaq_jax import failures, samples
+from maskaq_jax import failures, samples, torch_import
+from maskaq_jax.models import create_model
 
 
 @contextlib.contextmanager
@@ -43,8 +44,7 @@ def _read_all(folder):
 
 
 def _read_one(folder):
-    path = samples.shard_path(folder, 0, 2)
-    return samples.open_images(path.parent)(np.arange(1))
+    return samples.open_images(folder)(np.arange(1))
 
 
 @pytest.mark.parametrize("read", [_list_missing, _read_all, _read_one])
@@ -65,9 +65,6 @@ def test_images_that_can_not_be_opened_while_training_are_not_called_missing(tmp
 
 
 def test_weights_that_can_not_be_opened_are_not_called_missing(tmp_path):
-    from maskaq_jax import torch_import
-    from maskaq_jax.models import create_model
-
     save_file({"norm.weight": np.zeros(3)}, tmp_path / "weights.safetensors")
     model = create_model("vit", 3, img_size=8, patch_size=4, embed_dim=8, depth=1, num_heads=1)
     with no_file_descriptors(), pytest.raises(OSError, match="Too many open files"):

@@ -131,6 +131,7 @@ def test_a_folder_without_images_is_refused(tmp_path):
         ("n01/0.JPEG 2", r"line 1: expected an image's name and a label from 0 to 1"),
         ("n01/0.JPEG one", r"line 1: expected an image's name"),
         ("n01/0.JPEG 0\n7", r"line 2: expected an image's name"),
+        ("n01/0.JPEG 0\n , ,", r"line 2: expected an image's name"),
         ("n01/9.JPEG 0", r"line 1: no image .*9\.JPEG"),
         ("n01/0.JPEG 0\nn01/0.JPEG 1", r"line 2: n01/0\.JPEG has another label above"),
         ("notes.txt 0", r"line 1: no image .*notes\.txt"),

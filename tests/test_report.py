@@ -71,6 +71,7 @@ def test_a_continued_run_counts_what_it_did_and_estimates_from_now(reporter, clo
         clock(20.0)
         advance(20)
     assert capsys.readouterr().err == "finetuning: 80% of the run done, about 20 s left\n"
+    assert reporter.seconds == {"synthesis": 0.0, "finetuning": 20.0}
 
 
 def test_time_is_counted_over_starts_up_to_where_it_was_stored(tmp_path, clock):
