@@ -73,6 +73,7 @@ def main() -> None:
     if options.serve:
         answer(make_served_step(options))
         return
+    memory.spare_loaded_objects()  # as a run does
     with tempfile.TemporaryDirectory() as cache:
         # The processes that take the steps find here what is compiled: a compiler needs memory.
         os.environ["JAX_COMPILATION_CACHE_DIR"] = cache

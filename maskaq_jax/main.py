@@ -53,6 +53,7 @@ def main(argv: list[str]) -> None:
     from maskaq_jax import config, experiment, interruption, memory, parallel, programs
 
     memory.keep_freed_memory()
+    memory.spare_loaded_objects()
     if _CACHE.value:
         programs.keep_on_disk(Path(_CACHE.value).expanduser())
     try:

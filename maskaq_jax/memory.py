@@ -1,6 +1,7 @@
-"""Keeps the memory that compiled programs free, instead of asking for it anew at every step."""
+"""What Python and the C library do with memory, so that programs start and run without delay."""
 
 import ctypes
+import gc
 import platform
 
 import jax
@@ -45,3 +46,13 @@ def keep_freed_memory() -> bool:
     if could:
         jax.config.update("jax_cpu_enable_async_dispatch", False)
     return could
+
+
+def spare_loaded_objects() -> None:
+    """Has the garbage collector pass over what is there by now: modules, mostly.
+
+    Tracing makes so many objects that it looks through all there are again and again, for a fifth
+    of the time that tracing takes (`docs/performance.md`).
+    """
+    gc.collect()
+    gc.freeze()

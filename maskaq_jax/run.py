@@ -96,7 +96,7 @@ def run(prepared: Experiment, is_terminated: Callable[[], bool] = lambda: False)
                 variables = _calibrated(prepared, samples, count)
             top1["calibrated"], _ = measure(accuracy_of_q, variables)
             first_step, state = 0, init_state(variables)
-            save(0, state, terms, {"top1": top1, "epoch_terms": epoch_terms})
+            save(0, state, terms, top1, epoch_terms)
         else:
             first_step, state = saved.step, _from_trees(saved.trees)
             top1, epoch_terms = saved.progress["top1"], saved.progress["epoch_terms"]
@@ -105,7 +105,7 @@ def run(prepared: Experiment, is_terminated: Callable[[], bool] = lambda: False)
 
         for steps in plan.rounds(first_step):
             if steps.start > first_step:
-                save(steps.start, state, terms, {"top1": top1, "epoch_terms": epoch_terms})
+                save(steps.start, state, terms, top1, epoch_terms)
                 samples = make_samples(plan.refresh_of(steps.start), state.variables)
             training = train(state, steps, samples, params)
             for step in steps:
@@ -119,7 +119,7 @@ def run(prepared: Experiment, is_terminated: Callable[[], bool] = lambda: False)
                     epoch_terms = []
                 is_stopping = clock.is_stopping()
                 if is_stopping or clock.is_due() or step + 1 == plan.num_steps:
-                    save(step + 1, state, terms, {"top1": top1, "epoch_terms": epoch_terms})
+                    save(step + 1, state, terms, top1, epoch_terms)
                 if is_stopping:
                     raise interruption.Interrupted
         saves.wait_until_finished()
@@ -185,10 +185,12 @@ def _save(
     step: int,
     state: finetune.State,
     terms: dict[str, float],
-    progress: dict[str, Any],
+    top1: dict[str, float | None],
+    epoch_terms: list[dict[str, float]],
 ) -> None:
     """Saves the state after `step` training steps, if it is a finite one."""
     _check_finite(saves, plan, step, bool(phases.is_finite(state.variables)), terms)
+    progress = {"top1": top1, "epoch_terms": epoch_terms}
     checkpoint.save(saves, step, _to_trees(state), progress)
     reporter.store_seconds(*reporter.seconds)
     clock.restart()

@@ -1,3 +1,4 @@
+import gc
 import subprocess
 import sys
 
@@ -38,6 +39,19 @@ def _faults(keep):
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's allocator")
 def test_a_program_finds_its_memory_again():
     assert _faults("yes") < 100 < _faults("no")
+
+
+def test_the_collector_passes_over_what_is_loaded():
+    memory.spare_loaded_objects()
+    try:
+        assert gc.get_freeze_count() > 0
+        # What comes later is still looked through.
+        later: list = []
+        later.append(later)
+        del later
+        assert gc.collect() > 0
+    finally:
+        gc.unfreeze()
 
 
 def test_other_libraries_are_left_alone(monkeypatch):
