@@ -22,6 +22,56 @@ def test_the_paper_s_settings_are_valid_once_weights_are_named(settings):
     assert config.finetuning.epochs == 200
 
 
+def test_the_default_settings_are_the_papers():
+    """Those of `docs/method.md`."""
+    config = config_lib.default()
+    del config.synthesis.weights  # test_synthesis.py holds them to the reference
+    assert config.synthesis.to_dict() == {
+        "num_steps": 2000,
+        "learning_rate": 0.1,
+        "final_learning_rate": 0.001,
+        "weight_decay": 1e-6,
+        "view": {"roll": 16 / 224, "flip": 0.0, "brightness": 0.5, "colour": 1.0},
+        "initial_ratio": 0.5,
+        "final_ratio": 0.1,
+        "drop_rate": 0.3,
+        # Ours, off.
+        "smoothness": 0.0,
+        "smoothness_spread": 0.0,
+        "contrast": 0.0,
+        "background": "none",
+        "balanced_labels": False,
+    }
+    assert config.finetuning.to_dict() == {
+        "epochs": 200,
+        "batch_size": 16,
+        "optimizer": "sgd",
+        "learning_rate": 1e-3,
+        "quantizer_learning_rate": 1e-3,
+        "final_learning_rate_ratio": 0.01,
+        "output_distance": "kl",
+        "temperature": 5.0,
+        "attention_weight": 10.0,
+        "attention_distance": "ssim",
+        "important_ratio": 0.1,
+        "important_weight": 2.0,
+        "view": {
+            **{"min_area": 0.08, "flip": 0.5, "jitter": 0.8, "grey": 0.2, "blur": 0.2},
+            "shift": 0,
+        },
+        "step_learning_rate": 0.0,
+        "averaged_share": 0.0,
+        "block_weight": 0.0,
+    }
+    assert config.samples.to_dict() == {
+        "num_samples": 10_000,
+        "batch_size": 32,
+        "calibration": "synthetic",
+        "calibration_size": 64,
+        "refresh_every": 30,
+    }
+
+
 def test_a_config_survives_json(settings):
     config = config_lib.validated(settings)
     assert config_lib.from_dict(json.loads(json.dumps(config_lib.as_dict(config)))) == config

@@ -55,6 +55,42 @@ def test_a_backbone_differs_from_the_papers_settings_in_its_arguments_alone(name
         assert same[group] == paper[group]
 
 
+def test_the_best_settings_differ_from_the_papers_as_the_table_says(module):
+    """That of `docs/settings.md`."""
+    changes = {}
+    flat = [
+        traverse_util.flatten_dict(module.get_config(f"preset={preset}").to_dict(), sep=".")
+        for preset in ("paper", "best")
+    ]
+    for name in flat[0]:
+        before, after = (fields[name] for fields in flat)
+        if before != after:
+            changes[name] = after
+    assert changes == {
+        "synthesis.smoothness": 0.07,
+        "synthesis.smoothness_spread": 1.2,
+        "synthesis.contrast": 1.0,
+        "synthesis.background": "auto",
+        "synthesis.weights.similarity": 0.1,
+        "synthesis.weights.classes": 0.3,
+        "synthesis.balanced_labels": True,
+        "synthesis.view.brightness": 0.0,
+        "synthesis.view.colour": 0.0,
+        "finetuning.view.min_area": 1.0,
+        "finetuning.view.shift": 2,
+        "finetuning.view.jitter": 0.0,
+        "finetuning.view.grey": 0.0,
+        "finetuning.view.blur": 0.0,
+        "finetuning.optimizer": "adam",
+        "finetuning.learning_rate": 5e-4,
+        "finetuning.quantizer_learning_rate": 4e-2,
+        "finetuning.step_learning_rate": 0.05,
+        "finetuning.averaged_share": 0.5,
+        "finetuning.attention_weight": 0.1,
+        "finetuning.block_weight": 1.0,
+    }
+
+
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 INCEPTION = ((0.5,) * 3, (0.5,) * 3)
 

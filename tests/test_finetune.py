@@ -9,7 +9,17 @@ import optax
 import pytest
 from flax import traverse_util
 
-from maskaq_jax import calibration, finetune, quantizers, torch_import
+from maskaq_jax import (
+    augment,
+    calibration,
+    finetune,
+    losses,
+    parallel,
+    phases,
+    quantizers,
+    randomness,
+    torch_import,
+)
 from maskaq_jax.augment import FinetuningView
 from maskaq_jax.finetune import Batch, Settings, Spec
 from maskaq_jax.models import Quantization, create_model
@@ -178,6 +188,67 @@ def test_the_mask_changes_the_terms_of_patches_alone(problem):
     )
 
 
+def test_settings_of_the_mask_and_the_distance_reach_their_terms(problem):
+    model, variables, batch = problem
+
+    def terms(**changes):
+        settings = dataclasses.replace(Settings(block_weight=1.0), **changes)
+        return finetune.loss_terms(model, settings, batch.params, variables, batch.images)
+
+    default, wide = terms(), terms(important_ratio=0.5)
+    assert default["attention"] != wide["attention"]
+    assert default["blocks"] != wide["blocks"]
+    _, out_p = model.clone(quantization=None).apply({"params": batch.params}, batch.images)
+    _, out_q = model.apply(variables, batch.images)
+    expected = losses.masked_attention_distillation_loss(
+        out_p["attention_outputs"],
+        out_q["attention_outputs"],
+        model.num_prefix_tokens,
+        distance="mse",
+    )
+    np.testing.assert_allclose(terms(attention_distance="mse")["attention"], 10 * expected)
+
+
+def test_step_sizes_have_the_gradient_scale_of_the_model(problem):
+    model, variables, batch = problem
+
+    def step_gradients(scale):
+        scaled = model.clone(quantization=Quantization(3, 3, lsq_grad_scale=scale))
+
+        def loss(trained):
+            own = finetune.with_trainable(variables, trained)
+            terms = finetune.loss_terms(scaled, Settings(), batch.params, own, batch.images)
+            return sum(terms.values())
+
+        gradient = jax.jit(jax.grad(loss))(finetune.trainable(variables))
+        flat = traverse_util.flatten_dict(gradient["quant"])
+        return np.array([value for path, value in flat.items() if path[-1] == "step"])
+
+    np.testing.assert_allclose(step_gradients(0.1), 0.1 * step_gradients(1.0), rtol=1e-4)
+
+
+def test_each_step_trains_on_views_of_its_own(problem, monkeypatch):
+    model, variables, batch = problem
+    settings, key, drawn = Settings(), jax.random.key(2), []
+
+    def view(keys, images, pixels, spec):
+        assert spec == settings.view
+        drawn.append(jax.random.key_data(keys))
+        return 0.5 * images
+
+    monkeypatch.setattr(augment, "finetuning_view", view)
+    optimizer = finetune.create_optimizer(settings, 2)
+    state = finetune.init_state(optimizer, variables)
+    expected = finetune.loss_terms(model, settings, batch.params, variables, 0.5 * batch.images)
+    for number in range(2):
+        at_step = state.replace(step=jnp.int32(number))
+        _, terms = finetune.step(model, optimizer, Spec(settings, Pixels()), at_step, batch, key)
+        chex.assert_trees_all_close(terms, expected, rtol=1e-5)
+        own = randomness.image_keys(randomness.named_key(key, "view"), batch.indices, number)
+        np.testing.assert_array_equal(drawn[number], jax.random.key_data(own))
+    assert (drawn[0] != drawn[1]).any()
+
+
 @pytest.mark.parametrize("distance", ["cosine", "mse"])
 def test_without_classes_features_are_distilled_by_the_distance_chosen(problem, distance):
     model, variables, batch = problem
@@ -257,3 +328,24 @@ def test_the_last_step_lands_on_the_average_of_those_that_count():
             chex.assert_trees_all_equal(params, expected)
     mean = jax.tree.map(lambda *leaves: sum(leaves) / 3, *results[-3:])
     chex.assert_trees_all_close(params, mean, rtol=1e-6)
+
+
+def test_a_run_of_training_ends_on_the_average_of_its_last_steps(problem):
+    model, variables, batch = problem
+    images = np.asarray(batch.images)
+
+    def train(averaged_share):
+        settings = Settings(
+            epochs=2, batch_size=4, optimizer="adam", averaged_share=averaged_share, view=STILL
+        )
+        init_state, train = phases.make_finetuning(
+            *(model, Spec(settings, Pixels()), len(images), jax.random.key(2)),
+            parallel.make_mesh(jax.devices()[:1]),
+        )
+        trained = train(init_state(variables), range(4), images.__getitem__, batch.params)
+        return [jax.tree.map(np.asarray, step.state.variables["params"]) for step in trained]
+
+    averaged, plain = train(0.5), train(0.0)
+    chex.assert_trees_all_equal(averaged[:3], plain[:3])
+    mean = jax.tree.map(lambda *leaves: sum(leaves) / 2, *plain[2:])
+    chex.assert_trees_all_close(averaged[3], mean, rtol=1e-5, atol=1e-7)

@@ -39,6 +39,8 @@ MODELS = {
 }
 ALL_TERMS = synthesis_terms.LossWeights(density=1.0, variation_gap=1.0)
 SPEC = synthesis.Spec(synthesis.Settings(num_steps=10, weights=ALL_TERMS), Pixels())
+# A step in the middle of the run, and the share of patches in its regions.
+STEP, RATIO = 7, 0.3 * 0.5 + 0.7 * 0.1
 # Moves nothing; its state is the last gradient.
 KEEP_GRADIENT = optax.GradientTransformation(
     jnp.zeros_like, lambda gradient, state, images: (jnp.zeros_like(state), gradient)
@@ -62,17 +64,17 @@ def problem(request):
 
 
 def _whole_batch(problem, valid):
-    """Of the first step: the models' terms and their gradient, those of roughness and theirs."""
+    """Of step `STEP`: the models' terms and their gradient, those of roughness and theirs."""
     model, batch, images = problem
     batch, settings = batch.replace(valid=valid), SPEC.settings
     target = synthesis_terms.draw_variation_target(KEY, batch, images)
-    key = jax.random.fold_in(KEY, 0)
+    key = jax.random.fold_in(KEY, STEP)
     keys = randomness.image_keys(randomness.named_key(key, "view"), batch.indices)
 
     def models(images):
-        views = augment.synthesis_view(keys, images, 0, settings.num_steps, settings.view)
+        views = augment.synthesis_view(keys, images, STEP, settings.num_steps, settings.view)
         terms = synthesis_terms.model_terms(
-            model, settings.weights, batch, views, settings.initial_ratio, settings.drop_rate, key
+            model, settings.weights, batch, views, RATIO, settings.drop_rate, key
         )
         return sum(terms.values()), terms
 
@@ -86,13 +88,13 @@ def _whole_batch(problem, valid):
 
 
 def _step(problem, num_devices, num_parts, valid):
-    """Gradient and terms of a step of synthesis."""
+    """Gradient and terms of that step of synthesis."""
     model, batch, images = problem
 
     def per_device(state, batch, key):
         return synthesis.step(model, KEEP_GRADIENT, SPEC, state, batch, key, AXIS, num_parts)
 
-    state = synthesis.init_state(KEEP_GRADIENT, images)
+    state = synthesis.init_state(KEEP_GRADIENT, images).replace(step=jnp.int32(STEP))
     state_specs = parallel.leading_axis_specs(state)
     valid_specs = None if valid is None else SHARDED
     batch_specs = synthesis_terms.Batch(SHARDED, SHARDED, REPLICATED, REPLICATED, valid_specs)

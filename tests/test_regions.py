@@ -109,6 +109,18 @@ def test_windows_carry_no_gradient(windows):
 
 
 @pytest.mark.parametrize("num_prefix_tokens", [0, 1])
+def test_patches_are_dropped_from_the_informative_ones(windows, num_prefix_tokens):
+    layers = [windows[1]] * 2 if num_prefix_tokens else windows
+    keys = jax.random.split(jax.random.key(2), 2)
+    whole = regions.coupled_regions(layers, 0.5, 0.0, keys, num_prefix_tokens)
+    coupled = regions.coupled_regions(layers, 0.5, 0.3, keys, num_prefix_tokens)
+    for all_kept, some in zip(whole, coupled, strict=True):
+        kept = np.asarray(all_kept.sum(axis=1))
+        assert (some <= all_kept).all()
+        np.testing.assert_array_equal(some.sum(axis=1), np.maximum(1, np.round(0.7 * kept)))
+
+
+@pytest.mark.parametrize("num_prefix_tokens", [0, 1])
 def test_every_image_has_as_many_coupled_patches(windows, num_prefix_tokens):
     """So that the coupling, divided by their number in the batch, is a mean over images."""
     layers = [windows[1]] * 2 if num_prefix_tokens else windows

@@ -130,6 +130,51 @@ def test_other_precisions_channels_and_heads_take_steps(name, changes):
     assert jax.tree.all(jax.tree.map(lambda leaf: jnp.isfinite(leaf).all(), trained.variables))
 
 
+def test_images_learn_by_adamw_on_a_cosine():
+    settings = Settings(num_steps=10)
+    optimizer = synthesis.create_optimizer(settings)
+    images, ones = jnp.zeros(3), jnp.ones(3)
+    state = optimizer.init(images)
+    updates = []
+    for _ in range(11):
+        update, state = optimizer.update(ones, state, images)
+        updates.append(float(update[0]))
+    # Adam's updates by a constant gradient are its rate.
+    for number, rate in ((0, 0.1), (5, (0.1 + 0.001) / 2), (10, 0.001)):
+        np.testing.assert_allclose(updates[number], -rate, rtol=1e-4)
+
+    _, state = optimizer.update(ones, optimizer.init(images), images)
+    update, _ = optimizer.update(0 * ones, state, images)
+    # Means of the gradient and its square, 0.9 and 0.999 of those before, without their bias.
+    mean, square = 0.9 * 0.1 / (1 - 0.9**2), 0.999 * 0.001 / (1 - 0.999**2)
+    rate = 0.001 + 0.099 * (1 + np.cos(np.pi / 10)) / 2
+    np.testing.assert_allclose(update, -rate * mean / np.sqrt(square), rtol=1e-4)
+
+    update, _ = optimizer.update(0 * ones, optimizer.init(ones), 10 * ones)
+    np.testing.assert_allclose(update, -0.1 * 1e-6 * 10, rtol=1e-4)
+
+
+def test_updates_are_blurred_less_and_less(problem, monkeypatch):
+    model, batch, images = problem
+    settings = Settings(num_steps=10, smoothness=0.2, smoothness_spread=0.5)
+    blurred = []
+
+    def blur(images, smoothness):
+        blurred.append(smoothness)
+        return images
+
+    monkeypatch.setattr(noise, "blur", blur)
+    optimizer = synthesis.create_optimizer(settings)
+    state = synthesis.init_state(optimizer, images)
+    for number in (0, 4):
+        synthesis.step(
+            *(model, optimizer, Spec(settings, PIXELS)),
+            *(state.replace(step=jnp.int32(number)), batch, KEY),
+        )
+    own = noise.draw_smoothness(KEY, batch.indices, 0.2, 0.5)
+    np.testing.assert_allclose(blurred, [own, 0.6 * own], rtol=1e-6)
+
+
 def test_images_become_what_their_labels_say(problem):
     settings = Settings(
         num_steps=60,
@@ -172,7 +217,16 @@ def test_draws_of_an_image_depend_on_its_number_alone():
         lambda indices: first_images.draw_labels(key, indices, 10, Settings()),
         lambda indices: backgrounds.draw_boxes(key, indices, 8, 8),
     ):
-        np.testing.assert_array_equal(draw(few), np.asarray(draw(many))[few])
+        drawn = np.asarray(draw(many))
+        np.testing.assert_array_equal(draw(few), drawn[few])
+        assert len(np.unique(drawn, axis=0)) > 1
+
+
+def test_labels_are_drawn_from_all_classes():
+    labels = first_images.draw_labels(jax.random.key(0), jnp.arange(2000), 10, Settings())
+    counts = np.bincount(labels, minlength=10)
+    assert len(counts) == 10
+    assert 140 < counts.min() <= counts.max() < 260
 
 
 def test_balanced_labels_take_turns():
