@@ -1,6 +1,7 @@
 """Whole runs of a model small enough that each takes seconds."""
 
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
@@ -39,23 +40,49 @@ def prepare(settings, workdir, num_devices=1):
 
 
 def run_counting_work(prepared, monkeypatch):
-    """Runs, and sees that what is kept and what is done come to the whole work of a run."""
-    add, works = report.Reporter._add, []
+    """Runs, and sees that what is kept and what is done come to the whole work of a run.
+
+    Returns the results, and the work that earlier starts have done.
+    """
+    resume, add, kept, works = report.Reporter.resume, report.Reporter._add, [], []
+
+    def keep(self, work):
+        kept.append(work)
+        resume(self, work)
 
     def listing(self, work):
         works.append(work)
         add(self, work)
 
     with monkeypatch.context() as patch:
+        patch.setattr(report.Reporter, "resume", keep)
         patch.setattr(report.Reporter, "_add", listing)
         results = run.run(prepared)
     assert sum(works) == workload.total(prepared, schedule.make_plan(prepared.config))
-    return results
+    # What is done a second time counts for nothing.
+    assert works.count(0) == kept.count(0)
+    return results, sum(kept)
+
+
+def work(evaluated, synthesis_steps, training_steps):
+    """Of images evaluated, and of steps of batches of 8 images and of 4, as in the settings."""
+    units = {"evaluation": evaluated, "synthesis": 8 * synthesis_steps}
+    units["finetuning"] = 4 * training_steps
+    return sum(workload.WORK_PER_UNIT[phase] * count for phase, count in units.items())
 
 
 def shard_path(workdir, refresh, batch):
     folder = samples.refresh_folder(workdir / "samples", refresh)
     return samples.shard_path(folder, 8 * batch, 8 * batch + 8)
+
+
+def checkpoints(workdir):
+    return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())
+
+
+def finetuning_metrics(workdir):
+    records = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    return [record for record in records if record["phase"] == "finetuning"]
 
 
 def accuracies(results):
@@ -65,6 +92,7 @@ def accuracies(results):
 def assert_same_run(workdir, results, finished):
     expected_workdir, expected = finished
     assert accuracies(results) == accuracies(expected)
+    assert finetuning_metrics(workdir) == finetuning_metrics(expected_workdir)
     _, variables = maskaq_jax.load(workdir)
     _, expected_variables = maskaq_jax.load(expected_workdir)
     jax.tree.map(np.testing.assert_array_equal, variables, expected_variables)

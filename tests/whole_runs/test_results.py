@@ -50,6 +50,8 @@ def test_a_run_leaves_everything_behind(finished):
     assert phases_recorded == ["synthesis"] * 2 + ["finetuning"] * 2 + ["synthesis"] * 2 + [
         "finetuning"
     ]
+    # The newest two, and the one that the last images were made from.
+    assert tiny.checkpoints(workdir) == [6, 8, 9]
 
 
 def test_the_loaded_model_has_the_accuracy_of_the_results(finished, settings):
@@ -196,7 +198,7 @@ def _mean_cosine(first, second):
 
 def test_without_evaluation_images_agreement_is_reported(settings, tmp_path, monkeypatch, capsys):
     settings = dataclasses.replace(settings, evaluation=config_lib.Evaluation(batch_size=8))
-    results = tiny.run_counting_work(tiny.prepare(settings, tmp_path / "run"), monkeypatch)
+    results, _ = tiny.run_counting_work(tiny.prepare(settings, tmp_path / "run"), monkeypatch)
     assert results["quantized_top1"] is None
     assert (results["evaluation"], results["num_evaluated"]) == ("samples", 12)
     assert "no evaluation dataset" in capsys.readouterr().err

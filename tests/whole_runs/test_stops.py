@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from maskaq_jax import experiment, interruption, report, run, schema
+from maskaq_jax import experiment, interruption, phases, report, run, schema
 from tests import tiny
 
 pytestmark = tiny.ignore_orbax_warnings
@@ -17,8 +17,26 @@ class _StopError(Exception):
     pass
 
 
-@pytest.mark.parametrize("calls", [2, 4, 7, 10])
-def test_a_stopped_run_continues_to_the_same_bits(finished, settings, tmp_path, monkeypatch, calls):
+@pytest.fixture
+def one_step_a_dispatch(monkeypatch):
+    """So that runs come by what they do within a batch."""
+    monkeypatch.setattr(phases, "STEPS_PER_DISPATCH", 1)
+
+
+# The progress: two batches of three steps, six training steps, two batches and so on.
+@pytest.mark.parametrize(
+    ("calls", "saved", "kept"),
+    [
+        (5, [], tiny.work(0, 3 + 1, 0)),
+        (8, [0, 1], tiny.work(120, 6, 1)),
+        (11, [0, 3, 4], tiny.work(120, 6, 4)),
+        (17, [5, 6], tiny.work(120, 6 + 3 + 1, 6)),
+    ],
+)
+@pytest.mark.usefixtures("one_step_a_dispatch")
+def test_a_stopped_run_continues_to_the_same_bits(
+    finished, settings, tmp_path, monkeypatch, calls, saved, kept
+):
     """Stops at the n-th progress of synthesis or fine-tuning, then starts again."""
     workdir = tmp_path / "stopped"
     original = report.Reporter.phase
@@ -50,14 +68,28 @@ def test_a_stopped_run_continues_to_the_same_bits(finished, settings, tmp_path, 
         patch.setattr(report.Reporter, "phase", stopping_phase)
         with pytest.raises(_StopError):
             run.run(tiny.prepare(settings, workdir))
-    results = tiny.run_counting_work(tiny.prepare(settings, workdir), monkeypatch)
+    assert tiny.checkpoints(workdir) == saved
+    results, resumed = tiny.run_counting_work(tiny.prepare(settings, workdir), monkeypatch)
+    assert resumed == kept
     tiny.assert_same_run(workdir, results, finished)
 
 
-# The questions: after an evaluation, two batches, an evaluation, six steps, two batches and so on.
-@pytest.mark.parametrize(("signals", "saved"), [(1, []), (2, []), (4, []), (8, [4]), (12, [6])])
+# The questions: after an evaluation, two batches of three steps, an evaluation, six training steps,
+# two batches and so on.
+@pytest.mark.parametrize(
+    ("signals", "saved", "kept"),
+    [
+        (1, [], 0),
+        (3, [], tiny.work(0, 2, 0)),
+        (4, [], tiny.work(0, 3, 0)),
+        (8, [], tiny.work(0, 6, 0)),
+        (12, [0, 4], tiny.work(120, 6, 4)),
+        (20, [0, 6], tiny.work(120, 6 + 6, 6)),
+    ],
+)
+@pytest.mark.usefixtures("one_step_a_dispatch")
 def test_a_run_told_to_stop_saves_and_continues_to_the_same_bits(
-    finished, settings, tmp_path, monkeypatch, signals, saved
+    finished, settings, tmp_path, monkeypatch, signals, saved, kept
 ):
     """SIGTERM comes while the n-th question is asked whether to stop."""
     settings = dataclasses.replace(settings, checkpoint_seconds=1e6)
@@ -77,13 +109,14 @@ def test_a_run_told_to_stop_saves_and_continues_to_the_same_bits(
         ):
             run.run(tiny.prepare(settings, tmp_path / "run"), is_terminated)
     assert len(asked) == signals
-    checkpoints = sorted(int(path.name) for path in (tmp_path / "run/checkpoints").iterdir())
-    assert checkpoints[-1:] == saved
+    assert tiny.checkpoints(tmp_path / "run") == saved
     spent = tmp_path / "run" / "seconds.json"
     # After the first evaluation nothing is kept.
     assert spent.exists() == (signals > 1)
     spent.write_text(json.dumps({"synthesis": 1000.0}))
-    results = tiny.run_counting_work(tiny.prepare(settings, tmp_path / "run"), monkeypatch)
+    prepared = tiny.prepare(settings, tmp_path / "run")
+    results, resumed = tiny.run_counting_work(prepared, monkeypatch)
+    assert resumed == kept
     tiny.assert_same_run(tmp_path / "run", results, finished)
     assert results["seconds"]["synthesis"] >= 1000
 
