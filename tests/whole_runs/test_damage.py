@@ -1,6 +1,7 @@
 """Damaged files are told, and mended where they can be."""
 
 import errno
+import re
 import shutil
 
 import numpy as np
@@ -25,7 +26,7 @@ def _largest_file(directory):
 
 
 def _damage_newest_checkpoint(workdir):
-    newest = max(int(path.name) for path in (workdir / "checkpoints").iterdir())
+    newest = tiny.checkpoints(workdir)[-1]
     path = _largest_file(workdir / "checkpoints" / str(newest) / "variables")
     # All along the file: what its last byte belongs to depends on the order of writes.
     content = np.fromfile(path, np.uint8)
@@ -52,20 +53,26 @@ def _remove_every_checkpoint(workdir):
 
 
 @pytest.mark.parametrize(
-    "damage",
+    ("damage", "back", "kept"),
     [
-        _damage_newest_checkpoint,
-        _damage_last_shard,
-        _damage_first_shard_and_later_checkpoints,
-        _remove_every_checkpoint,
+        (_damage_newest_checkpoint, ["9 to 8"], tiny.work(120, 12, 8)),
+        (_damage_last_shard, ["9 to 6"], tiny.work(120, 6 + 3, 6)),
+        # As many samples are kept as are whole, and no training.
+        (_damage_first_shard_and_later_checkpoints, [], tiny.work(0, 3 + 6, 0)),
+        (_remove_every_checkpoint, [], tiny.work(0, 12, 0)),
     ],
 )
-def test_damage_is_told_and_mended_to_the_same_bits(finished, settings, tmp_path, damage, capfd):
+def test_damage_is_told_and_mended_to_the_same_bits(
+    finished, settings, tmp_path, damage, back, kept, capfd, monkeypatch
+):
     workdir = tmp_path / "damaged"
     shutil.copytree(finished[0], workdir)
     warning = damage(workdir)
-    results = run.run(tiny.prepare(settings, workdir))
-    assert warning in capfd.readouterr().err.replace("\n", "")
+    results, resumed = tiny.run_counting_work(tiny.prepare(settings, workdir), monkeypatch)
+    told = capfd.readouterr().err.replace("\n", "")
+    assert warning in told
+    assert re.findall("warning: training goes back from step (.*?), the last that", told) == back
+    assert resumed == kept
     tiny.assert_same_run(workdir, results, finished)
     for refresh, batch in ((0, 0), (1, 1)):
         mended, before = (
