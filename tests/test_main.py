@@ -1,11 +1,15 @@
-"""The command line, as real processes."""
+"""The command line, as real processes but for how a run ends that failed."""
 
+import errno
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+
+from maskaq_jax import main, run
 
 ROOT = Path(__file__).parents[1]
 SMOKE = f"--config={ROOT}/configs/smoke.py"
@@ -57,3 +61,21 @@ def test_smoke_runs_every_phase_without_torch_or_tensorflow(tmp_path, traps):
     again = _run(tmp_path, SMOKE + ":split=validation,seed=1", f"--workdir={workdir}")
     assert again.returncode == 2
     assert "config.seed (0 there, 1 here)" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (FloatingPointError("diverged at step 3:\n  lower it"), "diverged at step 3: lower it"),
+        (OSError(errno.EIO, "Input/output error", "a"), "[Errno 5] Input/output error: 'a'"),
+    ],
+)
+def test_a_run_that_fails_ends_with_one_line(error, line, monkeypatch, capsys):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(run, "run", fail)
+    with pytest.raises(SystemExit) as ended:
+        main._run(SimpleNamespace(workdir=Path("run")), lambda: False)
+    assert ended.value.code == 1
+    assert capsys.readouterr() == ("run directory: run\n", f"error: {line}\n")
