@@ -1,0 +1,77 @@
+"""What a run hands from one phase to the next."""
+
+import dataclasses
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+import maskaq_jax
+from maskaq_jax import calibration, data, results, run, samples, sources
+from tests import tiny
+
+pytestmark = tiny.ignore_orbax_warnings
+
+
+def _synthetic(prepared):
+    return samples.read_arrays(tiny.shard_path(prepared.workdir, 0, 0))["images"]
+
+
+def _noise(prepared):
+    return sources.read_noise(prepared, jax.random.key(prepared.config.seed))(np.arange(8))
+
+
+def _real(prepared):
+    images, _ = data.load_embedded("real", 3)
+    return prepared.config.pixels.from_bytes(images[:8])
+
+
+def _top1(model, variables, pixels):
+    images, labels = data.load_embedded("test", 3)
+    logits, _ = model.apply(variables, pixels.from_bytes(images))
+    return round(100 * float(np.mean(np.asarray(logits).argmax(axis=-1) == labels)), 4)
+
+
+@pytest.mark.parametrize(
+    ("method", "source", "read_images"),
+    [
+        ("maskaq", "synthetic", _synthetic),
+        ("maskaq", "noise", _noise),
+        ("real", "synthetic", _real),
+    ],
+)
+def test_a_run_without_training_is_its_calibration(settings, tmp_path, method, source, read_images):
+    settings = dataclasses.replace(
+        settings,
+        method=method,
+        samples=dataclasses.replace(settings.samples, calibration=source),
+        finetuning=dataclasses.replace(settings.finetuning, epochs=0),
+    )
+    prepared = tiny.prepare(settings, tmp_path / "run")
+    summary = run.run(prepared)
+    model, variables = maskaq_jax.load(tmp_path / "run")
+    expected = calibration.calibrate(model, prepared.params, read_images(prepared))
+    jax.tree.map(np.testing.assert_array_equal, variables["quant"], expected)
+    jax.tree.map(np.testing.assert_array_equal, variables["params"], prepared.params)
+    full_precision = model.clone(quantization=None)
+    top1 = _top1(full_precision, {"params": prepared.params}, settings.pixels)
+    top1_of_q = _top1(model, variables, settings.pixels)
+    assert tiny.accuracies(summary) == {
+        "fp_top1": top1,
+        "calibrated_top1": top1_of_q,
+        "quantized_top1": top1_of_q,
+    }
+    assert top1_of_q != top1
+
+
+@pytest.mark.parametrize("is_lost", [True, False])
+def test_accuracy_that_training_lost_is_told_after_the_results(
+    finished, settings, tmp_path, monkeypatch, capsys, is_lost
+):
+    shutil.copytree(finished[0], tmp_path / "run")
+    monkeypatch.setattr(results, "lost_accuracy", lambda summary: is_lost)
+    run.run(tiny.prepare(settings, tmp_path / "run"))
+    _, after_results = capsys.readouterr().err.split("time of finetuning")
+    warning = "warning: fine-tuning left the calibrated model worse than it was"
+    assert (warning in after_results) == is_lost
