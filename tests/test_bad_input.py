@@ -84,7 +84,7 @@ CASES = {
     "a folder for a config": ([f"--config={ROOT}/configs"], "configs is a folder, not a file"),
     "a config of broken Python": (["--config=syntax.py"], "invalid syntax (syntax.py, line 1)"),
     "a config that fails": (["--config=raises.py"], "error: no way"),
-    "a config without get_config": (["--config=empty.py"], "get_config"),
+    "a config without get_config": (["--config=empty.py"], "has no attribute 'get_config'"),
     "an unknown argument": (_smoke(argument=":bits=3"), "unknown config argument 'bits'"),
     "an argument of text": (_smoke(argument=":w=three"), "w must be an integer, got 'three'"),
     "an argument without value": (_smoke(argument=":seed"), "seed must be an integer, got ''"),
@@ -93,8 +93,14 @@ CASES = {
     # Fields.
     "an unknown field": (_smoke("samples.num_sample=3"), "did you mean 'num_samples'?"),
     "an unknown group": (_smoke("sample.num_samples=3"), "did you mean 'samples'?"),
-    "a field of text": (_smoke("samples.num_samples=many"), "num_samples"),
-    "a fraction of an image": (_smoke("samples.num_samples=1.5"), "num_samples"),
+    "a field of text": (
+        _smoke("samples.num_samples=many"),
+        "--config.samples.num_samples=many: invalid literal for int()",
+    ),
+    "a fraction of an image": (
+        _smoke("samples.num_samples=1.5"),
+        "--config.samples.num_samples=1.5: invalid literal for int()",
+    ),
     "a negative seed": (_smoke("seed=-1"), "config.seed must not be negative, got -1"),
     "no samples": (_smoke("samples.num_samples=0"), "config.samples.num_samples must be positive"),
     "no steps": (_smoke("synthesis.num_steps=0"), "config.synthesis.num_steps must be positive"),
@@ -106,10 +112,16 @@ CASES = {
         _smoke("synthesis.learning_rate=nan"),
         "config.synthesis.learning_rate must be a finite number, got nan",
     ),
-    "an infinite weight": (_smoke("synthesis.weights.classes=inf"), "must be a finite number"),
+    "an infinite weight": (
+        _smoke("synthesis.weights.classes=inf"),
+        "config.synthesis.weights.classes must be a finite number, got inf",
+    ),
     "a negative weight": (_smoke("finetuning.block_weight=-1."), "must not be negative, got -1.0"),
     "a seed of many digits": (_smoke(f"seed={2**63}"), "config.seed must be at most 2147483647"),
-    "more samples than programs count": (_smoke(f"samples.num_samples={10**13}"), "at most"),
+    "more samples than programs count": (
+        _smoke(f"samples.num_samples={10**13}"),
+        "config.samples.num_samples must be at most 2147483647",
+    ),
     "pixels without contrast": (
         _smoke("pixels.std=(0.3,0.0,0.3)"),
         "config.pixels.std[1] must be positive, got 0.0",
@@ -118,8 +130,11 @@ CASES = {
         _smoke("finetuning.view.shift=28"),
         "config.finetuning.view.shift must be smaller than the model's images of 28 pixels",
     ),
-    "nine bits": (_smoke(argument=":w=9"), "weight_bits"),
-    "a single bit": (_smoke(argument=":a=1"), "activation_bits"),
+    "nine bits": (_smoke(argument=":w=9"), "weight_bits must be 2 to 8, or 32 for none, got 9"),
+    "a single bit": (
+        _smoke(argument=":a=1"),
+        "activation_bits must be 2 to 8, or 32 for none, got 1",
+    ),
     "an unknown optimizer": (_smoke("finetuning.optimizer=adm"), "did you mean 'adam'?"),
     "shares of step sizes without Adam": (
         _smoke("finetuning.optimizer=sgd"),
@@ -188,21 +203,42 @@ CASES = {
     "no weights": (_smoke("model.weights="), "config.model.weights is missing"),
     "a folder of weights": (_smoke("model.weights=images"), "images is a folder, not a file"),
     "no such weights": (_smoke("model.weights=gone.safetensors"), "no file gone.safetensors"),
-    "truncated weights": (_smoke("model.weights=truncated.safetensors"), "truncated.safetensors"),
-    "no weights at all": (_smoke("model.weights=text.safetensors"), "text.safetensors"),
-    "weights that promise terabytes": (_smoke("model.weights=bomb.safetensors"), "bomb"),
-    "weights that are not finite": (_smoke("model.weights=nan.safetensors"), "NaN or infinite"),
+    "truncated weights": (
+        _smoke("model.weights=truncated.safetensors"),
+        "truncated.safetensors is not a readable safetensors file",
+    ),
+    "no weights at all": (
+        _smoke("model.weights=text.safetensors"),
+        "text.safetensors is not a readable safetensors file",
+    ),
+    "weights that promise terabytes": (
+        _smoke("model.weights=bomb.safetensors"),
+        "bomb.safetensors is not a readable safetensors file",
+    ),
+    "weights that are not finite": (
+        _smoke("model.weights=nan.safetensors"),
+        "1 with NaN or infinite values: head.bias",
+    ),
     "another model's weights": (
         _smoke("model.weights=swin.safetensors"),
         "The weights look like swin",
     ),
-    "weights of one number": (_smoke("model.weights=scalar.safetensors"), "head.weight is ()"),
+    "weights of one number": (
+        _smoke("model.weights=scalar.safetensors"),
+        "head.weight is (), expected (10, 64)",
+    ),
     "weights without a channel": (
         _smoke("model.weights=hollow.safetensors"),
         "patch_embed.proj.weight is (64, 0, 4, 4)",
     ),
-    "weights of other classes": (_smoke("model.weights=classes.safetensors"), "head"),
-    "a file of another kind": (_smoke("model.weights=weights.txt"), ".safetensors"),
+    "weights of other classes": (
+        _smoke("model.weights=classes.safetensors"),
+        "head.weight is (7, 64), expected (10, 64)",
+    ),
+    "a file of another kind": (
+        _smoke("model.weights=weights.txt"),
+        "weights.txt: expected a weight file ending in .safetensors, .pth, .pt or .bin",
+    ),
     "a malformed hub address": (
         _smoke("model.weights=hf://nobody"),
         "config.model.weights: weights 'hf://nobody' should read hf://organisation/name",
@@ -210,7 +246,7 @@ CASES = {
     # Datasets.
     "an unknown dataset": (
         _smoke("evaluation.dataset=fashion"),
-        "unknown config.evaluation.dataset",
+        "unknown config.evaluation.dataset 'fashion'",
     ),
     "an unknown split": (_smoke(argument=":split=tset"), "did you mean 'test'?"),
     "a dataset without split": (
@@ -219,26 +255,35 @@ CASES = {
     ),
     "images of another size": (
         _deit("evaluation.dataset=fashion_mnist", "evaluation.split=test"),
-        "28 x 28 pixels",
+        "has images of 28 x 28 pixels and 10 classes; the model takes 224 x 224",
     ),
-    "real images of another size": (_deit(argument=":method=real"), "config.method 'real' trains"),
+    "real images of another size": (
+        _deit(argument=":method=real"),
+        "of 28 x 28 pixels, but the model takes 224 x 224",
+    ),
     "more real images than there are": (
         _smoke("samples.num_samples=5000", argument=":method=real"),
-        "real images ship",
+        "config.samples.num_samples is 5000, but only 1024 real images ship",
     ),
     "a crop of more than the image": (
         _deit("evaluation.preprocessing.crop_ratio=2.0"),
         "crop_ratio must be between 0 and 1, got 2.0",
     ),
-    "no such folder": (_smoke("evaluation.dataset=folder", "evaluation.path=gone"), "no folder"),
+    "no such folder": (
+        _smoke("evaluation.dataset=folder", "evaluation.path=gone"),
+        "config.evaluation.path: no folder 'gone'",
+    ),
     "a folder without images": (
         _smoke("evaluation.dataset=folder", "evaluation.path=nothing"),
         "nothing holds no images",
     ),
-    "a split that is not for evaluation": (_smoke(argument=":split=real"), "split 'real'"),
+    "a split that is not for evaluation": (
+        _smoke(argument=":split=real"),
+        "unknown config.evaluation.split 'real'",
+    ),
     "a folder of other classes": (
         _smoke("evaluation.dataset=folder", "evaluation.path=images"),
-        "2 class folders",
+        "images holds 2 class folders, but the model has 10 classes",
     ),
     "no such labels": (
         _smoke(*("evaluation.dataset=folder", "evaluation.path=images", "evaluation.labels=gone")),
@@ -246,10 +291,10 @@ CASES = {
     ),
     "labels that do not fit": (
         _smoke(*("evaluation.dataset=folder", "evaluation.path=images", "evaluation.labels=list")),
-        "list, line 2",
+        "list, line 2: expected an image's name and a label from 0 to 9, got 'n01/1.png seven'",
     ),
     # Work directories.
-    "a work directory that is a file": ([*_smoke(), "--workdir=list"], "is not a directory"),
+    "a work directory that is a file": ([*_smoke(), "--workdir=list"], "list is not a directory"),
     "a work directory below a file": ([*_smoke(), "--workdir=list/new"], "list is not a directory"),
     "a work directory that links to nothing": (
         [*_smoke(), "--workdir=dangling"],
@@ -259,13 +304,19 @@ CASES = {
         [*_smoke(), "--workdir=weighed"],
         "holds a run of other weights than those that embedded:vit_fashion has now",
     ),
-    "a record of weights that is damaged": ([*_smoke(), "--workdir=blank"], "is not readable"),
+    "a record of weights that is damaged": (
+        [*_smoke(), "--workdir=blank"],
+        "blank/weights.json is not readable",
+    ),
     "a work directory of other files": ([*_smoke(), "--workdir=images"], "name another --workdir"),
     "another run's directory": (
         [*_smoke(argument=":seed=1"), "--workdir=run"],
         "holds another run, which differs in",
     ),
-    "a run's directory that is damaged": ([*_smoke(), "--workdir=damaged"], "is not readable"),
+    "a run's directory that is damaged": (
+        [*_smoke(), "--workdir=damaged"],
+        "damaged/config.json is not readable",
+    ),
 }
 
 
