@@ -45,9 +45,18 @@ def initialize(
       process_id: which one this is.
 
     Raises:
-      ValueError: nothing in the environment tells.
+      ValueError: nothing in the environment tells, or the numbers don't fit each other.
     """
-    jax.distributed.initialize(coordinator_address, num_processes, process_id)
+    try:
+        jax.distributed.initialize(coordinator_address, num_processes, process_id)
+    except ValueError as error:
+        if coordinator_address is not None:
+            raise
+        raise ValueError(
+            "the environment does not tell which processes to join: give --coordinator, "
+            "--num_processes and --process_id, or start on a TPU pod or by Slurm, GKE or Open MPI "
+            f"(JAX: {error})"
+        ) from error
 
 
 def is_main_process() -> bool:

@@ -78,7 +78,8 @@ CASES = {
     ),
     "processes nobody tells of": (
         [*_smoke(), "--distributed", "--workdir=new"],
-        "coordinator_address should be defined",
+        "the environment does not tell which processes to join: give --coordinator, "
+        "--num_processes and --process_id, or start on a TPU pod or by Slurm, GKE or Open MPI",
     ),
     # Config files and their arguments.
     "a folder for a config": ([f"--config={ROOT}/configs"], "configs is a folder, not a file"),
@@ -379,6 +380,13 @@ def _snapshot(directory):
     }
 
 
+def _environment_of_one_process():
+    """Without what a cluster tells of the processes it has started."""
+    clusters = ("JAX_COORDINATOR_", "KUBERNETES_", "SLURM_", "OMPI_", "TPU_")
+    alone = {name: value for name, value in os.environ.items() if not name.startswith(clusters)}
+    return alone | {"TPU_SKIP_MDS_QUERY": "1"}
+
+
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory):
     """Exit status, output and errors of each case; none may change anything in its directory."""
@@ -396,7 +404,7 @@ def answers(tmp_path_factory):
         text=True,
         check=True,
         cwd=directory,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
+        env=_environment_of_one_process() | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
     )
     assert _snapshot(directory) == before
     return {
