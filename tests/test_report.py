@@ -98,7 +98,15 @@ def test_metrics_are_appended_as_they_come(tmp_path):
     assert [json.loads(record) for record in records] == [
         {"phase": "finetuning", "step": step, "loss": 0.5} for step in range(2)
     ]
-    assert list(tmp_path.glob("events.*"))
+
+
+def test_metrics_are_told_to_tensorboard(tmp_path):
+    with report.Reporter(tmp_path, WORK, 1.0) as reporter:
+        reporter.metrics("finetuning", 0, {"loss": 0.5, "entropy": 0.25})
+    (events,) = tmp_path.glob("events.*")
+    content = events.read_bytes()
+    assert b"finetuning/loss" in content
+    assert b"finetuning/entropy" in content
 
 
 def test_json_appears_whole_or_not_at_all(tmp_path):
