@@ -13,14 +13,6 @@ from tests import tiny
 pytestmark = tiny.ignore_orbax_warnings
 
 
-def test_more_real_images_than_there_are_is_refused(settings, tmp_path):
-    many = dataclasses.replace(settings.samples, num_samples=5000)
-    settings = dataclasses.replace(settings, method="real", samples=many)
-    with pytest.raises(schema.ConfigError, match="real images ship"):
-        tiny.prepare(settings, tmp_path / "run")
-    assert not (tmp_path / "run").exists()
-
-
 def test_another_config_is_refused_with_the_field_that_differs(finished, settings):
     workdir, _ = finished
     with pytest.raises(schema.ConfigError, match=r"config\.seed \(0 there, 5 here\)"):
