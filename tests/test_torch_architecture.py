@@ -3,7 +3,7 @@ import pytest
 
 from maskaq_jax import torch_architecture
 from maskaq_jax.models import create_model, model_names
-from tests.tiny import zero_weights
+from tests.tiny import constant_weights
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ from tests.tiny import zero_weights
 )
 def test_weights_tell_their_architecture(name, arguments, description):
     model = create_model(name, **arguments)
-    found = torch_architecture.of_state(zero_weights(model))
+    found = torch_architecture.of_state(constant_weights(model))
     assert found == torch_architecture.of_model(model)
     assert torch_architecture.describe(found) == description
 

@@ -10,7 +10,7 @@ from safetensors.numpy import load_file, save_file
 
 from maskaq_jax import torch_import
 from maskaq_jax.models import create_model
-from tests.tiny import zero_weights
+from tests.tiny import constant_weights
 
 MODEL = create_model(
     "vit", 5, img_size=8, patch_size=4, embed_dim=16, depth=2, num_heads=2, init_values=0.1
@@ -76,7 +76,7 @@ def test_weights_of_another_model_are_named(state):
 
 
 def test_weights_of_a_named_model_are_called_by_its_name():
-    state = zero_weights(create_model("deit_tiny_patch16_224"))
+    state = constant_weights(create_model("deit_tiny_patch16_224"))
     with pytest.raises(ValueError, match="does not fit the model") as error:
         torch_import.from_torch_state(state, create_model("deit_small_patch16_224"))
     assert "The weights look like deit_tiny_patch16_224" in str(error.value)
@@ -91,7 +91,7 @@ def test_heads_are_left_out_where_the_model_has_none(golden, name):
     stored = load_file(arrays.weights)
     imported = torch_import.to_torch_state(params)
     assert {name.split(".")[0] for name in stored.keys() - imported} <= {"head", "head_dist"}
-    assert imported.keys() == zero_weights(headless).keys()
+    assert imported.keys() == constant_weights(headless).keys()
     for name, value in imported.items():
         np.testing.assert_array_equal(value, stored[name])
 
@@ -168,7 +168,9 @@ def test_position_embeddings_of_another_size_are_resized_as_pictures(name, prefi
     small = {"patch_size": 1, "embed_dim": 3, "depth": 1, "num_heads": 1}
     before, after = (create_model(name, 0, img_size=size, **small) for size in (old, new))
     embedding = np.random.default_rng(0).normal(size=(1, prefix + old**2, 3)).astype(np.float32)
-    params = torch_import.from_torch_state(zero_weights(before) | {"pos_embed": embedding}, after)
+    params = torch_import.from_torch_state(
+        constant_weights(before) | {"pos_embed": embedding}, after
+    )
     imported = params["pos_embed"]
     np.testing.assert_array_equal(imported[:, :prefix], embedding[:, :prefix])
     expected = _bicubic(embedding[0, prefix:].reshape(old, old, 3), new)
@@ -224,8 +226,7 @@ def small():
 
 @pytest.fixture
 def small_state(small):
-    shapes = jax.eval_shape(small.init, jax.random.key(0), jnp.zeros((1, 4, 4, 3)))["params"]
-    return torch_import.to_torch_state(jax.tree.map(lambda leaf: np.ones(leaf.shape), shapes))
+    return constant_weights(small, 1.0)
 
 
 @pytest.fixture

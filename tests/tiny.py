@@ -26,11 +26,11 @@ def save_random_weights(model, path):
     return params
 
 
-def zero_weights(model):
-    """Weights of a model, all zeros and cheap, under timm's names."""
+def constant_weights(model, value=False):
+    """Weights of a model, all alike and cheap, under timm's names."""
     images = jax.ShapeDtypeStruct((1, *model.input_shape), np.float32)
     shapes = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
-    return torch_import.to_torch_state(jax.tree.map(lambda x: np.zeros(x.shape, bool), shapes))
+    return torch_import.to_torch_state(jax.tree.map(lambda x: np.full(x.shape, value), shapes))
 
 
 def prepare(settings, workdir, num_devices=1):
