@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from maskaq_jax import samples
+from tests import tiny
 
 
 @pytest.fixture
@@ -26,12 +27,6 @@ def _write(folder, first, stop):
     samples.write_arrays(
         samples.shard_path(folder, first, stop), {"images": images.astype(np.float32)}
     )
-
-
-def _damage(path):
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(bytes(content))
 
 
 def test_a_batch_is_read_as_it_was_written(tmp_path, batch):
@@ -63,7 +58,9 @@ def test_a_batch_that_cannot_be_written_leaves_the_one_before(tmp_path, batch, m
     np.testing.assert_array_equal(samples.read_arrays(path)["images"], batch["images"])
 
 
-@pytest.mark.parametrize("damage", [_damage, lambda path: path.write_bytes(path.read_bytes()[:-9])])
+@pytest.mark.parametrize(
+    "damage", [tiny.flip_last_bit, lambda path: path.write_bytes(path.read_bytes()[:-9])]
+)
 def test_a_damaged_file_is_named(tmp_path, batch, damage):
     path = tmp_path / "shard.safetensors"
     samples.write_arrays(path, batch)
@@ -99,7 +96,7 @@ def test_batches_without_all_of_their_images_are_missing(folder):
 
 
 def test_a_damaged_file_is_told_and_its_images_are_missing(folder):
-    _damage(samples.shard_path(folder, 6, 10))
+    tiny.flip_last_bit(samples.shard_path(folder, 6, 10))
     told = []
     assert samples.missing_batches(folder, 5, 2, told.append) == [1]
     assert "images_00000006_00000010" in told[0]

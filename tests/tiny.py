@@ -33,6 +33,12 @@ def constant_weights(model, value=False):
     return torch_import.to_torch_state(jax.tree.map(lambda x: np.full(x.shape, value), shapes))
 
 
+def flip_last_bit(path):
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(bytes(content))
+
+
 def prepare(settings, workdir, num_devices=1):
     prepared = experiment.prepare(settings, workdir)
     mesh = parallel.make_mesh(jax.devices()[:num_devices])

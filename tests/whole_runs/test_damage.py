@@ -14,12 +14,6 @@ from tests import tiny
 pytestmark = tiny.ignore_orbax_warnings
 
 
-def _flip_last_bit(path):
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(bytes(content))
-
-
 def _largest_file(directory):
     files = [path for path in directory.rglob("*") if path.is_file()]
     return max(files, key=lambda path: path.stat().st_size)
@@ -36,14 +30,14 @@ def _damage_newest_checkpoint(workdir):
 
 
 def _damage_last_shard(workdir):
-    _flip_last_bit(tiny.shard_path(workdir, 1, 1))
+    tiny.flip_last_bit(tiny.shard_path(workdir, 1, 1))
     return "images_00000008_00000016.safetensors is damaged"
 
 
 def _damage_first_shard_and_later_checkpoints(workdir):
     for path in (workdir / "checkpoints").iterdir():
         shutil.rmtree(path)
-    _flip_last_bit(tiny.shard_path(workdir, 0, 0))
+    tiny.flip_last_bit(tiny.shard_path(workdir, 0, 0))
     return "images_00000000_00000008.safetensors is damaged"
 
 
