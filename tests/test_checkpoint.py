@@ -33,8 +33,7 @@ def _restore(directory, *arguments, template=None):
 
 def _damage(directory, step):
     """Changes a byte of the largest file, which holds numbers."""
-    files = [path for path in (directory / str(step)).rglob("*") if path.is_file()]
-    largest = max(files, key=lambda path: path.stat().st_size)
+    largest = tiny.largest_file(directory / str(step))
     content = bytearray(largest.read_bytes())
     content[len(content) // 2] ^= 1
     largest.write_bytes(bytes(content))

@@ -39,6 +39,11 @@ def flip_last_bit(path):
     path.write_bytes(bytes(content))
 
 
+def largest_file(directory):
+    files = [path for path in directory.rglob("*") if path.is_file()]
+    return max(files, key=lambda path: path.stat().st_size)
+
+
 def prepare(settings, workdir, num_devices=1):
     prepared = experiment.prepare(settings, workdir)
     mesh = parallel.make_mesh(jax.devices()[:num_devices])
