@@ -14,14 +14,9 @@ from tests import tiny
 pytestmark = tiny.ignore_orbax_warnings
 
 
-def _largest_file(directory):
-    files = [path for path in directory.rglob("*") if path.is_file()]
-    return max(files, key=lambda path: path.stat().st_size)
-
-
 def _damage_newest_checkpoint(workdir):
     newest = tiny.checkpoints(workdir)[-1]
-    path = _largest_file(workdir / "checkpoints" / str(newest) / "variables")
+    path = tiny.largest_file(workdir / "checkpoints" / str(newest) / "variables")
     # All along the file: what its last byte belongs to depends on the order of writes.
     content = np.fromfile(path, np.uint8)
     content[::256] ^= 1
