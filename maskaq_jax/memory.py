@@ -51,8 +51,8 @@ def keep_freed_memory() -> bool:
 def spare_loaded_objects() -> None:
     """Has the garbage collector pass over what is there by now: modules, mostly.
 
-    Tracing makes so many objects that it looks through all there are again and again, for a fifth
-    of the time that tracing takes (`docs/performance.md`).
+    Tracing makes so many objects that it would look through all there are again and again, which
+    shows in a run's start.
     """
     gc.collect()
     gc.freeze()
