@@ -54,5 +54,4 @@ def spare_loaded_objects() -> None:
     Tracing makes so many objects that it would look through all there are again and again, which
     shows in a run's start.
     """
-    gc.collect()
     gc.freeze()

@@ -1,18 +1,17 @@
 """What a user may get wrong, and the answer to it."""
 
+import functools
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-SMOKE = f"{ROOT}/configs/smoke.py"
-DEIT = f"{ROOT}/configs/deit_t.py"
 
 
-def _smoke(*fields, argument=""):
-    return [f"--config={SMOKE}{argument}", *(f"--config.{field}" for field in fields)]
+def _arguments(config, *fields, argument=""):
+    return [f"--config={config}{argument}", *(f"--config.{field}" for field in fields)]
 
 
-def _deit(*fields, argument=""):
-    return [f"--config={DEIT}{argument}", *(f"--config.{field}" for field in fields)]
+_smoke = functools.partial(_arguments, f"{ROOT}/configs/smoke.py")
+_deit = functools.partial(_arguments, f"{ROOT}/configs/deit_t.py")
 
 
 # What is wrong: the arguments, and what the answer must hold. Files are those of test_bad_input.
