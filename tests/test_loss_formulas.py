@@ -369,6 +369,16 @@ def test_sampled_rows_depend_on_the_key_and_the_layer_alone():
     assert loss(twins, 0) != loss(layer, 0)
 
 
+def test_layers_of_few_patches_draw_no_rows():
+    few, many = LOGITS[0], _normal(9, 2, 3, 9, 9)
+    rows = jax.random.permutation(jax.random.fold_in(jax.random.key(2), 1), 8)[:6]
+    drawn = np.concatenate([many[:, :, :1], many[:, :, 1:][:, :, rows]], axis=2)
+    loss = losses.patch_similarity_entropy_loss(
+        [jnp.asarray(few), jnp.asarray(many)], key=jax.random.key(2), max_patches=6
+    )
+    np.testing.assert_allclose(loss, entropy_formula([few, drawn]), rtol=1e-4)
+
+
 def test_enough_room_for_all_patches_needs_no_draw():
     logits = jnp.asarray(LOGITS)
     all_rows = losses.patch_similarity_entropy_loss(logits, max_patches=6)
