@@ -53,7 +53,7 @@ class FinetuningView:
     flip: Share = 0.5
     jitter: Share = 0.8
     grey: Share = 0.2
-    blur: Share = 0.2
+    blur: Share = 1.0
     shift: NonNegativeInt = 0
 
 

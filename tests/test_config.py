@@ -56,7 +56,7 @@ def test_the_default_settings_are_the_papers():
         "important_ratio": 0.1,
         "important_weight": 2.0,
         "view": {
-            **{"min_area": 0.08, "flip": 0.5, "jitter": 0.8, "grey": 0.2, "blur": 0.2},
+            **{"min_area": 0.08, "flip": 0.5, "jitter": 0.8, "grey": 0.2, "blur": 1.0},
             "shift": 0,
         },
         "step_learning_rate": 0.0,

@@ -90,7 +90,9 @@ def patch_similarity_entropy_loss(
     """
     sizes = [layer.shape[-1] - num_prefix_tokens for layer in logits]
     draws = {
-        size: _draw_rows(key, len(sizes), size, max_patches) for size in sizes if size > max_patches
+        size: _draw_rows(key, len(sizes), size, max_patches)
+        for size in set(sizes)
+        if size > max_patches
     }
 
     def layer_loss(layer: Array, drawn: Array | None) -> Array:
