@@ -214,7 +214,7 @@ def make_step(problem: Problem, phase: str) -> tuple[TimedStep, Compiled]:
     state = jax.tree.map(jnp.copy, state)  # its memory is reused
     arguments = rest if state is None else (state, *rest)
     started = time.perf_counter()
-    lowered = program.lower(*arguments)  # type: ignore[attr-defined]
+    lowered = program.lower(*arguments)
     trace_seconds = time.perf_counter() - started
     compiled = lowered.compile()
     seconds = time.perf_counter() - started

@@ -13,6 +13,8 @@ from orbax.checkpoint import checkpoint_managers
 
 from maskaq_jax import failures, parallel
 
+Manager = ocp.CheckpointManager
+
 _NEWEST_KEPT = 2
 
 

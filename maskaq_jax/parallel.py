@@ -87,7 +87,7 @@ def map_over_devices(
     in_specs: Any,
     out_specs: Any,
     donate: tuple[int, ...] = (),
-) -> Callable[..., Any]:
+) -> jax.stages.Wrapped:
     """Compiles a per-device function, which may use collectives over `AXIS`, for a mesh.
 
     Args:

@@ -142,7 +142,7 @@ def make_synthesis(
     state_specs = programs.synthesis_state_specs(model, spec)
 
     @functools.cache
-    def map_chunk(is_padded: bool) -> Callable[..., Any]:
+    def map_chunk(is_padded: bool) -> jax.stages.Wrapped:
         return programs.map_synthesis(model, spec, mesh, is_padded)
 
     @jax.jit

@@ -4,7 +4,6 @@
 there or to ask XLA what it costs.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,15 @@ import jax.numpy as jnp
 from jax import Array
 from jax.sharding import Mesh, NamedSharding
 
-from maskaq_jax import evaluate, finetune, microbatches, parallel, synthesis, synthesis_terms
+from maskaq_jax import (
+    evaluate,
+    finetune,
+    losses,
+    microbatches,
+    parallel,
+    synthesis,
+    synthesis_terms,
+)
 from maskaq_jax.models import Model
 from maskaq_jax.parallel import AXIS, REPLICATED, SHARDED
 
@@ -24,7 +31,7 @@ def keep_on_disk(directory: Path) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
-def map_evaluation(model: Model, mesh: Mesh) -> Callable[..., Any]:
+def map_evaluation(model: Model, mesh: Mesh) -> jax.stages.Wrapped:
     """`evaluate.count_correct` of (variables, images, labels, valid)."""
 
     def per_device(variables: Any, images: Array, labels: Array, valid: Array) -> Any:
@@ -35,7 +42,7 @@ def map_evaluation(model: Model, mesh: Mesh) -> Callable[..., Any]:
     )
 
 
-def map_agreement(model: Model, mesh: Mesh) -> Callable[..., Any]:
+def map_agreement(model: Model, mesh: Mesh) -> jax.stages.Wrapped:
     """`evaluate.count_agreement` of (params, variables, images, valid)."""
 
     def per_device(params: Any, variables: Any, images: Array, valid: Array) -> Any:
@@ -48,7 +55,7 @@ def map_agreement(model: Model, mesh: Mesh) -> Callable[..., Any]:
 
 def map_synthesis(
     model: Model, spec: synthesis.Spec, mesh: Mesh, is_padded: bool = False
-) -> Callable[..., Any]:
+) -> jax.stages.Wrapped:
     """`synthesis.synthesize` of (state, batch, key, num_steps); the state's memory is reused.
 
     Args:
@@ -59,7 +66,9 @@ def map_synthesis(
     """
     optimizer = synthesis.create_optimizer(spec.settings)
 
-    def per_device(state: Any, batch: Any, key: Array, num_steps: Array) -> Any:
+    def per_device(
+        state: synthesis.State, batch: synthesis_terms.Batch, key: Array, num_steps: Array
+    ) -> tuple[synthesis.State, losses.Terms]:
         num_parts = choose_num_parts(model, len(batch.indices), mesh)
         return synthesis.synthesize(
             model, optimizer, spec, state, batch, key, num_steps, AXIS, num_parts
@@ -98,7 +107,7 @@ def synthesis_state_specs(model: Model, spec: synthesis.Spec) -> Any:
 
 def map_finetuning(
     model: Model, spec: finetune.Spec, num_steps: int, mesh: Mesh, is_padded: bool = False
-) -> Callable[..., Any]:
+) -> jax.stages.Wrapped:
     """`finetune.step` of (state, batch, key); the state's memory is reused.
 
     Args:
@@ -110,7 +119,9 @@ def map_finetuning(
     """
     optimizer = finetune.create_optimizer(spec.settings, num_steps)
 
-    def per_device(state: Any, batch: Any, key: Array) -> Any:
+    def per_device(
+        state: finetune.State, batch: finetune.Batch, key: Array
+    ) -> tuple[finetune.State, losses.Terms]:
         return finetune.step(model, optimizer, spec, state, batch, key, AXIS)
 
     batch_specs = finetune.Batch(
@@ -165,14 +176,14 @@ def _image_shapes(model: Model, batch_size: int) -> Any:
     return jax.ShapeDtypeStruct((batch_size, *model.input_shape), jnp.float32)
 
 
-def _finetuning_state_shapes(model: Model, spec: finetune.Spec) -> Any:
+def _finetuning_state_shapes(model: Model, spec: finetune.Spec) -> finetune.State:
     optimizer = finetune.create_optimizer(spec.settings, num_steps=1)
     return jax.eval_shape(
         lambda variables: finetune.init_state(optimizer, variables), variable_shapes(model)
     )
 
 
-def _synthesis_state_shapes(model: Model, spec: synthesis.Spec, batch_size: int) -> Any:
+def _synthesis_state_shapes(model: Model, spec: synthesis.Spec, batch_size: int) -> synthesis.State:
     optimizer = synthesis.create_optimizer(spec.settings)
     return jax.eval_shape(
         lambda images: synthesis.init_state(optimizer, images), _image_shapes(model, batch_size)

@@ -8,7 +8,7 @@ The first samples calibrate once more, on themselves.
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +33,24 @@ from maskaq_jax import (
     workload,
 )
 from maskaq_jax.experiment import Experiment
+
+
+class Progress(NamedTuple):
+    """Where a run stands between two training steps.
+
+    Attributes:
+      step: training steps taken.
+      state: after them.
+      top1: accuracies measured before training, in percent; None without labelled images.
+      epoch_terms: loss terms of each step of an epoch that has begun.
+      last_terms: those of the last step; a checkpoint has none.
+    """
+
+    step: int
+    state: finetune.State
+    top1: dict[str, float | None]
+    epoch_terms: list[dict[str, float]]
+    last_terms: dict[str, float]
 
 
 def run(prepared: Experiment, is_terminated: Callable[[], bool] = lambda: False) -> dict[str, Any]:
@@ -67,7 +85,9 @@ def run(prepared: Experiment, is_terminated: Callable[[], bool] = lambda: False)
     with (
         experiment.claim(prepared),
         _open_reporter(prepared, plan) as reporter,
-        checkpoint.open_manager(prepared.workdir / "checkpoints", plan.steps_per_refresh) as saves,
+        checkpoint.open_manager(
+            prepared.workdir / "checkpoints", plan.steps_per_refresh
+        ) as checkpoints,
     ):
         clock = interruption.Clock(config.checkpoint_seconds, is_terminated)
         if prepared.evaluation is None:
@@ -77,14 +97,11 @@ def run(prepared: Experiment, is_terminated: Callable[[], bool] = lambda: False)
             )
         measure = functools.partial(measures.measure_accuracy, prepared, reporter, clock)
         make_samples = sources.make_source(prepared, key, reporter, clock)
-
-        save = functools.partial(_save, saves, plan, reporter, clock)
+        save = functools.partial(_save, checkpoints, plan, reporter, clock)
         find_missing = functools.cache(
             functools.partial(sources.find_missing, prepared, on_broken=reporter.warn)
         )
-        saved = _restore(prepared, plan, saves, reporter, find_missing)
-        terms: dict[str, float] = {}
-        epoch_terms: list[dict[str, float]] = []
+        saved = _restore(prepared, plan, checkpoints, reporter, find_missing)
         if saved is None:
             top1 = {"fp": measure(accuracy_of_p, {"params": params})[0]}
             # Synthesis couples P with Q, so Q needs quantizers before there is an image: noise
@@ -95,40 +112,41 @@ def run(prepared: Experiment, is_terminated: Callable[[], bool] = lambda: False)
             if config.samples.calibration == "synthetic":
                 variables = _calibrated(prepared, samples, count)
             top1["calibrated"], _ = measure(accuracy_of_q, variables)
-            first_step, state = 0, init_state(variables)
-            save(0, state, terms, top1, epoch_terms)
+            progress = Progress(0, init_state(variables), top1, epoch_terms=[], last_terms={})
+            save(progress)
         else:
-            first_step, state = saved.step, _from_trees(saved.trees)
-            top1, epoch_terms = saved.progress["top1"], saved.progress["epoch_terms"]
-            refresh = plan.refresh_of(first_step)
-            samples = make_samples(refresh, state.variables, find_missing(refresh))
+            progress = Progress(
+                saved.step, _from_trees(saved.trees), **saved.progress, last_terms={}
+            )
+            refresh = plan.refresh_of(progress.step)
+            samples = make_samples(refresh, progress.state.variables, find_missing(refresh))
 
+        first_step = progress.step
         for steps in plan.rounds(first_step):
             if steps.start > first_step:
-                save(steps.start, state, terms, top1, epoch_terms)
-                samples = make_samples(plan.refresh_of(steps.start), state.variables)
-            training = train(state, steps, samples, params)
+                save(progress)
+                samples = make_samples(plan.refresh_of(steps.start), progress.state.variables)
+            training = train(progress.state, steps, samples, params)
             for step in steps:
                 with reporter.phase("finetuning") as advance:
-                    state, terms = next(training)
+                    trained = next(training)
                     advance(config.finetuning.batch_size)
-                _check_finite(saves, plan, step, all(map(math.isfinite, terms.values())), terms)
-                epoch_terms.append(terms)
-                if plan.ends_epoch(step):
-                    reporter.metrics("finetuning", plan.epoch_of(step), _mean(epoch_terms))
-                    epoch_terms = []
+                is_finite = all(map(math.isfinite, trained.terms.values()))
+                _check_finite(checkpoints, plan, step, is_finite, trained.terms)
+                progress = _after_step(progress, trained, plan, reporter)
                 is_stopping = clock.is_stopping()
-                if is_stopping or clock.is_due() or step + 1 == plan.num_steps:
-                    save(step + 1, state, terms, top1, epoch_terms)
+                if is_stopping or clock.is_due() or progress.step == plan.num_steps:
+                    save(progress)
                 if is_stopping:
                     raise interruption.Interrupted
-        saves.wait_until_finished()
+        checkpoints.wait_until_finished()
 
-        top1["quantized"], num_evaluated = measure(accuracy_of_q, state.variables)
+        quantized, num_evaluated = measure(accuracy_of_q, progress.state.variables)
+        top1 = progress.top1 | {"quantized": quantized}
         agreement: dict[str, float] = {}
         if not measures.is_labelled(prepared):
             agreement, num_evaluated = measures.measure_agreement(
-                prepared, state.variables, samples, reporter, clock
+                prepared, progress.state.variables, samples, reporter, clock
             )
         summary = results.summarise(prepared, top1, num_evaluated, reporter.seconds) | agreement
         if parallel.is_main_process():
@@ -153,7 +171,7 @@ def _calibrated(prepared: Experiment, read_images: phases.ReadImages, count: int
 def _restore(
     prepared: Experiment,
     plan: schedule.Plan,
-    saves: Any,
+    checkpoints: checkpoint.Manager,
     reporter: report.Reporter,
     find_missing: Callable[[int], list[int]],
 ) -> checkpoint.Checkpoint | None:
@@ -162,14 +180,14 @@ def _restore(
     def is_usable(step: int) -> bool:
         return plan.is_refresh(step) or not find_missing(plan.refresh_of(step))
 
-    newest = saves.latest_step()
+    newest = checkpoints.latest_step()
     spec = finetune.Spec(prepared.config.finetuning, prepared.config.pixels)
     shapes = programs.finetuning_state_shapes(prepared.model, spec, prepared.mesh)
-    saved = checkpoint.restore(saves, _to_trees(shapes), reporter.warn, is_usable)
+    saved = checkpoint.restore(checkpoints, _to_trees(shapes), reporter.warn, is_usable)
     step = saved.step if saved else 0
     if newest is not None and newest > step:
         reporter.warn(f"training goes back from step {newest} to {step}, the last that is whole")
-    checkpoint.discard_after(saves, saved.step if saved else -1)
+    checkpoint.discard_after(checkpoints, saved.step if saved else -1)
     reporter.forget_metrics(step // plan.steps_per_epoch)
     if saved:
         reporter.resume(workload.before(prepared, plan, step))
@@ -178,38 +196,51 @@ def _restore(
 
 
 def _save(
-    saves: Any,
+    checkpoints: checkpoint.Manager,
     plan: schedule.Plan,
     reporter: report.Reporter,
     clock: interruption.Clock,
-    step: int,
-    state: finetune.State,
-    terms: dict[str, float],
-    top1: dict[str, float | None],
-    epoch_terms: list[dict[str, float]],
+    progress: Progress,
 ) -> None:
-    """Saves the state after `step` training steps, if it is a finite one."""
-    _check_finite(saves, plan, step, bool(phases.is_finite(state.variables)), terms)
-    progress = {"top1": top1, "epoch_terms": epoch_terms}
-    checkpoint.save(saves, step, _to_trees(state), progress)
+    """Saves where the run stands, if that is finite."""
+    is_finite = bool(phases.is_finite(progress.state.variables))
+    _check_finite(checkpoints, plan, progress.step, is_finite, progress.last_terms)
+    kept = {"top1": progress.top1, "epoch_terms": progress.epoch_terms}
+    checkpoint.save(checkpoints, progress.step, _to_trees(progress.state), kept)
     reporter.store_seconds(*reporter.seconds)
     clock.restart()
 
 
+def _after_step(
+    progress: Progress, trained: phases.Trained, plan: schedule.Plan, reporter: report.Reporter
+) -> Progress:
+    """Where the run stands after one more step; an epoch that it ends is told."""
+    epoch_terms = [*progress.epoch_terms, trained.terms]
+    if plan.ends_epoch(progress.step):
+        reporter.metrics("finetuning", plan.epoch_of(progress.step), _mean(epoch_terms))
+        epoch_terms = []
+    return Progress(progress.step + 1, trained.state, progress.top1, epoch_terms, trained.terms)
+
+
 def _check_finite(
-    saves: Any, plan: schedule.Plan, step: int, is_finite: bool, terms: dict[str, float]
+    checkpoints: checkpoint.Manager,
+    plan: schedule.Plan,
+    step: int,
+    is_finite: bool,
+    terms: dict[str, float],
 ) -> None:
     if is_finite:
         return
     # A state that gives no finite loss is not a good one, saved or not.
-    checkpoint.discard_after(saves, step - 1)
+    checkpoint.discard_after(checkpoints, step - 1)
     losses = ", ".join(f"{name} {value:g}" for name, value in terms.items())
-    good = saves.latest_step()
+    good = checkpoints.latest_step()
     raise FloatingPointError(
         f"fine-tuning diverged at step {step} of {plan.num_steps} ({losses or 'before any step'}): "
         "lower config.finetuning.learning_rate, quantizer_learning_rate or step_learning_rate, "
         "with another --workdir; "
-        f"the last good checkpoint is {'none' if good is None else saves.directory / str(good)}"
+        "the last good checkpoint is "
+        f"{'none' if good is None else checkpoints.directory / str(good)}"
     )
 
 
