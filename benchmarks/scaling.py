@@ -53,15 +53,30 @@ class Chip:
 CHIPS = (
     Chip(
         "TPU v5e: bfloat16, Cloud TPU's system architecture",
-        *(197e12, 16e9, 819e9, 200e9, 200e9, 256),
+        flops=197e12,
+        memory=16e9,
+        bandwidth=819e9,
+        link=200e9,
+        far_link=200e9,
+        chips_near=256,
     ),
     Chip(
         "TPU v5p: bfloat16, Cloud TPU's system architecture",
-        *(459e12, 95e9, 2765e9, 600e9, 600e9, 8960),
+        flops=459e12,
+        memory=95e9,
+        bandwidth=2765e9,
+        link=600e9,
+        far_link=600e9,
+        chips_near=8960,
     ),
     Chip(
         "H100 SXM: TF32, NVIDIA's data sheet; NVLink in eights, 400 Gb/s InfiniBand beyond",
-        *(494e12, 80e9, 3350e9, 450e9, 50e9, 8),
+        flops=494e12,
+        memory=80e9,
+        bandwidth=3350e9,
+        link=450e9,
+        far_link=50e9,
+        chips_near=8,
     ),
 )
 

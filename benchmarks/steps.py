@@ -259,7 +259,12 @@ def make_torch_step(problem: Problem, phase: str, kind: str) -> Step:
     if phase == "synthesis":
         low, high = problem.settings.pixels.bounds()
         return torch_steps.make_synthesis_step(
-            *(model, version, params, variables, images, np.asarray(problem.labels)),
+            model,
+            version,
+            params,
+            variables,
+            images,
+            np.asarray(problem.labels),
             bounds=(np.asarray(low), np.asarray(high)),
             num_steps=problem.settings.synthesis.num_steps,
         )

@@ -73,8 +73,16 @@ def fashion_config(argument: str | None) -> ConfigDict:
     """
     arguments = schema.parse_arguments(
         argument,
-        **{"w": 3, "a": 3, "method": "maskaq", "source": "", "without": "", "preset": "best"},
-        **{"images": "", "background": "", "seed": 0, "split": "test"},
+        w=3,
+        a=3,
+        method="maskaq",
+        source="",
+        without="",
+        preset="best",
+        images="",
+        background="",
+        seed=0,
+        split="test",
     )
     presets = ("best", "paper")
     preset = schema.choose("config argument preset", arguments.preset, presets)

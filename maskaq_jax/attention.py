@@ -28,7 +28,7 @@ def patch_scores(logits: Array, num_prefix_tokens: int) -> Array:
       num_prefix_tokens: tokens before the patches; the class token is the first of them.
 
     Returns:
-      [B, n] float32.
+      [B, n], of the logits' dtype.
     """
     if num_prefix_tokens:
         return logits[:, :, 0, num_prefix_tokens:].mean(axis=1)

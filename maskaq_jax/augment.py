@@ -58,7 +58,7 @@ class FinetuningView:
 
 
 def synthesis_view(
-    keys: Array, images: Array, step: ArrayLike, num_steps: int, spec: SynthesisView
+    keys: Array, images: Array, step: ArrayLike, num_steps: int, settings: SynthesisView
 ) -> Array:
     """Rolls, brightens and recolours each image.
 
@@ -67,16 +67,16 @@ def synthesis_view(
       images: [B, height, width, channels] float32, normalised.
       step: [] step number t.
       num_steps: T, the steps of the run.
-      spec: strengths.
+      settings: strengths.
 
     Returns:
       Views, shape and dtype of `images`.
     """
     side = images.shape[1]
     step = jnp.asarray(step)
-    far, near = round(spec.roll * side), round(spec.roll * side / 2)
+    far, near = round(settings.roll * side), round(settings.roll * side / 2)
     roll = jnp.where(step < num_steps / 2, near, far)
-    brightness = spec.brightness * (num_steps - 1 - step) / num_steps
+    brightness = settings.brightness * (num_steps - 1 - step) / num_steps
     channels = images.shape[-1]
 
     def view(key: Array, image: Array) -> Array:
@@ -84,16 +84,16 @@ def synthesis_view(
         if far:
             shift = jax.random.randint(roll_key, (2,), -roll, roll + 1)
             image = jnp.roll(image, shift, axis=(0, 1))
-        if spec.flip:
-            image = _flip(flip_key, image, spec.flip)
-        if spec.brightness:
+        if settings.flip:
+            image = _flip(flip_key, image, settings.flip)
+        if settings.brightness:
             image = image + brightness * jax.random.normal(brightness_key, (1, 1, channels))
-        if spec.colour:
+        if settings.colour:
             mean = jax.random.uniform(
-                mean_key, (1, 1, channels), minval=-spec.colour, maxval=spec.colour
+                mean_key, (1, 1, channels), minval=-settings.colour, maxval=settings.colour
             )
             log_deviation = jax.random.uniform(
-                scale_key, (1, 1, channels), minval=-spec.colour, maxval=spec.colour
+                scale_key, (1, 1, channels), minval=-settings.colour, maxval=settings.colour
             )
             image = (image - mean) / jnp.exp(log_deviation)
         return image
@@ -101,27 +101,27 @@ def synthesis_view(
     return jax.vmap(view)(keys, images)
 
 
-def finetuning_view(keys: Array, images: Array, pixels: Pixels, spec: FinetuningView) -> Array:
+def finetuning_view(keys: Array, images: Array, pixels: Pixels, settings: FinetuningView) -> Array:
     """Crops, flips, recolours and blurs each image, as contrastive learning does.
 
     Args:
       keys: [B] PRNG keys, one an image.
       images: [B, height, width, channels] float32, normalised.
       pixels: the normalisation; colours change on de-normalised pixels.
-      spec: probabilities.
+      settings: probabilities.
 
     Returns:
       Views, shape and dtype of `images`.
     """
-    chances = {"jitter": spec.jitter, "grey": spec.grey, "blur": spec.blur}
+    chances = {"jitter": settings.jitter, "grey": settings.grey, "blur": settings.blur}
 
     def view(key: Array, image: Array) -> Array:
         crop_key, flip_key, shift_key, draw_key, jitter_key, blur_key = jax.random.split(key, 6)
-        if spec.min_area < 1:
-            image = _random_resized_crop(crop_key, image, spec.min_area)
-        if spec.shift:
-            image = _shift(shift_key, image, spec.shift)
-        image = _flip(flip_key, image, spec.flip)
+        if settings.min_area < 1:
+            image = _random_resized_crop(crop_key, image, settings.min_area)
+        if settings.shift:
+            image = _shift(shift_key, image, settings.shift)
+        image = _flip(flip_key, image, settings.flip)
         if not any(chances.values()):
             return image
         drawn = jax.random.uniform(draw_key, (3,)) < jnp.asarray(list(chances.values()))

@@ -67,6 +67,8 @@ def save(
 ) -> None:
     """Saves the state after `step` training steps, with what is known of the run so far.
 
+    Does nothing where that step is saved already.
+
     Args:
       manager: of `open_manager`.
       step: training steps taken.

@@ -1,8 +1,9 @@
 """What an experiment is: its fields and defaults, and their validation.
 
-The defaults are the paper's settings at 4 bits. A config file starts from `default()`, a
-ConfigDict, and says what differs; `validated` turns it into frozen dataclasses, and an unknown
-field, a wrong type or an impossible value into an error that names it.
+The defaults are the paper's settings at 4 bits, but for what `docs/method.md` section 5 changes on
+purpose. A config file starts from `default()`, a ConfigDict, and says what differs; `validated`
+turns it into frozen dataclasses, and an unknown field, a wrong type or an impossible value into an
+error that names it.
 """
 
 import dataclasses
@@ -171,11 +172,20 @@ def check_values(config: Config) -> None:
     Raises:
       ConfigError: names the field, what it holds and what was expected.
     """
+    _check_method(config)
+    _check_optimizer(config.finetuning)
+    network = _check_model(config)
+    _check_pixels(config, network)
+    _check_outputs(config)
+    _check_evaluation(config, network)
+    _check_weights(config.model.weights)
+
+
+def _check_method(config: Config) -> None:
     schema.choose("config.method", config.method, METHODS)
     weights = config.synthesis.weights
-    terms = METHOD_TERMS.get(config.method, dataclasses.asdict(weights))
-    foreign = [name for name, weight in dataclasses.asdict(weights).items() if weight]
-    foreign = [name for name in foreign if name not in terms]
+    used = [name for name, weight in dataclasses.asdict(weights).items() if weight]
+    foreign = [name for name in used if name not in METHOD_TERMS.get(config.method, used)]
     if foreign:
         raise ConfigError(
             f"config.method is {config.method!r}, whose loss has no {' and no '.join(foreign)}: "
@@ -184,16 +194,17 @@ def check_values(config: Config) -> None:
         )
     if config.method in SYNTHESIS_METHODS and not any(dataclasses.astuple(weights)):
         raise ConfigError("config.synthesis.weights are all 0: nothing to optimise")
-    finetuning = config.finetuning
+
+
+def _check_optimizer(finetuning: FinetuningSettings) -> None:
     if finetuning.step_learning_rate and finetuning.optimizer != "adam":
         raise ConfigError(
             "config.finetuning.step_learning_rate is a share of the step sizes with 'adam' only: "
             f"with {finetuning.optimizer!r} set it to 0, which trains them as zero points are"
         )
-    _check_model(config)
 
 
-def _check_model(config: Config) -> None:
+def _check_model(config: Config) -> models.Model:
     model = config.model
     schema.choose("config.model.name", model.name, models.model_names())
     try:
@@ -203,9 +214,15 @@ def _check_model(config: Config) -> None:
     dtype = model.arguments.get("dtype", "")
     if not isinstance(dtype, str):  # a run's settings are kept as JSON
         raise ConfigError(f"config.model.arguments.dtype must be a name, got {dtype!r}")
-    side, _, channels = network.input_shape
+    channels = network.input_shape[-1]
     if channels not in (1, 3):
         raise ConfigError(f"config.model.arguments.in_chans must be 1 or 3, got {channels}")
+    return network
+
+
+def _check_pixels(config: Config, network: models.Model) -> None:
+    """Views and normalisation fit the model's images."""
+    side, _, channels = network.input_shape
     if config.finetuning.view.shift >= side:
         raise ConfigError(
             f"config.finetuning.view.shift must be smaller than the model's images of {side} "
@@ -217,18 +234,6 @@ def _check_model(config: Config) -> None:
                 f"config.pixels.{name} must have a value for each of the model's {channels} "
                 f"channels, got {len(getattr(config.pixels, name))}"
             )
-    _check_outputs(config)
-    _check_evaluation(config, network)
-    if not model.weights:
-        raise ConfigError("config.model.weights is missing: name a file of trained weights")
-    path = data.weights_path(model.weights)
-    if model.weights.startswith(hub.SCHEME):
-        try:
-            hub.check_address(model.weights)
-        except ValueError as error:
-            raise ConfigError(f"config.model.weights: {error}") from error
-    elif not path.is_file():
-        raise ConfigError(f"config.model.weights: {data.missing_file(path)}")
 
 
 def _check_outputs(config: Config) -> None:
@@ -288,3 +293,16 @@ def _check_evaluation(config: Config, network: models.Model) -> None:
             f"config.evaluation.dataset {evaluation.dataset!r} has images of 3 channels; the model "
             f"takes {network.input_shape[-1]}"
         )
+
+
+def _check_weights(weights: str) -> None:
+    if not weights:
+        raise ConfigError("config.model.weights is missing: name a file of trained weights")
+    path = data.weights_path(weights)
+    if weights.startswith(hub.SCHEME):
+        try:
+            hub.parse_address(weights)
+        except ValueError as error:
+            raise ConfigError(f"config.model.weights: {error}") from error
+    elif not path.is_file():
+        raise ConfigError(f"config.model.weights: {data.missing_file(path)}")

@@ -111,7 +111,7 @@ def batches(
 def sample_batches(
     read_images: Callable[[np.ndarray], np.ndarray], shares: Iterable[HostShare]
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """The same of images that are normalised already and have no labels."""
+    """As `batches`, of images that are normalised already and have no labels."""
     for share in shares:
         labels = np.zeros(len(share.indices), np.int32)
         yield read_images(share.indices), labels, share.valid

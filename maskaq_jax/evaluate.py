@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from maskaq_jax.models import Model
+from maskaq_jax.models import Model, full_precision
 
 
 def count_correct(
@@ -59,7 +59,7 @@ def count_agreement(
       [] int32 images of the same top-1 class, [] float32 sum of the cosines of the pooled features,
       [] int32 images; over the valid examples of the global batch.
     """
-    logits_p, out_p = model.clone(quantization=None).apply({"params": params}, images)
+    logits_p, out_p = full_precision(model).apply({"params": params}, images)
     logits_q, out_q = model.apply(variables, images)
     same = (logits_p.argmax(axis=-1) == logits_q.argmax(axis=-1)) & valid
     cosines = optax.losses.cosine_similarity(out_q["features"], out_p["features"], epsilon=1e-6)

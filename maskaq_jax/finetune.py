@@ -13,7 +13,7 @@ import optax
 from jax import Array
 
 from maskaq_jax import augment, averaging, distances, losses, randomness
-from maskaq_jax.models import Model
+from maskaq_jax.models import Model, full_precision
 from maskaq_jax.pixels import Pixels
 from maskaq_jax.quantizers import ActivationQuantizer
 from maskaq_jax.ranges import (
@@ -123,7 +123,7 @@ def create_optimizer(settings: Settings, num_steps: int) -> optax.GradientTransf
     The last update lands on the mean of what the last `averaged_share` of the updates led to.
     """
 
-    def group(learning_rate: float) -> optax.GradientTransformation:
+    def on_cosine(learning_rate: float) -> optax.GradientTransformation:
         schedule = optax.cosine_decay_schedule(
             learning_rate, max(1, num_steps), alpha=settings.final_learning_rate_ratio
         )
@@ -131,21 +131,22 @@ def create_optimizer(settings: Settings, num_steps: int) -> optax.GradientTransf
             return optax.adam(schedule)
         return optax.sgd(schedule, momentum=0.9, nesterov=True)
 
-    def group_of(path: tuple[Any, ...], _: Array) -> str:
-        if path[0].key == "params":
-            return "params"
-        return "steps" if "steps" in groups and path[-1].key == "step" else "quant"
-
     groups = {
-        "params": group(settings.learning_rate),
-        "quant": group(settings.quantizer_learning_rate),
+        "params": on_cosine(settings.learning_rate),
+        "quant": on_cosine(settings.quantizer_learning_rate),
     }
     if settings.step_learning_rate:
         # A step size is a block of one parameter, whose root mean square is its size.
         relative = optax.scale_by_param_block_rms(min_scale=0.0)
-        groups["steps"] = optax.chain(group(settings.step_learning_rate), relative)
+        groups["steps"] = optax.chain(on_cosine(settings.step_learning_rate), relative)
+
+    def label(path: tuple[Any, ...], _: Array) -> str:
+        if path[0].key == "params":
+            return "params"
+        return "steps" if "steps" in groups and path[-1].key == "step" else "quant"
+
     optimizer = optax.partition(
-        groups, lambda trained: jax.tree_util.tree_map_with_path(group_of, trained)
+        groups, lambda trained: jax.tree_util.tree_map_with_path(label, trained)
     )
     if not settings.averaged_share:
         return optimizer
@@ -199,7 +200,7 @@ def loss_terms(
       axis_name: mapped axis of the global batch.
       valid: [B] bool, false where an image is padding.
     """
-    logits_p, out_p = model.clone(quantization=None).apply({"params": params}, views)
+    logits_p, out_p = full_precision(model).apply({"params": params}, views)
     logits_q, out_q = model.apply(variables, views)
     if settings.output_distance == "kl":
         distillation = losses.distillation_loss(
@@ -265,7 +266,7 @@ def step(
     def loss(trained: Any) -> tuple[Array, losses.Terms]:
         variables = with_trainable(state.variables, trained)
         terms = loss_terms(model, settings, batch.params, variables, views, axis_name, batch.valid)
-        return jnp.sum(jnp.stack(list(terms.values()))), terms
+        return losses.total(terms), terms
 
     trained = trainable(state.variables)
     gradient, terms = jax.grad(loss, has_aux=True)(trained)

@@ -9,12 +9,18 @@ _ADDRESS = re.compile(r"hf://(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./
 _FILES = ("model.safetensors", "pytorch_model.bin")
 
 
-def check_address(address: str) -> None:
-    """Raises ValueError unless the address reads `hf://organisation/name[@revision]`."""
-    if not _ADDRESS.fullmatch(address):
+def parse_address(address: str) -> re.Match[str]:
+    """The parts of an address, `repository` and `revision`.
+
+    Raises:
+      ValueError: it does not read `hf://organisation/name[@revision]`.
+    """
+    match = _ADDRESS.fullmatch(address)
+    if match is None:
         raise ValueError(
             f"weights {address!r} should read hf://organisation/name or .../name@revision"
         )
+    return match
 
 
 def fetch(address: str) -> Path:
@@ -30,7 +36,7 @@ def fetch(address: str) -> Path:
       ValueError: malformed address, the `hub` extra is missing, there is no such repository or
         revision, it holds no weights, or it can't be reached.
     """
-    check_address(address)
+    parts = parse_address(address)
     try:
         import huggingface_hub
         from huggingface_hub import errors
@@ -38,14 +44,12 @@ def fetch(address: str) -> Path:
         raise ValueError(
             f"{address}: fetching weights needs huggingface_hub: pip install huggingface_hub"
         ) from error
-    match = _ADDRESS.fullmatch(address)
-    assert match is not None
     unreachable: Exception | None = None
     for name in _FILES:
         try:
             return Path(
                 huggingface_hub.hf_hub_download(
-                    match["repository"], name, revision=match["revision"]
+                    parts["repository"], name, revision=parts["revision"]
                 )
             )
         except errors.LocalEntryNotFoundError as error:

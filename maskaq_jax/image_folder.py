@@ -18,23 +18,23 @@ class ImageFiles:
     Attributes:
       files: paths and labels.
       size: side of the images in pixels.
-      spec: how they are resized and cropped.
+      settings: how they are resized and cropped.
     """
 
     files: tuple[tuple[Path, int], ...]
     size: int
-    spec: Preprocessing
+    settings: Preprocessing
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, index: int, /) -> Example:
         path, label = self.files[index]
-        return preprocessing.read_image(path, str(path), self.size, self.spec), label
+        return preprocessing.read_image(path, str(path), self.size, self.settings), label
 
 
 def open_folder(
-    root: Path, labels_file: Path | None, num_classes: int, size: int, spec: Preprocessing
+    root: Path, labels_file: Path | None, num_classes: int, size: int, settings: Preprocessing
 ) -> Dataset:
     """Finds the images below a folder, without reading them.
 
@@ -45,7 +45,7 @@ def open_folder(
       labels_file: a line `NAME LABEL` for each image, labels numbered from 0; None for none.
       num_classes: classes of the model; 0 for a model without classifier, which needs no labels.
       size: side of the images in pixels.
-      spec: how they are resized and cropped.
+      settings: how they are resized and cropped.
 
     Returns:
       Images that are decoded when they are asked for; labels are -1 where there are none.
@@ -63,7 +63,7 @@ def open_folder(
         files = _read_class_folders(root, num_classes)
     if not files:
         raise ValueError(f"{root} holds no images ending in {', '.join(_ENDINGS)}")
-    return ImageFiles(tuple(files), size, spec)
+    return ImageFiles(tuple(files), size, settings)
 
 
 def _images_below(root: Path) -> list[Path]:

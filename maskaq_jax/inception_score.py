@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from maskaq_jax.models import Model
+from maskaq_jax.models import Model, full_precision
 
 # Images that P sees at a time.
 _TOGETHER = 32
@@ -22,7 +22,7 @@ def of_images(model: Model, params: Any, images: Array) -> Array:
       params: P's weights.
       images: [images, height, width, channels] normalised; a multiple of 32.
     """
-    model_p = model.clone(quantization=None)
+    model_p = full_precision(model)
 
     def classify(batch: Array) -> Array:
         return model_p.apply({"params": params}, batch)[0]

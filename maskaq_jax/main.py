@@ -58,6 +58,7 @@ def main(argv: list[str]) -> None:
         programs.keep_on_disk(Path(_CACHE.value).expanduser())
     try:
         settings = config.validated(_CONFIG.value)
+        _check_process_flags()
         if _is_distributed():
             parallel.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
         workdir = Path(_WORKDIR.value) if _WORKDIR.value else _fresh_workdir()
@@ -103,17 +104,21 @@ def _run(prepared: "Experiment", is_terminated: Callable[[], bool]) -> None:
 
 def _is_distributed() -> bool:
     """Whether flags say that there are other processes."""
+    return _DISTRIBUTED.value or _COORDINATOR.value is not None
+
+
+def _check_process_flags() -> None:
+    """Refuses flags that don't say how processes find one another and where they write."""
     values = (_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     given = [value is not None for value in values]
     if any(given) and not all(given):
         _refuse("--coordinator, --num_processes and --process_id go together")
-    if (any(given) or _DISTRIBUTED.value) and not _WORKDIR.value:
+    if _is_distributed() and not _WORKDIR.value:
         _refuse("--workdir is missing: processes of one run share a directory")
     if _COORDINATOR.value is not None:
         host, _, port = _COORDINATOR.value.rpartition(":")
         if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
             _refuse(f"--coordinator must be HOST:PORT, got {_COORDINATOR.value!r}")
-    return any(given) or _DISTRIBUTED.value
 
 
 def _say_nothing(*values: object, **options: object) -> None:

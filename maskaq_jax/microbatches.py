@@ -1,7 +1,7 @@
 """Gradients with respect to images, of a few images at a time.
 
-A loss that is a mean over images has a gradient for each of them that no other image is needed for.
-Taken in parts, it needs the memory of one part; on a CPU that is faster too, since more of it stays
+Where a loss is a mean over images, the gradient of one image does not depend on the others. Taken
+in parts, it needs the memory of one part; on a CPU that is faster too, since more of it stays
 in the caches (`docs/performance.md`).
 """
 

@@ -31,35 +31,35 @@ class Preprocessing:
     interpolation: Interpolation = "bicubic"
 
 
-def preprocess(image: Image.Image, size: int, spec: Preprocessing) -> np.ndarray:
+def preprocess(image: Image.Image, size: int, settings: Preprocessing) -> np.ndarray:
     """Resizes the shorter side to `floor(size / crop_ratio)` and crops the centre.
 
     Args:
       image: of any size and mode.
       size: side of the result, in pixels.
-      spec: crop ratio and interpolation.
+      settings: crop ratio and interpolation.
 
     Returns:
       [size, size, 3] uint8.
     """
     image = image.convert("RGB")
     width, height = image.size
-    shorter, smallest = math.floor(size / spec.crop_ratio), min(width, height)
+    shorter, smallest = math.floor(size / settings.crop_ratio), min(width, height)
     # The longer side is rounded down, as torchvision does it.
     width, height = shorter * width // smallest, shorter * height // smallest
-    image = image.resize((width, height), Image.Resampling[spec.interpolation.upper()])
+    image = image.resize((width, height), Image.Resampling[settings.interpolation.upper()])
     left, top = round((width - size) / 2), round((height - size) / 2)
     return np.asarray(image.crop((left, top, left + size, top + size)))
 
 
-def read_image(file: Path | BinaryIO, name: str, size: int, spec: Preprocessing) -> np.ndarray:
+def read_image(file: Path | BinaryIO, name: str, size: int, settings: Preprocessing) -> np.ndarray:
     """Decodes and preprocesses an image file.
 
     Args:
       file: a path, or the file's bytes.
       name: what the error calls it.
       size: as of `preprocess`.
-      spec: the same.
+      settings: the same.
 
     Returns:
       [size, size, 3] uint8.
@@ -70,7 +70,7 @@ def read_image(file: Path | BinaryIO, name: str, size: int, spec: Preprocessing)
     """
     try:
         with Image.open(file) as image:
-            return preprocess(image, size, spec)
+            return preprocess(image, size, settings)
     except Exception as error:  # whatever the decoders of damaged files raise
         # What may not be read will never be.
         if failures.is_of_machine(error) and not isinstance(error, PermissionError):

@@ -147,18 +147,14 @@ def _grid(
 ) -> tuple[Array, Array, Array, Array]:
     """Step, with its gradient scaled; zero point; smallest and largest code."""
     _check_bits(bits)
-    step = _scale_gradient(jnp.asarray(quantizer.step), grad_scale)
+    step = jnp.asarray(quantizer.step)
+    step = _straight_through(step, step * grad_scale)
     return step, jnp.asarray(quantizer.zero_point), *_code_range(quantizer.signed, bits)
 
 
 def _straight_through(value: Array, x: Array) -> Array:
     """`value` forward, the gradient of `x` backward; exact, since `x - x` is 0."""
     return jax.lax.stop_gradient(value) + (x - jax.lax.stop_gradient(x))
-
-
-def _scale_gradient(x: Array, scale: ArrayLike) -> Array:
-    scaled = x * scale
-    return jax.lax.stop_gradient(x) + (scaled - jax.lax.stop_gradient(scaled))
 
 
 @jax.custom_vjp

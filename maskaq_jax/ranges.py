@@ -13,7 +13,7 @@ class Range:
     """Which values a field may have.
 
     Attributes:
-      rule: of them, to be read after the field's name.
+      rule: what errors say after the field's name, as 'must be positive'.
       contains: whether a value is one of them.
     """
 

@@ -96,7 +96,7 @@ def coupled_regions(
     """The regions a step couples P and Q on: the informative ones, some dropped at random.
 
     A class token scores the patches for all layers at once; without one, layers have regions of
-    their own, and an image drops alike in all of them of the same number of tokens.
+    their own. In an image, layers with equally many tokens draw alike.
 
     Args:
       logits: of each layer, as `informative_regions` or, without prefix tokens, `window_regions`

@@ -37,7 +37,7 @@ def summarise(
         "num_samples": config.samples.num_samples,
         "synthesis_steps": config.synthesis.num_steps,
         "epochs": config.finetuning.epochs,
-        "evaluation": " ".join(filter(None, _evaluation_name(config))),
+        "evaluation": _evaluation_name(config),
         "num_evaluated": num_evaluated,
         "broken_images": num_images - num_evaluated,
         "redrawn_images": sources.count_redrawn(experiment.workdir / "samples"),
@@ -53,9 +53,9 @@ def lost_accuracy(results: dict[str, Any]) -> bool:
     return before is not None and after < before
 
 
-def _evaluation_name(config: Config) -> tuple[str, ...]:
+def _evaluation_name(config: Config) -> str:
     """What `results.json` calls the evaluation images."""
     evaluation = config.evaluation
     if not evaluation.dataset:
-        return ("samples",)
-    return evaluation.dataset, evaluation.path, evaluation.split
+        return "samples"
+    return " ".join(filter(None, (evaluation.dataset, evaluation.path, evaluation.split)))

@@ -33,6 +33,7 @@ from maskaq_jax import (
     workload,
 )
 from maskaq_jax.experiment import Experiment
+from maskaq_jax.models import full_precision
 
 
 class Progress(NamedTuple):
@@ -73,7 +74,7 @@ def run(prepared: Experiment, is_terminated: Callable[[], bool] = lambda: False)
     plan = schedule.make_plan(config)
     key = jax.random.key(config.seed)
     params = parallel.put(prepared.params, mesh, parallel.REPLICATED)
-    accuracy_of_p = phases.make_accuracy(model.clone(quantization=None), mesh)
+    accuracy_of_p = phases.make_accuracy(full_precision(model), mesh)
     accuracy_of_q = phases.make_accuracy(model, mesh)
     init_state, train = phases.make_finetuning(
         model,

@@ -129,15 +129,15 @@ def open_images(folder: Path) -> Callable[[np.ndarray], np.ndarray]:
 
     def read(indices: np.ndarray) -> np.ndarray:
         numbers = np.searchsorted(firsts, indices, side="right") - 1
-        images: list[np.ndarray | None] = [None] * len(indices)
+        images: dict[int, np.ndarray] = {}
         for number in np.unique(numbers):
             first, _, path = shards[number]
             with _safe_open(path) as file:
                 stored = file.get_slice("images")
-                for place in np.flatnonzero(numbers == number):
+                for place in np.flatnonzero(numbers == number).tolist():
                     row = int(indices[place]) - first
                     images[place] = stored[row : row + 1]
-        return np.concatenate([image for image in images if image is not None])
+        return np.concatenate([images[place] for place in range(len(indices))])
 
     return read
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from ml_collections import ConfigDict
 
-# Of an int32, as which programs count.
+# Programs count in int32.
 _LARGEST = 2**31 - 1
 
 

@@ -28,6 +28,7 @@ from maskaq_jax import (
 )
 from maskaq_jax.config import SYNTHESIS_METHODS, Config
 from maskaq_jax.experiment import Experiment
+from maskaq_jax.models import full_precision
 from maskaq_jax.phases import ReadImages, SavedProgress, SynthesisProgress
 
 # Images in samples.png.
@@ -288,7 +289,7 @@ def _make_drawing(experiment: Experiment) -> Callable[[np.ndarray], None]:
 
     @jax.jit
     def find_regions(params: Any, images: Array) -> Array:
-        _, out = model.clone(quantization=None).apply({"params": params}, images)
+        _, out = full_precision(model).apply({"params": params}, images)
         return model.patch_regions(out["attention_logits"], config.synthesis.initial_ratio)
 
     def draw(images: np.ndarray) -> None:

@@ -156,13 +156,13 @@ def step(
         terms = synthesis_terms.model_terms(
             model, settings.weights, part, views, ratio, settings.drop_rate, step_key, axis_name
         )
-        return _total(terms), terms
+        return losses.total(terms), terms
 
     def roughness_loss(images: Array) -> tuple[Array, losses.Terms]:
         terms = synthesis_terms.roughness_terms(
             settings.weights, batch, images, axis_name, variation_target
         )
-        return _total(terms), terms
+        return losses.total(terms), terms
 
     gradient, terms = microbatches.image_gradient(
         model_loss,
@@ -209,7 +209,3 @@ def synthesize(
     weights = dataclasses.asdict(spec.settings.weights)
     terms = {name: jnp.zeros(()) for name, weight in weights.items() if weight}
     return jax.lax.fori_loop(0, num_steps, lambda _, carry: take_step(carry[0]), (state, terms))
-
-
-def _total(terms: losses.Terms) -> Array:
-    return sum(terms.values(), start=jnp.zeros(()))

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from maskaq_jax import losses, randomness, reductions, regions
-from maskaq_jax.models import Model
+from maskaq_jax.models import Model, full_precision
 from maskaq_jax.ranges import NonNegativeFloat
 
 
@@ -119,7 +119,8 @@ def model_terms(
 ) -> losses.Terms:
     """The weighted terms that P and Q are asked for: each is a mean over the images.
 
-    `coupling` is one since all images have as many patches coupled (`regions.coupled_regions`).
+    `coupling` is one too, since as many patches are coupled in every image
+    (`regions.coupled_regions`).
 
     Args:
       model: Q; P is its full-precision clone.
@@ -135,7 +136,7 @@ def model_terms(
       Term name -> [] float32, weight applied.
     """
     prefix = model.num_prefix_tokens
-    logits, out = model.clone(quantization=None).apply({"params": batch.params}, views)
+    logits, out = full_precision(model).apply({"params": batch.params}, views)
     attention_p = out["attention_logits"]
     terms = {}
     if weights.similarity:

@@ -18,13 +18,13 @@ class TfdsImages:
       records: of the split, with the image's file as it is.
       name: of dataset and split, for errors.
       size: side the images are made to.
-      spec: how.
+      settings: how.
     """
 
     records: Sequence[dict[str, Any]]
     name: str
     size: int
-    spec: Preprocessing
+    settings: Preprocessing
 
     def __len__(self) -> int:
         return len(self.records)
@@ -32,11 +32,11 @@ class TfdsImages:
     def __getitem__(self, index: int, /) -> Example:
         record, name = self.records[index], f"{self.name}, image {index}"
         file = io.BytesIO(record["image"])
-        return preprocessing.read_image(file, name, self.size, self.spec), record["label"]
+        return preprocessing.read_image(file, name, self.size, self.settings), record["label"]
 
 
 def open_split(
-    dataset: str, split: str, data_dir: str, num_classes: int, size: int, spec: Preprocessing
+    dataset: str, split: str, data_dir: str, num_classes: int, size: int, settings: Preprocessing
 ) -> Dataset:
     """Opens a prepared dataset, without reading its images.
 
@@ -46,7 +46,7 @@ def open_split(
       data_dir: where it was prepared; empty for TFDS's own place.
       num_classes: classes of the model; 0 for a model without classifier.
       size: side the images are made to.
-      spec: how.
+      settings: how.
 
     Returns:
       Images that are decoded when they are asked for, and their labels.
@@ -85,7 +85,7 @@ def open_split(
         ) from error
     except ValueError as error:  # no such split
         raise ValueError(f"TFDS dataset {dataset!r}: {error}") from error
-    return TfdsImages(records, f"{dataset} {split}", size, spec)
+    return TfdsImages(records, f"{dataset} {split}", size, settings)
 
 
 def _where(data_dir: str) -> str:

@@ -1,6 +1,7 @@
 """Model names and what they stand for."""
 
 import difflib
+from collections.abc import Collection
 from typing import Any
 
 import jax.numpy as jnp
@@ -73,21 +74,29 @@ def create_model(
       ValueError: unknown name or argument, a value of another kind, sizes that are too small or
         large or don't divide.
     """
-    if name not in model_names():
-        near = difflib.get_close_matches(name, model_names(), n=1, cutoff=0)[0]
-        raise ValueError(f"unknown model {name!r}; did you mean {near!r}?")
+    _check_known(name, model_names(), f"unknown model {name!r}")
     family = SwinTransformer if name in _SWINS else VisionTransformer
     known = family.__dataclass_fields__.keys() - {"parent", "name"}
     for argument in overrides:
-        if argument not in known:
-            near = difflib.get_close_matches(argument, known, n=1, cutoff=0)[0]
-            raise ValueError(f"unknown argument {argument!r} of {name}; did you mean {near!r}?")
+        _check_known(argument, known, f"unknown argument {argument!r} of {name}")
     arguments = (_VITS | _SWINS)[name] | overrides
     for argument, value in arguments.items():
         _check_argument(argument, value, family.__dataclass_fields__[argument].default)
     if num_classes is None:
         num_classes = 0 if name.endswith("_dinov2") else 1000
     return family(num_classes=num_classes, quantization=quantization, **arguments)
+
+
+def full_precision(model: Model) -> Model:
+    """P of a low-bit model Q: the same architecture on the same `params`, nothing quantized."""
+    return model.clone(quantization=None)
+
+
+def _check_known(name: str, known: Collection[str], complaint: str) -> None:
+    """Raises ValueError with the nearest of the known names, unless the name is one of them."""
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
+        raise ValueError(f"{complaint}; did you mean {near!r}?")
 
 
 def _check_argument(argument: str, value: Any, default: Any) -> None:

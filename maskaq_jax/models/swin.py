@@ -242,7 +242,7 @@ class SwinTransformer(nn.Module):
 
     @property
     def num_prefix_tokens(self) -> int:
-        """None: every token is a patch."""
+        """0: every token is a patch."""
         return 0
 
     @property
