@@ -11,6 +11,7 @@ Charts of accuracy against the number of images and of refreshes are those of `b
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import numpy as np
 
 from benchmarks import charts, methods, runs
 from maskaq_jax import attention, config, experiment, samples, sources
+from maskaq_jax.models import full_precision
 
 _NUM_COLUMNS = 12
 
@@ -65,16 +67,18 @@ def read_images(prepared: experiment.Experiment, indices: np.ndarray) -> np.ndar
     return samples.open_images(folder)(indices)
 
 
-def apply(prepared: experiment.Experiment, variables: Any, images: np.ndarray) -> jax.Array:
-    """Attention logits of the last block, [B, H, N, N]; of P where `variables` is its `params`.
+def attention_logits(
+    prepared: experiment.Experiment, variables: Any, images: np.ndarray
+) -> Sequence[jax.Array]:
+    """Attention logits of each block; of P where `variables` is its `params`.
 
     Raises:
-      ValueError: its windows are not whole images.
+      ValueError: the last block's windows are not whole images.
     """
-    model = prepared.model if "quant" in variables else prepared.model.clone(quantization=None)
+    model = prepared.model if "quant" in variables else full_precision(prepared.model)
     _, out = jax.jit(model.apply)(variables, jnp.asarray(images))
-    logits = out["attention_logits"][-1]
-    if len(logits) != len(images):
+    logits = out["attention_logits"]
+    if len(logits[-1]) != len(images):
         raise ValueError("the last block must attend over whole images")
     return logits
 
@@ -97,7 +101,7 @@ def draw_similarity(
     """Cosines between the head-averaged attention rows of an image's patches, for each method."""
     figure, axes = charts.new_figure(2, len(images), (2 * len(images), 4))
     for column, (method, own) in enumerate(images.items()):
-        logits = apply(prepared, {"params": prepared.params}, own[:1])
+        logits = attention_logits(prepared, {"params": prepared.params}, own[:1])[-1]
         rows = attention.patch_logits(logits, prepared.model.num_prefix_tokens).mean(axis=1)[0]
         rows = rows / jnp.linalg.norm(rows, axis=-1, keepdims=True)
         show(axes[0, column], prepared.config.pixels.denormalise(own)[0])
@@ -111,14 +115,16 @@ def draw_attention(
     path: Path, images: np.ndarray, variables: Any, prepared: experiment.Experiment
 ) -> None:
     """Images, and what P and Q attend to in them; P's informative regions are outlined."""
-    model, settings = prepared.model, prepared.config.synthesis
+    model = prepared.model
+    logits = {
+        "P": attention_logits(prepared, {"params": prepared.params}, images),
+        "Q": attention_logits(prepared, variables, images),
+    }
     rows = {"image": prepared.config.pixels.denormalise(images)}
-    params = {"params": prepared.params}
-    for name, values in (("P", params), ("Q", variables)):
-        scores = attention.patch_scores(apply(prepared, values, images), model.num_prefix_tokens)
+    for name, layers in logits.items():
+        scores = attention.patch_scores(layers[-1], model.num_prefix_tokens)
         rows[name] = np.asarray(scores).reshape(-1, *model.patch_grid)
-    _, out = model.clone(quantization=None).apply(params, jnp.asarray(images))
-    masks = model.patch_regions(out["attention_logits"], settings.initial_ratio)
+    masks = model.patch_regions(logits["P"], prepared.config.synthesis.initial_ratio)
     height, width = images.shape[1:3]
     figure, axes = charts.new_figure(len(rows), len(images), (len(images), len(rows)))
     for axis_row, (name, pictures) in zip(axes, rows.items(), strict=True):

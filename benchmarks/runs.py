@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from maskaq_jax import config as config_lib
-from maskaq_jax import interruption, report
+from maskaq_jax import files, interruption
 
 # Seconds between two looks at whether to stop.
 _PATIENCE = 1.0
@@ -111,8 +111,8 @@ class Record:
         writer.writeheader()
         writer.writerows(self.rows.values())
         # A row without its digest counts as missing, so the order makes a kill between harmless.
-        report.write_text(self.path, table.getvalue())
-        report.write_json(self.path.with_suffix(".json"), self._digests)
+        files.write_text(self.path, table.getvalue())
+        files.write_json(self.path.with_suffix(".json"), self._digests)
 
 
 def fill(

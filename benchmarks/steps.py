@@ -42,7 +42,7 @@ from maskaq_jax import (
 )
 from maskaq_jax import config as config_lib
 from maskaq_jax.config import Config
-from maskaq_jax.models import Model
+from maskaq_jax.models import Model, full_precision
 
 PHASES = ("synthesis", "finetuning", "evaluation")
 # Of matrices large enough to be at the machine's rate.
@@ -164,8 +164,8 @@ class Problem:
         self.settings, self.model, self.batch_size = settings, model, batch_size
         key = jax.random.key(0)
         self.images = jax.random.normal(key, (batch_size, *model.input_shape))
-        full_precision = model.clone(quantization=None)
-        self.params = jax.jit(full_precision.init)(key, self.images)["params"]
+        model_p = full_precision(model)
+        self.params = jax.jit(model_p.init)(key, self.images)["params"]
         calibrate = jax.jit(lambda *values: calibration.calibrate(model, *values))
         self.variables = {"params": self.params, "quant": calibrate(self.params, self.images)}
         self.labels = jnp.arange(batch_size, dtype=jnp.int32) % max(1, model.num_classes)
@@ -302,10 +302,10 @@ def interleave(steps: Mapping[str, TimedStep], repeats: int) -> dict[str, list[f
 
 def count_products(model: Model, phase: str) -> float:
     """Operations an image's matrix products take, counted by hand on the traced forward pass."""
-    full_precision = model.clone(quantization=None)
+    model_p = full_precision(model)
     images = jax.ShapeDtypeStruct((1, *model.input_shape), jnp.float32)
-    shapes = jax.eval_shape(full_precision.init, jax.random.key(0), images)
-    jaxpr = jax.make_jaxpr(full_precision.apply)(shapes, images)
+    shapes = jax.eval_shape(model_p.init, jax.random.key(0), images)
+    jaxpr = jax.make_jaxpr(model_p.apply)(shapes, images)
     dense = attention = 0.0
     for flops, is_batched in _products(jaxpr.jaxpr):
         if is_batched:

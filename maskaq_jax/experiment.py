@@ -17,11 +17,11 @@ from maskaq_jax import (
     checkpoint,
     config,
     data,
+    files,
     hub,
     image_folder,
     parallel,
     programs,
-    report,
     schedule,
     tfds_images,
     torch_import,
@@ -33,8 +33,12 @@ from maskaq_jax.schema import ConfigError
 _LOCK = "lock"
 # Of the weights a run was started with.
 _WEIGHTS = "weights.json"
-# What a run that ended before it began leaves behind.
-_REMAINS = (_LOCK, _WEIGHTS, f"{_WEIGHTS}.unfinished", "config.json.unfinished")
+# Files of a start that was killed before it wrote config.json.
+_REMAINS = (
+    _LOCK,
+    _WEIGHTS,
+    *(files.unfinished(Path(name)).name for name in (_WEIGHTS, "config.json")),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,8 +123,8 @@ def _write_start(experiment: Experiment, lock: filelock.BaseFileLock) -> None:
     except filelock.Timeout:
         raise ConfigError(f"another run is at work in {workdir}: name another --workdir") from None
     _check_workdir(experiment.config, workdir)
-    report.write_json(workdir / _WEIGHTS, {"crc32": checkpoint.checksum(experiment.params)})
-    report.write_json(workdir / "config.json", config.as_dict(experiment.config))
+    files.write_json(workdir / _WEIGHTS, {"crc32": checkpoint.checksum(experiment.params)})
+    files.write_json(workdir / "config.json", config.as_dict(experiment.config))
 
 
 def _check_weights(params: Any, settings: Config, workdir: Path) -> None:

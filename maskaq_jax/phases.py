@@ -162,8 +162,8 @@ def make_synthesis(
         indices, valid = parallel.put((share.indices, share.valid), mesh, SHARDED)
         params, variables = parallel.put((params, variables), mesh, REPLICATED)
         for attempt in range(resume_from.attempt if resume_from else 0, _ATTEMPTS):
-            drawn = jax.random.fold_in(key, attempt)
-            state, labels = parallel.fetch(start(drawn, share.indices))
+            attempt_key = jax.random.fold_in(key, attempt)
+            state, labels = parallel.fetch(start(attempt_key, share.indices))
             step = 0
             if resume_from and resume_from.attempt == attempt:
                 state = jax.tree.unflatten(jax.tree.structure(state), resume_from.leaves)
@@ -181,7 +181,7 @@ def make_synthesis(
             while step < spec.settings.num_steps:
                 num_steps = min(STEPS_PER_DISPATCH, spec.settings.num_steps - step)
                 state, terms = run_chunk(
-                    state, batch, parallel.put(drawn, mesh, REPLICATED), np.int32(num_steps)
+                    state, batch, parallel.put(attempt_key, mesh, REPLICATED), np.int32(num_steps)
                 )
                 step += num_steps
                 yield SynthesisProgress(attempt, step, labels, state, _floats(terms))

@@ -1,21 +1,18 @@
-"""What a run shows and leaves behind: progress, metrics, pictures and results."""
+"""What a run shows and leaves behind: progress, metrics and results."""
 
 import contextlib
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image, ImageDraw
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from maskaq_jax.pixels import Pixels
+from maskaq_jax import files
 
 # Of the time spent so far.
 _SECONDS = "seconds.json"
@@ -99,7 +96,7 @@ class Reporter:
         """Has a later start count the time of these phases, whose work it will find done."""
         self._stored_seconds |= {name: self.seconds[name] for name in phases}
         if not self._is_silent:
-            write_json(self._seconds_path, self._stored_seconds)
+            files.write_json(self._seconds_path, self._stored_seconds)
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[Callable[[int], None]]:
@@ -178,7 +175,7 @@ def _trim_metrics(path: Path, first_epoch: int) -> None:
             continue
         if is_kept:
             kept.append(line + "\n")
-    write_text(path, "".join(kept))
+    files.write_text(path, "".join(kept))
 
 
 def _summary_writer(workdir: Path) -> Any:
@@ -222,86 +219,6 @@ def print_results(console: Console, results: dict[str, Any]) -> None:
     for phase, seconds in results["seconds"].items():
         table.add_row(f"time of {phase}", _duration(seconds))
     console.print(table)
-
-
-def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Writes JSON that appears whole or not at all."""
-    write_text(path, json.dumps(values, indent=2) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a file that appears whole or not at all, even where the power fails."""
-    unfinished = path.with_name(path.name + ".unfinished")
-    try:
-        with unfinished.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
-def draw_samples(
-    path: Path, images: np.ndarray, masks: np.ndarray, grid: tuple[int, int], pixels: Pixels
-) -> None:
-    """Draws images, each beside itself with its informative regions lit and outlined.
-
-    Args:
-      path: of the PNG.
-      images: [B, height, width, channels] float32, normalised; 1 or 3 channels.
-      masks: [B, rows * columns] of 0 and 1.
-      grid: rows and columns of patches.
-      pixels: the normalisation.
-    """
-    height, width, channels = images.shape[1:]
-    zoom = max(1, round(112 / height))
-    gap = 8
-    pairs_per_row = min(4, len(images))
-    cell_width, cell_height = 2 * width * zoom + gap // 2, height * zoom
-    num_rows = -(-len(images) // pairs_per_row)
-    sheet = Image.new(
-        "RGB",
-        (pairs_per_row * (cell_width + 2 * gap) + gap, num_rows * (cell_height + gap) + gap),
-        "white",
-    )
-    values = pixels.denormalise(images)
-    values = np.broadcast_to(values, (*values.shape[:-1], 3)) if channels == 1 else values
-    for i, (value, mask) in enumerate(zip(values, masks, strict=True)):
-        picture = Image.fromarray((255 * value).astype(np.uint8)).resize(
-            (width * zoom, cell_height), Image.Resampling.NEAREST
-        )
-        row, column = divmod(i, pairs_per_row)
-        left = gap + column * (cell_width + 2 * gap)
-        top = gap + row * (cell_height + gap)
-        sheet.paste(picture, (left, top))
-        lit = _light_regions(picture, mask.reshape(grid).astype(bool))
-        sheet.paste(lit, (left + width * zoom + gap // 2, top))
-    sheet.save(path)
-
-
-def _light_regions(picture: Image.Image, mask: np.ndarray) -> Image.Image:
-    """Darkens what lies outside the marked patches and outlines them."""
-    rows, columns = mask.shape
-    size = picture.width // columns, picture.height // rows
-    shade = np.kron(np.where(mask, 1.0, 0.3), np.ones((size[1], size[0])))
-    lit = np.asarray(picture) * shade[..., None]
-    result = Image.fromarray(lit.astype(np.uint8))
-    draw = ImageDraw.Draw(result)
-    padded = np.pad(mask, 1)
-    for row, column in zip(*np.nonzero(mask), strict=True):
-        left, top = column * size[0], row * size[1]
-        right, bottom = left + size[0] - 1, top + size[1] - 1
-        edges = (
-            (padded[row, column + 1], (left, top, right, top)),
-            (padded[row + 2, column + 1], (left, bottom, right, bottom)),
-            (padded[row + 1, column], (left, top, left, bottom)),
-            (padded[row + 1, column + 2], (right, top, right, bottom)),
-        )
-        for neighbour_marked, line in edges:
-            if not neighbour_marked:
-                draw.line(line, fill=(255, 80, 0), width=2)
-    return result
 
 
 def _duration(seconds: float) -> str:

@@ -18,6 +18,7 @@ from maskaq_jax import (
     calibration,
     checkpoint,
     experiment,
+    files,
     finetune,
     interruption,
     measures,
@@ -151,7 +152,7 @@ def run(prepared: Experiment, is_terminated: Callable[[], bool] = lambda: False)
             )
         summary = results.summarise(prepared, top1, num_evaluated, reporter.seconds) | agreement
         if parallel.is_main_process():
-            report.write_json(prepared.workdir / "results.json", summary)
+            files.write_json(prepared.workdir / "results.json", summary)
             report.print_results(reporter.console, summary)
             if results.lost_accuracy(summary):
                 reporter.warn(

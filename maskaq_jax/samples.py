@@ -16,7 +16,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from maskaq_jax import failures
+from maskaq_jax import failures, files
 
 _NAME = re.compile(r"images_(\d{8})_(\d{8})\.safetensors")
 _CHECKSUM = "crc32"
@@ -59,11 +59,8 @@ def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Stores named arrays with a checksum; the file appears whole or not at all."""
     arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".unfinished")
-    save_file(arrays, unfinished, metadata={_CHECKSUM: str(_checksum(arrays))})
-    with unfinished.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(unfinished, path)
+    with files.replacing(path) as unfinished:
+        save_file(arrays, unfinished, metadata={_CHECKSUM: str(_checksum(arrays))})
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:

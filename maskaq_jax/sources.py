@@ -23,6 +23,7 @@ from maskaq_jax import (
     phases,
     randomness,
     report,
+    sample_sheet,
     samples,
     synthesis,
 )
@@ -32,7 +33,7 @@ from maskaq_jax.models import full_precision
 from maskaq_jax.phases import ReadImages, SavedProgress, SynthesisProgress
 
 # Images in samples.png.
-_SAMPLES_DRAWN = 24
+_SAMPLES_SHOWN = 24
 # First images that P chooses a background by.
 _IMAGES_SCORED = 256
 _draw_images = jax.jit(first_images.draw_images, static_argnums=(2, 3))
@@ -63,7 +64,7 @@ def _make_synthesis(
     config = experiment.config
     size, num_steps = batch_size(config), config.synthesis.num_steps
     synthesis_key = randomness.named_key(key, "synthesize")
-    draw_samples = _make_drawing(experiment)
+    show_samples = _make_sheet_writer(experiment)
 
     @functools.cache
     def prepare_synthesis() -> Callable[..., Iterator[SynthesisProgress]]:
@@ -117,8 +118,8 @@ def _make_synthesis(
         memory.give_back()
         read_images = samples.open_images(folder)
         if parallel.is_main_process():
-            drawn = min(_SAMPLES_DRAWN, config.samples.num_samples)
-            draw_samples(read_images(np.arange(drawn)))
+            shown = min(_SAMPLES_SHOWN, config.samples.num_samples)
+            show_samples(read_images(np.arange(shown)))
         return read_images
 
     return make_samples
@@ -283,7 +284,7 @@ def _read_progress(
     return SavedProgress(int(position[0]), int(position[1]), leaves)
 
 
-def _make_drawing(experiment: Experiment) -> Callable[[np.ndarray], None]:
+def _make_sheet_writer(experiment: Experiment) -> Callable[[np.ndarray], None]:
     """Returns what writes samples.png: images and the regions P finds most informative in them."""
     config, model = experiment.config, experiment.model
 
@@ -292,9 +293,9 @@ def _make_drawing(experiment: Experiment) -> Callable[[np.ndarray], None]:
         _, out = full_precision(model).apply({"params": params}, images)
         return model.patch_regions(out["attention_logits"], config.synthesis.initial_ratio)
 
-    def draw(images: np.ndarray) -> None:
+    def show(images: np.ndarray) -> None:
         masks = np.asarray(find_regions(experiment.params, images))
         path = experiment.workdir / "samples.png"
-        report.draw_samples(path, images, masks, model.patch_grid, config.pixels)
+        sample_sheet.draw(path, images, masks, model.patch_grid, config.pixels)
 
-    return draw
+    return show

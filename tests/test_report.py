@@ -1,14 +1,10 @@
 import io
-import itertools
 import json
 
-import numpy as np
 import pytest
-from PIL import Image
 from rich.console import Console
 
 from maskaq_jax import report
-from maskaq_jax.pixels import Pixels
 
 WORK = {"synthesis": 2.0, "finetuning": 1.0}
 
@@ -109,15 +105,6 @@ def test_metrics_are_told_to_tensorboard(tmp_path):
     assert b"finetuning/entropy" in content
 
 
-def test_json_appears_whole_or_not_at_all(tmp_path):
-    path = tmp_path / "results.json"
-    report.write_json(path, {"top1": 90.0})
-    with pytest.raises(TypeError):
-        report.write_json(path, {"top1": object()})
-    assert json.loads(path.read_text()) == {"top1": 90.0}
-    assert [other.name for other in tmp_path.iterdir()] == ["results.json"]
-
-
 @pytest.mark.parametrize(
     ("method", "source"), [("maskaq", "with no data"), ("real", "with real images")]
 )
@@ -137,31 +124,6 @@ def test_the_table_tells_accuracies_and_times(method, source):
     text = console.export_text()
     for part in ("W3A4, calibrated only", "91.16", "60.00", "85.50", "61 s", "2 min 05 s", source):
         assert part in text
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-def test_samples_stand_beside_their_lit_regions(tmp_path, channels):
-    # Two white images of 8 x 8 pixels, 2 x 2 patches, one patch and all patches informative.
-    path = tmp_path / "samples.png"
-    pixels = Pixels((0.5,) * channels, (0.5,) * channels)
-    masks = np.array([[0, 1, 0, 0], [1, 1, 1, 1]], np.float32)
-    report.draw_samples(path, np.ones((2, 8, 8, channels)), masks, (2, 2), pixels)
-    with Image.open(path) as picture:
-        sheet = np.asarray(picture)
-    side, gap = 112, 8
-    cell = 2 * side + gap // 2 + 2 * gap
-    for number, mask in enumerate(masks):
-        left = gap + number * cell
-        assert (sheet[gap : gap + side, left : left + side] == 255).all()
-        lit = sheet[gap : gap + side, left + side + gap // 2 :][:, :side]
-        for (row, column), marked in zip(itertools.product(range(2), range(2)), mask, strict=True):
-            centre = lit[28 + 56 * row, 28 + 56 * column]
-            assert (centre == (255 if marked else 76)).all()
-    # Outlined against the patches that are not marked, and the border of the image.
-    first = sheet[gap : gap + side, gap + side + gap // 2 :][:, :side]
-    orange = (first == (255, 80, 0)).all(axis=-1)
-    assert orange[:56, 56:].any()
-    assert not orange[60:].any()
 
 
 def test_a_continued_run_forgets_what_it_writes_again(tmp_path):
