@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from maskaq_jax import reductions
+
 # SSIM's stabilisers for signals in [0, 1] (Wang et al. 2004).
 SSIM_C1 = 0.01**2
 SSIM_C2 = 0.03**2
@@ -31,7 +33,7 @@ def _mse_distance(target: Array, output: Array, expectation: Expectation) -> Arr
 
 
 def _l1_distance(target: Array, output: Array, expectation: Expectation) -> Array:
-    return expectation(jnp.abs(target - output))
+    return expectation(reductions.absolute(target - output))
 
 
 def _kl_distance(target: Array, output: Array, expectation: Expectation) -> Array:

@@ -1,6 +1,9 @@
 """Weights from the Hugging Face hub, through its own client: its cache, offline mode, progress."""
 
+import contextlib
+import logging
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 SCHEME = "hf://"
@@ -47,13 +50,16 @@ def fetch(address: str) -> Path:
     unreachable: Exception | None = None
     for name in _FILES:
         try:
-            return Path(
-                huggingface_hub.hf_hub_download(
-                    parts["repository"], name, revision=parts["revision"]
+            with _quiet_client():
+                path = huggingface_hub.hf_hub_download(
+                    parts["repository"],
+                    name,
+                    revision=parts["revision"],
+                    local_files_only=unreachable is not None,
                 )
-            )
+            return Path(path)
         except errors.LocalEntryNotFoundError as error:
-            unreachable = error  # the other file may be in the cache
+            unreachable = unreachable or error  # the other file may be in the cache
         except errors.EntryNotFoundError:
             continue
         except Exception as error:  # the hub's own kinds, and whatever its connection raises
@@ -64,6 +70,18 @@ def fetch(address: str) -> Path:
             f"{_first_line(unreachable)}"
         ) from unreachable
     raise ValueError(f"{address} holds neither {' nor '.join(_FILES)}")
+
+
+@contextlib.contextmanager
+def _quiet_client() -> Iterator[None]:
+    """The client tells of every attempt to connect; what comes of them is told by an error."""
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _first_line(error: Exception) -> str:

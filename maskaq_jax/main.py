@@ -142,10 +142,14 @@ def _parse_flags(argv: list[str]) -> list[str]:
     for argument in argv:
         flag, _, value = argument.partition("=")
         path = value.partition(":")[0]
-        if flag.lstrip("-") == "config" and path and not Path(path).is_file():
+        if flag.lstrip("-") != "config" or not path:
+            continue
+        if not Path(path).is_file():
             from maskaq_jax import data
 
             _refuse(f"--config: {data.missing_file(Path(path))}")
+        # A config may import its neighbours, as `configs.common`, wherever one starts.
+        sys.path.append(str(Path(path).resolve().parent.parent))
     try:
         return flags.FLAGS(argv)
     except Exception as error:  # whatever the config file raises

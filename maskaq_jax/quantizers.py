@@ -145,11 +145,12 @@ def _code_range(signed: ArrayLike, bits: int) -> tuple[Array, Array]:
 def _grid(
     quantizer: ActivationQuantizer, bits: int, grad_scale: ArrayLike
 ) -> tuple[Array, Array, Array, Array]:
-    """Step, with its gradient scaled; zero point; smallest and largest code."""
+    """Step, with its gradient scaled; zero point; smallest and largest code; all of shape []."""
     _check_bits(bits)
-    step = jnp.asarray(quantizer.step)
+    # One number each, as which PyTorch's arrays of one element serve too.
+    step, zero_point = jnp.reshape(quantizer.step, ()), jnp.reshape(quantizer.zero_point, ())
     step = _straight_through(step, step * grad_scale)
-    return step, jnp.asarray(quantizer.zero_point), *_code_range(quantizer.signed, bits)
+    return step, zero_point, *_code_range(quantizer.signed, bits)
 
 
 def _straight_through(value: Array, x: Array) -> Array:

@@ -40,6 +40,11 @@ def safe_sqrt(x: Array) -> Array:
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1.0)), 0.0)
 
 
+def absolute(x: Array) -> Array:
+    """|x| with slope 0 at 0, where that of `jnp.abs` is 1: what agrees is left as it is."""
+    return x * jax.lax.stop_gradient(jnp.sign(x))
+
+
 def mean_over_layers(layer_loss: Callable[..., Array], *layers: Iterable[Any]) -> Array:
     """[] mean of `layer_loss`, [], mapped over layers; traced once for those of one shape.
 

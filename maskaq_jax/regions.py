@@ -3,6 +3,7 @@
 Source: `docs/method.md` section 2, "informative regions".
 """
 
+import math
 from collections.abc import Sequence
 
 import jax
@@ -81,7 +82,9 @@ def drop_regions(key: Array, mask: Array, rate: float = 0.3) -> Array:
       [..., n] float32 of 0 and 1, at most `mask`.
     """
     kept = mask.sum(axis=-1, keepdims=True)
-    stay = jnp.minimum(kept, jnp.maximum(1, jnp.round((1 - rate) * kept)))
+    # In Python's precision: in float32 0.7 of 45 is 31.5, and is rounded up.
+    counts = [max(1, round((1 - rate) * count)) for count in range(mask.shape[-1] + 1)]
+    stay = jnp.minimum(kept, jnp.asarray(counts, jnp.float32)[kept.astype(jnp.int32)])
     draw = jnp.where(mask > 0, jax.random.uniform(key, mask.shape), -1.0)
     return _top(draw, stay)
 
@@ -120,11 +123,13 @@ def coupled_regions(
 
 
 def _top_share(scores: Array, ratio: ArrayLike) -> Array:
-    keep = jnp.maximum(1, jnp.floor(jnp.asarray(ratio, jnp.float32) * scores.shape[-1]))
-    return _top(scores, keep)
+    num_patches = scores.shape[-1]
+    if isinstance(ratio, float):  # in its own precision: in float32 0.7 of 90 is 63, not 62
+        return _top(scores, max(1, math.floor(ratio * num_patches)))
+    return _top(scores, jnp.maximum(1, jnp.floor(jnp.asarray(ratio) * num_patches)))
 
 
-def _top(scores: Array, count: Array) -> Array:
+def _top(scores: Array, count: ArrayLike) -> Array:
     """1.0 for the `count` largest of the last axis; equal scores in order of position."""
     rank = jnp.argsort(jnp.argsort(-scores, axis=-1, stable=True), axis=-1)
     return (rank < count).astype(jnp.float32)

@@ -49,22 +49,32 @@ def make_source(
     Batches that the store holds already are kept; the others are made against Q's `variables`.
     Which ones are `missing` is found out, unless it is known.
     """
-    if experiment.config.method == "noise":
-        images = read_noise(experiment, key)
-        return lambda refresh, variables, missing=None: images
-    if experiment.real is not None:
-        real = experiment.real
-        return lambda refresh, variables, missing=None: lambda indices: real[indices]
-    return _make_synthesis(experiment, key, reporter, clock)
+    show_samples = _make_sheet_writer(experiment)
+    if experiment.config.method in SYNTHESIS_METHODS:
+        return _make_synthesis(experiment, key, reporter, clock, show_samples)
+    real = experiment.real
+    read_images = read_noise(experiment, key) if real is None else real.__getitem__
+
+    def make_samples(
+        refresh: int, variables: Any, missing: Sequence[int] | None = None
+    ) -> ReadImages:
+        del refresh, variables, missing  # they are what they are
+        show_samples(read_images)
+        return read_images
+
+    return make_samples
 
 
 def _make_synthesis(
-    experiment: Experiment, key: Array, reporter: report.Reporter, clock: interruption.Clock
+    experiment: Experiment,
+    key: Array,
+    reporter: report.Reporter,
+    clock: interruption.Clock,
+    show_samples: Callable[[ReadImages], None],
 ) -> Callable[..., ReadImages]:
     config = experiment.config
     size, num_steps = batch_size(config), config.synthesis.num_steps
     synthesis_key = randomness.named_key(key, "synthesize")
-    show_samples = _make_sheet_writer(experiment)
 
     @functools.cache
     def prepare_synthesis() -> Callable[..., Iterator[SynthesisProgress]]:
@@ -117,9 +127,7 @@ def _make_synthesis(
             make_batch(folder, refresh, number, variables)
         memory.give_back()
         read_images = samples.open_images(folder)
-        if parallel.is_main_process():
-            shown = min(_SAMPLES_SHOWN, config.samples.num_samples)
-            show_samples(read_images(np.arange(shown)))
+        show_samples(read_images)
         return read_images
 
     return make_samples
@@ -284,7 +292,7 @@ def _read_progress(
     return SavedProgress(int(position[0]), int(position[1]), leaves)
 
 
-def _make_sheet_writer(experiment: Experiment) -> Callable[[np.ndarray], None]:
+def _make_sheet_writer(experiment: Experiment) -> Callable[[ReadImages], None]:
     """Returns what writes samples.png: images and the regions P finds most informative in them."""
     config, model = experiment.config, experiment.model
 
@@ -293,7 +301,10 @@ def _make_sheet_writer(experiment: Experiment) -> Callable[[np.ndarray], None]:
         _, out = full_precision(model).apply({"params": params}, images)
         return model.patch_regions(out["attention_logits"], config.synthesis.initial_ratio)
 
-    def show(images: np.ndarray) -> None:
+    def show(read_images: ReadImages) -> None:
+        if not parallel.is_main_process():
+            return
+        images = read_images(np.arange(min(_SAMPLES_SHOWN, config.samples.num_samples)))
         masks = np.asarray(find_regions(experiment.params, images))
         path = experiment.workdir / "samples.png"
         sample_sheet.draw(path, images, masks, model.patch_grid, config.pixels)

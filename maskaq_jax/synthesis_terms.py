@@ -103,7 +103,8 @@ def roughness_terms(
         )
     if weights.variation_gap:
         variation = losses.total_variation_loss(images, axis_name, batch.valid, diagonal_weight=1.0)
-        terms["variation_gap"] = weights.variation_gap * jnp.abs(variation - variation_target)
+        gap = reductions.absolute(variation - variation_target)
+        terms["variation_gap"] = weights.variation_gap * gap
     return terms
 
 

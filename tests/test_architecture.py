@@ -12,8 +12,8 @@ PACKAGE = ROOT / "maskaq_jax"
 
 # A file may import those of the lines above its own; files of one line don't know each other.
 LAYERS = [
-    ["attention", "distances", "head_moments", "ranges", "reductions"],
-    ["pixels"],
+    ["attention", "head_moments", "ranges", "reductions"],
+    ["distances", "pixels"],
     ["augment", "losses.distillation", "losses.images", "quantizers", "randomness", "regions"],
     ["backgrounds", "losses", "noise"],
     ["models.layer_norm"],

@@ -157,6 +157,13 @@ def test_coupling_ignores_patches_outside_the_mask():
     )
 
 
+def test_where_q_is_p_nothing_pulls_at_it():
+    coupling = jax.grad(losses.masked_attention_loss, 1)(LOGITS_P, LOGITS_P, MASK)
+    loss = functools.partial(losses.masked_attention_distillation_loss, distance="l1")
+    assert not coupling.any()
+    assert not jax.grad(loss, 1)(OUTPUTS_P, OUTPUTS_P).any()
+
+
 def test_coupling_of_an_empty_mask_is_zero():
     assert losses.masked_attention_loss(LOGITS_P, LOGITS_Q, jnp.zeros_like(MASK)) == 0
 

@@ -38,6 +38,20 @@ def test_bad_input_ends_before_any_work(tmp_path):
     assert not any(tmp_path.iterdir())
 
 
+def test_a_config_finds_its_neighbours_wherever_one_starts(tmp_path):
+    (tmp_path / "installed").mkdir()
+    (tmp_path / "installed" / "maskaq_jax").symlink_to(ROOT / "maskaq_jax")
+    result = subprocess.run(
+        [sys.executable, "-m", "maskaq_jax.main", SMOKE + ":method=noize"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(tmp_path / "installed")},
+        check=False,
+    )
+    assert result.stderr.startswith("error: unknown config.method 'noize'"), result.stderr
+
+
 @pytest.fixture
 def traps(tmp_path_factory):
     """A directory of packages that end the program that imports them."""

@@ -176,6 +176,23 @@ def test_gradient_scale_reaches_the_step_alone():
     np.testing.assert_array_equal(zero_point, zero_point_scaled)
 
 
+def test_parameters_of_one_element_serve_too():
+    x = jax.random.normal(jax.random.key(0), (20,))
+    quantizer = quantizers.init_activation_quantizer(x, 3)
+
+    def total(step, zero_point):
+        grid = quantizer.replace(step=step, zero_point=zero_point)
+        return jnp.sum(quantizers.quantize_activation(x, grid, 3) ** 2)
+
+    numbers = quantizer.step, quantizer.zero_point
+    arrays = tuple(jnp.reshape(number, (1,)) for number in numbers)
+    for array, number in zip(
+        jax.grad(total, (0, 1))(*arrays), jax.grad(total, (0, 1))(*numbers), strict=True
+    ):
+        assert array.shape == (1,)
+        assert array[0] == number
+
+
 def test_only_tensors_above_zero_are_unsigned():
     assert quantizers.init_activation_quantizer(jnp.array([-1.0, 2.0]), 3).signed
     assert quantizers.init_activation_quantizer(jnp.array([0.0, 2.0]), 3).signed

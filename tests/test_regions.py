@@ -29,6 +29,10 @@ def test_the_top_ratio_is_kept_and_at_least_one_patch(logits, ratio, kept):
     assert (regions.informative_regions(logits, ratio).sum(axis=1) == kept).all()
 
 
+def test_a_ratio_is_not_rounded_to_float32():
+    assert regions.informative_regions(jnp.zeros((1, 1, 1, 91, 91)), 0.7).sum() == int(0.7 * 90)
+
+
 def test_the_highest_scores_are_kept(logits):
     mask = np.asarray(regions.informative_regions(logits, 0.5))
     scores = np.asarray(logits)[:, :, :, 0, 1:].mean(axis=(0, 2))
@@ -52,9 +56,9 @@ def test_masks_carry_no_gradient(logits):
     assert not gradient.any()
 
 
-@pytest.mark.parametrize(("kept", "stay"), [(1, 1), (2, 1), (4, 3), (10, 7)])
+@pytest.mark.parametrize(("kept", "stay"), [(1, 1), (2, 1), (4, 3), (10, 7), (45, 31)])
 def test_dropping_keeps_seven_tenths_of_the_mask(kept, stay):
-    mask = (jnp.arange(12) < kept).astype(jnp.float32)
+    mask = (jnp.arange(50) < kept).astype(jnp.float32)
     keys = jax.random.split(jax.random.key(0), 20)
     dropped = np.asarray(jax.vmap(regions.drop_regions, (0, None))(keys, mask))
     assert (dropped.sum(axis=1) == stay).all()

@@ -180,7 +180,7 @@ def masked_attention_loss(
         layer_mask = jax.lax.stop_gradient(layer_mask)
         # Scores are linear in the logits: one pass over the difference, 0 where the layers agree.
         gap = attention.patch_scores(layer_p - layer_q, num_prefix_tokens)
-        distance = jnp.abs(gap).reshape(layer_mask.shape)
+        distance = reductions.absolute(gap).reshape(layer_mask.shape)
         return reductions.total(distance * layer_mask, axis_name, valid) / (
             reductions.total(layer_mask, axis_name, valid) + 1e-8
         )

@@ -94,6 +94,7 @@ def _assert_trained_without_synthesis(workdir, results, method):
     assert results["method"] == method
     assert results["seconds"]["synthesis"] == 0
     assert not (workdir / "samples").exists()
+    assert (workdir / "samples.png").is_file()
 
 
 def test_noise_is_trained_on_the_same_way(settings, tmp_path):
