@@ -1,7 +1,6 @@
 """Weights from the Hugging Face hub, through its own client: its cache, offline mode, progress."""
 
 import contextlib
-import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -75,13 +74,14 @@ def fetch(address: str) -> Path:
 @contextlib.contextmanager
 def _quiet_client() -> Iterator[None]:
     """The client tells of every attempt to connect; what comes of them is told by an error."""
-    logger = logging.getLogger("huggingface_hub")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    from huggingface_hub.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
     try:
         yield
     finally:
-        logger.setLevel(level)
+        logging.set_verbosity(verbosity)
 
 
 def _first_line(error: Exception) -> str:
