@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from scipy import stats
 from benchmarks import budgets, methods, runs
 from configs import common, vit_fashion
 from maskaq_jax import config, finetune, interruption
+
+RESULTS = Path(__file__).parents[1] / "docs" / "results"
 
 
 def _row(method, seed, top1, preset="best", seconds=10.0):
@@ -108,6 +111,14 @@ def test_budgets_vary_images_and_refreshes_at_the_same_number_of_steps():
         assert settings_of_run.synthesis.background == "none"
     row = budgets.make_row(points[0], {"epochs": 600, "quantized_top1": 80.0, "seconds": {"a": 1}})
     assert tuple(row) == budgets.COLUMNS
+
+
+@pytest.mark.parametrize("bench", [methods, budgets])
+def test_every_row_that_is_told_of_was_made_with_todays_settings(bench):
+    path = RESULTS / f"{bench.__name__.rpartition('.')[-1]}.csv"
+    with path.open(newline="") as file:
+        num_rows = len(list(csv.DictReader(file)))
+    assert len(runs.Record(path, bench.COLUMNS, bench.run_of).rows) == num_rows
 
 
 @pytest.mark.parametrize("method", methods.METHODS | methods.ABLATIONS)
