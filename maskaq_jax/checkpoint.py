@@ -4,7 +4,7 @@ import json
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import numpy as np
@@ -13,7 +13,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from maskaq_jax import failures, parallel
 
-Manager = ocp.CheckpointManager
+Manager: TypeAlias = ocp.CheckpointManager
 
 _NEWEST_KEPT = 2
 
@@ -36,7 +36,7 @@ class DamagedError(OSError):
     """A checkpoint is not what was saved."""
 
 
-def open_manager(directory: Path, steps_per_refresh: int = 1) -> ocp.CheckpointManager:
+def open_manager(directory: Path, steps_per_refresh: int = 1) -> Manager:
     """Saves in the background; keeps the newest two, and the state its samples were made from.
 
     Args:
@@ -52,19 +52,17 @@ def open_manager(directory: Path, steps_per_refresh: int = 1) -> ocp.CheckpointM
         enable_async_checkpointing=True,
         cleanup_tmp_directories=True,
     )
-    return ocp.CheckpointManager(directory.absolute(), options=options)
+    return Manager(directory.absolute(), options=options)
 
 
-def open_reader(directory: Path) -> ocp.CheckpointManager:
+def open_reader(directory: Path) -> Manager:
     """Reads alone, and leaves a directory as it is: a run may be at work in it."""
     # The last two follow from the first; Orbax warns where they do not say so.
     options = ocp.CheckpointManagerOptions(read_only=True, save_interval_steps=0, create=False)
-    return ocp.CheckpointManager(directory.absolute(), options=options)
+    return Manager(directory.absolute(), options=options)
 
 
-def save(
-    manager: ocp.CheckpointManager, step: int, trees: dict[str, Any], progress: dict[str, Any]
-) -> None:
+def save(manager: Manager, step: int, trees: dict[str, Any], progress: dict[str, Any]) -> None:
     """Saves the state after `step` training steps, with what is known of the run so far.
 
     Does nothing where that step is saved already.
@@ -86,7 +84,7 @@ def save(
 
 
 def restore(
-    manager: ocp.CheckpointManager,
+    manager: Manager,
     templates: dict[str, Any],
     on_damaged: Callable[[str], None],
     is_usable: Callable[[int], bool] = lambda step: True,
@@ -128,7 +126,7 @@ def restore(
     return None
 
 
-def discard_after(manager: ocp.CheckpointManager, step: int) -> None:
+def discard_after(manager: Manager, step: int) -> None:
     """Removes the checkpoints after `step`, from which a run did not continue."""
     manager.wait_until_finished()
     for later in manager.all_steps():

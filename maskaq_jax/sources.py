@@ -49,28 +49,33 @@ def make_source(
     Batches that the store holds already are kept; the others are made against Q's `variables`.
     Which ones are `missing` is found out, unless it is known.
     """
+    make_images = _choose_source(experiment, key, reporter, clock)
     show_samples = _make_sheet_writer(experiment)
-    if experiment.config.method in SYNTHESIS_METHODS:
-        return _make_synthesis(experiment, key, reporter, clock, show_samples)
-    real = experiment.real
-    read_images = read_noise(experiment, key) if real is None else real.__getitem__
 
     def make_samples(
         refresh: int, variables: Any, missing: Sequence[int] | None = None
     ) -> ReadImages:
-        del refresh, variables, missing  # they are what they are
+        read_images = make_images(refresh, variables, missing)
         show_samples(read_images)
         return read_images
 
     return make_samples
 
 
+def _choose_source(
+    experiment: Experiment, key: Array, reporter: report.Reporter, clock: interruption.Clock
+) -> Callable[..., ReadImages]:
+    if experiment.config.method == "noise":
+        images = read_noise(experiment, key)
+        return lambda refresh, variables, missing: images
+    if experiment.real is not None:
+        real = experiment.real
+        return lambda refresh, variables, missing: lambda indices: real[indices]
+    return _make_synthesis(experiment, key, reporter, clock)
+
+
 def _make_synthesis(
-    experiment: Experiment,
-    key: Array,
-    reporter: report.Reporter,
-    clock: interruption.Clock,
-    show_samples: Callable[[ReadImages], None],
+    experiment: Experiment, key: Array, reporter: report.Reporter, clock: interruption.Clock
 ) -> Callable[..., ReadImages]:
     config = experiment.config
     size, num_steps = batch_size(config), config.synthesis.num_steps
@@ -116,9 +121,7 @@ def _make_synthesis(
         if clock.is_stopping():
             raise interruption.Interrupted
 
-    def make_samples(
-        refresh: int, variables: Any, missing: Sequence[int] | None = None
-    ) -> ReadImages:
+    def make_images(refresh: int, variables: Any, missing: Sequence[int] | None) -> ReadImages:
         folder = samples.refresh_folder(experiment.workdir / "samples", refresh)
         if missing is None:
             missing = find_missing(experiment, refresh, reporter.warn)
@@ -126,11 +129,9 @@ def _make_synthesis(
         for number in missing:
             make_batch(folder, refresh, number, variables)
         memory.give_back()
-        read_images = samples.open_images(folder)
-        show_samples(read_images)
-        return read_images
+        return samples.open_images(folder)
 
-    return make_samples
+    return make_images
 
 
 def _choose_background(

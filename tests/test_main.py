@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 SMOKE = f"--config={ROOT}/configs/smoke.py"
 
 
-def _run(directory, *arguments, python_path=""):
+def _run(directory, *arguments, root=ROOT, python_path=""):
     return subprocess.run(
         [
             *(sys.executable, "-m", "maskaq_jax.main", *arguments),
@@ -25,7 +25,7 @@ def _run(directory, *arguments, python_path=""):
         text=True,
         cwd=directory,
         # On the devices there are.
-        env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{python_path}", "XLA_FLAGS": ""},
+        env=os.environ | {"PYTHONPATH": f"{root}{os.pathsep}{python_path}", "XLA_FLAGS": ""},
         check=False,
     )
 
@@ -41,14 +41,7 @@ def test_bad_input_ends_before_any_work(tmp_path):
 def test_a_config_finds_its_neighbours_wherever_one_starts(tmp_path):
     (tmp_path / "installed").mkdir()
     (tmp_path / "installed" / "maskaq_jax").symlink_to(ROOT / "maskaq_jax")
-    result = subprocess.run(
-        [sys.executable, "-m", "maskaq_jax.main", SMOKE + ":method=noize"],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(tmp_path / "installed")},
-        check=False,
-    )
+    result = _run(tmp_path, SMOKE + ":method=noize", root=tmp_path / "installed")
     assert result.stderr.startswith("error: unknown config.method 'noize'"), result.stderr
 
 
