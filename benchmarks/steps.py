@@ -13,6 +13,7 @@ writes all figures.
 """
 
 import argparse
+import functools
 import importlib
 import json
 import os
@@ -28,6 +29,8 @@ import jax
 import jax.extend
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
+from jax.sharding import Mesh
 
 from benchmarks.processes import Step, TimedStep, answer, serve, timed
 from maskaq_jax import (
@@ -156,28 +159,40 @@ class Compiled(NamedTuple):
     trace_seconds: float
 
 
-class Problem:
-    """A model with random weights, its calibrated quantizers, and images."""
+class Problem(NamedTuple):
+    """A model, P's weights, Q's variables, and a batch of images and labels."""
 
-    def __init__(self, settings: Config, model: Model, batch_size: int):
-        """Draws weights and images."""
-        self.settings, self.model, self.batch_size = settings, model, batch_size
-        key = jax.random.key(0)
-        self.images = jax.random.normal(key, (batch_size, *model.input_shape))
-        model_p = full_precision(model)
-        self.params = jax.jit(model_p.init)(key, self.images)["params"]
-        calibrate = jax.jit(lambda *values: calibration.calibrate(model, *values))
-        self.variables = {"params": self.params, "quant": calibrate(self.params, self.images)}
-        self.labels = jnp.arange(batch_size, dtype=jnp.int32) % max(1, model.num_classes)
-        self.mesh = parallel.make_mesh(jax.devices())
+    settings: Config
+    model: Model
+    params: Any
+    variables: dict[str, Any]
+    images: Array
+    labels: Array
+    mesh: Mesh
 
 
 def make_problem(name: str, batch_size: int, bits: int, **arguments: Any) -> Problem:
-    """The model of a config, with other arguments where given, with the paper's settings."""
+    """A config's model, with other arguments where given, and the paper's settings.
+
+    Weights and images are random; the quantizers are calibrated on these images.
+    """
     module = importlib.import_module(f"configs.{name}")
     preset = ",preset=paper" if "fashion" in name else ""
     settings = config_lib.validated(module.get_config(f"w={bits},a={bits}{preset}"))
-    return Problem(settings, config_lib.create_model(settings, **arguments), batch_size)
+    model = config_lib.create_model(settings, **arguments)
+    key = jax.random.key(0)
+    images = jax.random.normal(key, (batch_size, *model.input_shape))
+    params = jax.jit(full_precision(model).init)(key, images)["params"]
+    quant = jax.jit(functools.partial(calibration.calibrate, model))(params, images)
+    return Problem(
+        settings,
+        model,
+        params,
+        {"params": params, "quant": quant},
+        images,
+        labels=jnp.arange(batch_size, dtype=jnp.int32) % max(1, model.num_classes),
+        mesh=parallel.make_mesh(jax.devices()),
+    )
 
 
 def steps_per_dispatch(phase: str) -> int:
@@ -189,7 +204,7 @@ def make_step(problem: Problem, phase: str) -> tuple[TimedStep, Compiled]:
     """A step of ours, and its program."""
     num_steps = steps_per_dispatch(phase)
     settings, model, key = problem.settings, problem.model, jax.random.key(1)
-    numbers = jnp.arange(problem.batch_size, dtype=jnp.int32)
+    numbers = jnp.arange(len(problem.images), dtype=jnp.int32)
     if phase == "synthesis":
         spec = synthesis.Spec(settings.synthesis, settings.pixels)
         optimizer = synthesis.create_optimizer(settings.synthesis)
@@ -209,7 +224,7 @@ def make_step(problem: Problem, phase: str) -> tuple[TimedStep, Compiled]:
     else:
         state = None
         program = programs.map_evaluation(model, problem.mesh)
-        valid = jnp.ones(problem.batch_size, bool)
+        valid = jnp.ones(len(problem.images), bool)
         rest = (problem.variables, problem.images, problem.labels, valid)
     state = jax.tree.map(jnp.copy, state)  # its memory is reused
     arguments = rest if state is None else (state, *rest)
