@@ -17,8 +17,8 @@ from typing import Any
 
 import jax
 
+from maskaq_jax import batches, finetune, parallel, programs, schedule, synthesis
 from maskaq_jax import config as config_lib
-from maskaq_jax import finetune, parallel, programs, schedule, sources, synthesis
 from maskaq_jax.config import Config
 
 BACKBONES = ("vit_t", "deit_t", "deit_s", "deit_b", "vit_b", "swin_t", "dinov2_s")
@@ -177,10 +177,10 @@ def print_row(
     made = math.ceil(batch_size / num_chips)
     learnt = math.ceil(settings.finetuning.batch_size / num_chips)
     memory = max(synthesis_cost.memory(made), finetuning_cost.memory(learnt))
-    batches = sources.num_batches(
+    num_batches = batches.num_batches(
         dataclasses.replace(settings, samples=dataclasses.replace(samples, batch_size=batch_size))
     )
-    synthesis_steps = num_syntheses * batches * settings.synthesis.num_steps
+    synthesis_steps = num_syntheses * num_batches * settings.synthesis.num_steps
     hours = [
         f"{synthesis_steps * synthesis_cost.seconds(made, num_chips, chip) / 3600:.2f} + "
         f"{plan.num_steps * finetuning_cost.seconds(learnt, num_chips, chip) / 3600:.2f}"

@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from maskaq_jax import (
+    batches,
     calibration,
     checkpoint,
-    experiment,
     files,
     finetune,
     interruption,
@@ -29,6 +29,7 @@ from maskaq_jax import (
     randomness,
     report,
     results,
+    run_directory,
     schedule,
     sources,
     workload,
@@ -85,10 +86,10 @@ def run(prepared: Experiment, is_terminated: Callable[[], bool] = lambda: False)
         mesh,
     )
     with (
-        experiment.claim(prepared),
+        run_directory.claim(prepared.workdir, config, prepared.params),
         _open_reporter(prepared, plan) as reporter,
         checkpoint.open_manager(
-            prepared.workdir / "checkpoints", plan.steps_per_refresh
+            prepared.workdir / run_directory.CHECKPOINTS, plan.steps_per_refresh
         ) as checkpoints,
     ):
         clock = interruption.Clock(config.checkpoint_seconds, is_terminated)
@@ -101,7 +102,7 @@ def run(prepared: Experiment, is_terminated: Callable[[], bool] = lambda: False)
         make_samples = sources.make_source(prepared, key, reporter, clock)
         save = functools.partial(_save, checkpoints, plan, reporter, clock)
         find_missing = functools.cache(
-            functools.partial(sources.find_missing, prepared, on_broken=reporter.warn)
+            functools.partial(batches.find_missing, prepared, on_broken=reporter.warn)
         )
         saved = _restore(prepared, plan, checkpoints, reporter, find_missing)
         if saved is None:
@@ -152,7 +153,7 @@ def run(prepared: Experiment, is_terminated: Callable[[], bool] = lambda: False)
             )
         summary = results.summarise(prepared, top1, num_evaluated, reporter.seconds) | agreement
         if parallel.is_main_process():
-            files.write_json(prepared.workdir / "results.json", summary)
+            files.write_json(prepared.workdir / run_directory.RESULTS, summary)
             report.print_results(reporter.console, summary)
             if results.lost_accuracy(summary):
                 reporter.warn(

@@ -1,6 +1,6 @@
 """How much work a run is, for the estimate of the time it takes."""
 
-from maskaq_jax import measures, sources
+from maskaq_jax import batches, measures
 from maskaq_jax.config import SYNTHESIS_METHODS
 from maskaq_jax.experiment import Experiment
 from maskaq_jax.schedule import Plan
@@ -19,7 +19,7 @@ def total(experiment: Experiment, plan: Plan) -> float:
 def before(experiment: Experiment, plan: Plan, step: int) -> float:
     """Work done when a run continues after that many training steps.
 
-    The samples it continues with are not among it: `sources` tells which of them are kept.
+    The samples it continues with are not among it: `batches` tells which of them are kept.
     """
     evaluated, _ = measures.images_measured(experiment)
     return _add_up(experiment, evaluated, plan.refresh_of(step), step)
@@ -29,7 +29,7 @@ def _add_up(experiment: Experiment, evaluated: int, syntheses: int, steps: int) 
     config = experiment.config
     if config.method not in SYNTHESIS_METHODS:
         syntheses = 0
-    images = sources.num_batches(config) * sources.batch_size(config)
+    images = batches.num_batches(config) * batches.batch_size(config)
     return (
         WORK_PER_UNIT["evaluation"] * evaluated
         + WORK_PER_UNIT["synthesis"] * syntheses * images * config.synthesis.num_steps

@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from maskaq_jax import experiment, interruption, phases, report, run, schema
+from maskaq_jax import interruption, phases, report, run, run_directory, schema
 from tests import tiny
 
 pytestmark = tiny.ignore_orbax_warnings
@@ -139,21 +139,25 @@ def test_a_second_interrupt_from_the_keyboard_ends_the_program():
             os.kill(os.getpid(), signal.SIGINT)
 
 
+def _claim(prepared):
+    return run_directory.claim(prepared.workdir, prepared.config, prepared.params)
+
+
 def test_a_run_that_ended_before_it_began_can_start(settings, tmp_path):
     (tmp_path / "run").mkdir()
     for name in ("lock", "weights.json.unfinished", "config.json.unfinished"):
         (tmp_path / "run" / name).write_text("")
-    with experiment.claim(tiny.prepare(settings, tmp_path / "run")):
+    with _claim(tiny.prepare(settings, tmp_path / "run")):
         pass
 
 
 def test_two_runs_do_not_share_a_directory(settings, tmp_path):
     prepared = tiny.prepare(settings, tmp_path / "run")
     with (
-        experiment.claim(prepared),
+        _claim(prepared),
         pytest.raises(schema.ConfigError, match="another run is at work in"),
-        experiment.claim(prepared),
+        _claim(prepared),
     ):
         pass
-    with experiment.claim(prepared):  # which is free again
+    with _claim(prepared):  # which is free again
         pass

@@ -6,55 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maskaq_jax import (
-    first_images,
-    inception_score,
-    parallel,
-    phases,
-    samples,
-    sources,
-    synthesis,
-)
+from maskaq_jax import background_choice, first_images, inception_score, parallel, synthesis
 from maskaq_jax.pixels import Pixels
-
-
-@pytest.fixture
-def share():
-    return parallel.share_batch(0, 4, parallel.make_mesh(jax.devices()[:1]))
-
-
-@pytest.fixture
-def path(tmp_path, share):
-    """Where a batch stood after 20 steps of its second attempt."""
-    images = np.arange(4.0, dtype=np.float32).reshape(4, 1, 1, 1)
-    state = synthesis.State(np.int32(20), images, ())
-    progress = phases.SynthesisProgress(1, 20, np.zeros(4, np.int32), state, {})
-    sources._write_progress(tmp_path / "unfinished.safetensors", share, progress)
-    return tmp_path / "unfinished.safetensors"
-
-
-def test_a_batch_is_found_where_it_stood(path, share):
-    attempt, step, (number, images) = sources._read_progress(path, share, pytest.fail)
-    assert (attempt, step, int(number)) == (1, 20, 20)
-    assert images.ravel().tolist() == [0, 1, 2, 3]
-
-
-def test_a_damaged_batch_is_told_and_begun_anew(path, share):
-    path.write_bytes(path.read_bytes()[:-1])
-    told = []
-    assert sources._read_progress(path, share, told.append) is None
-    assert len(told) == 1
-    assert "its images are made from the start" in told[0]
-
-
-def test_what_another_number_of_hosts_left_is_begun_anew(path, share):
-    other = share._replace(indices=share.indices[:2])
-    assert sources._read_progress(path, other, pytest.fail) is None
-
-
-def test_a_batch_that_never_began_stands_nowhere(tmp_path, share):
-    assert sources._read_progress(tmp_path / "gone.safetensors", share, pytest.fail) is None
-
 
 SPEC = synthesis.Spec(synthesis.Settings(num_steps=7, contrast=2.0, background="auto"), Pixels())
 PREPARED = SimpleNamespace(model=SimpleNamespace(input_shape=(8, 8, 3)), params={})
@@ -66,7 +19,7 @@ def _choose(monkeypatch, scores):
     monkeypatch.setattr(inception_score, "of_images", lambda *_: left.pop(0))
     told, measured = [], []
     reporter = SimpleNamespace(message=told.append, metrics=lambda *values: measured.append(values))
-    chosen = sources._choose_background(PREPARED, jax.random.key(0), SPEC, reporter)
+    chosen = background_choice.choose_background(PREPARED, jax.random.key(0), SPEC, reporter)
     return chosen, told, measured
 
 
@@ -98,7 +51,7 @@ def test_the_model_is_asked_of_first_images_with_pixels_as_they_can_be(monkeypat
         inception_score, "of_images", lambda model, params, images: asked.append(images) or 0.5
     )
     reporter = SimpleNamespace(message=str, metrics=lambda *_: None)
-    sources._choose_background(PREPARED, jax.random.key(0), SPEC, reporter)
+    background_choice.choose_background(PREPARED, jax.random.key(0), SPEC, reporter)
     for images, colour in zip(asked, ("black", "white"), strict=True):
         settings = dataclasses.replace(SPEC.settings, background=colour)
         spec = dataclasses.replace(SPEC, settings=settings)
@@ -106,12 +59,3 @@ def test_the_model_is_asked_of_first_images_with_pixels_as_they_can_be(monkeypat
         pixels = SPEC.pixels.denormalise(np.asarray(first))
         np.testing.assert_allclose(SPEC.pixels.denormalise(np.asarray(images)), pixels, atol=1e-5)
         assert np.abs(np.asarray(images) - np.asarray(first)).max() > 1
-
-
-def test_redrawn_images_are_counted_in_files_that_can_be_read(tmp_path):
-    for number, redraws in enumerate(([0, 1], [2, 2], [1, 1])):
-        folder = samples.refresh_folder(tmp_path, number)
-        path = samples.shard_path(folder, 0, 2)
-        samples.write_arrays(path, {"redraws": np.asarray(redraws, np.int32)})
-    path.write_bytes(b"")
-    assert sources.count_redrawn(tmp_path) == 3

@@ -1,0 +1,138 @@
+"""The directory of a run: what is in it, and whose it is."""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import filelock
+import jax
+
+from maskaq_jax import checkpoint, config, files, parallel
+from maskaq_jax.config import Config
+from maskaq_jax.schema import ConfigError
+
+# Settings of the run; and of the weights it was started with, their checksum.
+CONFIG, WEIGHTS = "config.json", "weights.json"
+# Of Orbax; of `samples`; and a picture of the latter.
+CHECKPOINTS, SAMPLES, SAMPLE_SHEET = "checkpoints", "samples", "samples.png"
+# Loss terms as they come, the time spent so far, and what the run tells at its end.
+METRICS, SECONDS, RESULTS = "metrics.jsonl", "seconds.json", "results.json"
+# Held while a run is at work there.
+_LOCK = "lock"
+# Files of a start that was killed before it wrote its settings.
+_REMAINS = (
+    _LOCK,
+    WEIGHTS,
+    *(files.unfinished(Path(name)).name for name in (WEIGHTS, CONFIG)),
+)
+
+
+def check(workdir: Path, settings: Config) -> None:
+    """Raises `ConfigError` unless a run of these settings can start or continue there."""
+    if "\0" in str(workdir):
+        raise ConfigError(f"workdir {str(workdir)!r} is no name of a directory")
+    # A link to nothing counts as something there.
+    there = next(filter(os.path.lexists, (workdir.absolute(), *workdir.absolute().parents)))
+    if not there.is_dir():
+        raise ConfigError(f"workdir {workdir}: {there} is not a directory")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ConfigError(f"workdir {workdir}: {there} can't be written to")
+    if not workdir.exists():
+        return
+    saved = workdir / CONFIG
+    if not saved.is_file():
+        if any(path.name not in _REMAINS for path in workdir.iterdir()):
+            raise ConfigError(
+                f"workdir {workdir} holds files that are no run of ours: name another --workdir"
+            )
+        return
+    try:
+        before = json.loads(saved.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{saved} is not readable: {error}") from error
+    # Through JSON, so that tuples compare equal to the lists they are stored as.
+    now = json.loads(json.dumps(config.as_dict(settings)))
+    differences = _differences(before, now, "config")
+    if differences:
+        raise ConfigError(
+            f"workdir {workdir} holds another run, which differs in {', '.join(differences[:3])}"
+            f"{', ...' if len(differences) > 3 else ''}: name another --workdir"
+        )
+
+
+def check_weights(workdir: Path, settings: Config, params: Any) -> None:
+    """Raises `ConfigError` if a run was started there with other weights."""
+    saved = workdir / WEIGHTS
+    if not saved.is_file():
+        return
+    try:
+        before = json.loads(saved.read_text(encoding="utf-8"))["crc32"]
+    except (ValueError, TypeError, LookupError) as error:
+        raise ConfigError(f"{saved} is not readable: {error}") from error
+    if before != checkpoint.checksum(params):
+        raise ConfigError(
+            f"workdir {workdir} holds a run of other weights than those that "
+            f"{settings.model.weights} has now: name another --workdir"
+        )
+
+
+@contextlib.contextmanager
+def claim(workdir: Path, settings: Config, params: Any) -> Iterator[None]:
+    """Makes the directory this run's alone, until it ends in whatever way.
+
+    Args:
+      workdir: the directory; it is made if it isn't there.
+      settings: of the run.
+      params: P's weights.
+
+    Raises:
+      ConfigError: another run is at work there, or the hosts don't share it.
+    """
+    lock = filelock.FileLock(workdir / _LOCK)
+    refusal: Exception | None = None
+    if parallel.is_main_process():
+        try:
+            _write_start(workdir, settings, params, lock)
+        except (ConfigError, OSError) as error:
+            refusal = error
+    if parallel.take_from_main(refusal is not None):
+        lock.release()
+        raise refusal or ConfigError(f"process 0 refuses {workdir}: its own message says why")
+    if not (workdir / CONFIG).is_file():
+        raise ConfigError(
+            f"process {jax.process_index()} doesn't see {workdir}: name a --workdir that all hosts "
+            "share"
+        )
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _write_start(workdir: Path, settings: Config, params: Any, lock: filelock.BaseFileLock) -> None:
+    """Takes the directory and says in it what the run is."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"workdir {workdir} can't be made: {error.strerror}") from error
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise ConfigError(f"another run is at work in {workdir}: name another --workdir") from None
+    check(workdir, settings)
+    files.write_json(workdir / WEIGHTS, {"crc32": checkpoint.checksum(params)})
+    files.write_json(workdir / CONFIG, config.as_dict(settings))
+
+
+def _differences(before: Any, now: Any, path: str) -> list[str]:
+    """Dotted names of the fields that differ, with both values."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        return [
+            difference
+            for name in sorted(before.keys() | now.keys())
+            for difference in _differences(before.get(name), now.get(name), f"{path}.{name}")
+        ]
+    return [] if before == now else [f"{path} ({before!r} there, {now!r} here)"]
