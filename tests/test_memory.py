@@ -6,9 +6,10 @@ import pytest
 
 from maskaq_jax import memory
 
-# Page faults of a program that needs 64 MB for temporary values, when it has run a few times.
+# Page faults of most runs of a program that needs 64 MB for temporary values. Now and then another
+# thread takes a bit of what is free, and the next run has to look elsewhere.
 FAULTS = """
-import ctypes, resource, sys
+import ctypes, resource, statistics, sys
 from maskaq_jax import memory
 
 assert sys.argv[1] == "no" or memory.keep_freed_memory()
@@ -22,10 +23,12 @@ def program(x):
     return jnp.outer(x, x) @ x
 
 x = jnp.ones(4096)
-for _ in range(8):
+faults = []
+for _ in range(9):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     program(x).block_until_ready()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(round(statistics.median(faults)))
 """
 
 
