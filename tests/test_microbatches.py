@@ -84,7 +84,11 @@ def _whole_batch(problem, valid):
         )
         return sum(terms.values()), terms
 
-    return *jax.grad(models, has_aux=True)(images), *jax.grad(roughness, has_aux=True)(images)
+    @jax.jit
+    def both(images):
+        return *jax.grad(models, has_aux=True)(images), *jax.grad(roughness, has_aux=True)(images)
+
+    return both(images)
 
 
 def _step(problem, num_devices, num_parts, valid):
