@@ -18,8 +18,8 @@ import pytest
 from maskaq_jax import memory
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# Most of a test's time is compilation. Programs of processes are compiled as a user's are, but where
-# tests/processes says otherwise.
+# Most of a test's time is compilation. What tests start as a process is compiled as a user's is,
+# but where tests/processes says otherwise.
 jax.config.update("jax_disable_most_optimizations", True)
 hypothesis.settings.register_profile("default", deadline=None, max_examples=30)
 hypothesis.settings.load_profile("default")

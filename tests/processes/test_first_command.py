@@ -1,4 +1,8 @@
-"""The README's first command, and the accuracy that it promises of it."""
+"""The README's first command, and the accuracy that it promises of it.
+
+Without the refresh, which takes as long again and brings 0.2 points (five seeds,
+`docs/results/README.md`).
+"""
 
 import os
 import subprocess
@@ -11,7 +15,8 @@ from tests.processes import runs
 
 @pytest.mark.slow
 def test_the_embedded_model_is_as_accurate_as_the_readme_says(tmp_path):
-    command = [sys.executable, "-m", "maskaq_jax.main", "--config=configs/vit_fashion.py"]
+    config = "configs/vit_fashion.py:without=refresh"
+    command = [sys.executable, "-m", "maskaq_jax.main", f"--config={config}"]
     subprocess.run(
         [*command, f"--workdir={tmp_path / 'run'}", f"--compilation_cache={tmp_path / 'compiled'}"],
         check=True,
@@ -21,5 +26,5 @@ def test_the_embedded_model_is_as_accurate_as_the_readme_says(tmp_path):
     results = runs.results(tmp_path / "run")
     assert results["fp_top1"] == pytest.approx(91.16, abs=0.05)
     assert 60 < results["calibrated_top1"] < 76
-    # Seeds reach 86.3 to 87.0, and another CPU moves a run by up to a point.
+    # Seeds reach 85.4 to 87.1, this one 86.2.
     assert results["quantized_top1"] > 85
