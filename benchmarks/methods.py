@@ -17,16 +17,12 @@ import argparse
 import dataclasses
 import functools
 import itertools
-import math
 import re
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scipy import stats
-
-from benchmarks import charts, runs
+from benchmarks import charts, runs, tables
 from configs import common
 
 # Name of a method on the bench: its argument to a config, and the preset its row names.
@@ -51,10 +47,6 @@ ABLATIONS = {
 _ALL = METHODS | ABLATIONS
 # Their images take no synthesis.
 _NOT_MADE = ("noise", "real")
-# Points that real images bring over noise, below which a share of them says nothing.
-_LEAST_GAP = 1.0
-# Around the tables in the page.
-_BEGIN, _END = "<!-- tables: begin -->", "<!-- tables: end -->"
 COLUMNS = (
     *("model", "weight_bits", "activation_bits", "method", "preset", "seed", "num_samples"),
     *("synthesis_steps", "epochs", "fp_top1", "calibrated_top1", "top1", "seconds"),
@@ -154,15 +146,18 @@ def make_row(cell: Cell, results: dict[str, Any]) -> dict[str, Any]:
 
 def write_results(rows: list[dict[str, Any]], out: Path) -> None:
     """Writes the chart, and the tables into the page of what they say."""
-    cells = sort_cells(rows)
-    tables = [describe_cell(cell, [row for row in rows if cell_of(row) == cell]) for cell in cells]
     charts.draw_accuracies(out / "methods.png", collect_lines(rows), "bits")
-    page = out / "README.md"
-    text = page.read_text(encoding="utf-8") if page.is_file() else f"{_BEGIN}\n{_END}\n"
-    before, _, rest = text.partition(_BEGIN)
-    _, _, after = rest.partition(_END)
-    content = "\n\n".join([_BEGIN, *tables, _END])
-    page.write_text(before + content + after, encoding="utf-8")
+    tables.write(out / "README.md", [describe_cell(cell, rows) for cell in sort_cells(rows)])
+
+
+def describe_cell(cell: tuple[str, int, int], rows: Iterable[dict[str, Any]]) -> str:
+    """A table of the methods of a model at some bits."""
+    model, weight_bits, activation_bits = cell
+    by_method: dict[str, dict[int, dict[str, Any]]] = {name: {} for name in _ALL}
+    for row in rows:
+        if cell_of(row) == cell and (method := label_of(row)):
+            by_method[method][row["seed"]] = row
+    return tables.compare(f"`configs/{model}.py` at W{weight_bits}A{activation_bits}", by_method)
 
 
 def collect_lines(rows: list[dict[str, Any]]) -> Mapping[str, charts.Lines]:
@@ -205,71 +200,6 @@ def sort_cells(rows: Iterable[dict[str, Any]]) -> list[tuple[str, int, int]]:
 def cell_of(row: dict[str, Any]) -> tuple[str, int, int]:
     """What a table holds together."""
     return row["model"], row["weight_bits"], row["activation_bits"]
-
-
-def describe_cell(cell: tuple[str, int, int], rows: list[dict[str, Any]]) -> str:
-    """A table of the methods of a model at some bits."""
-    model, weight_bits, activation_bits = cell
-    lines = [
-        f"### `configs/{model}.py` at W{weight_bits}A{activation_bits}\n",
-        "| method | seeds | calibrated | top-1 | recovery | against `noise` | against `maskaq` "
-        "| seconds |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    by_method: dict[str, dict[int, dict[str, Any]]] = {}
-    for row in rows:
-        by_method.setdefault(str(label_of(row)), {})[row["seed"]] = row
-    accuracies = {
-        name: {seed: row["top1"] for seed, row in by_seed.items()}
-        for name, by_seed in by_method.items()
-    }
-    noise, real, best = (accuracies.get(name, {}) for name in ("noise", "real", "maskaq"))
-    for name in filter(by_method.__contains__, _ALL):
-        by_seed, top1 = by_method[name], accuracies[name]
-        seeds = top1.keys() & noise.keys() & real.keys()
-        recovery = [
-            (top1[seed] - noise[seed]) / (real[seed] - noise[seed])
-            for seed in seeds
-            if real[seed] - noise[seed] >= _LEAST_GAP
-        ]
-        seconds = statistics.median(row["seconds"] for row in by_seed.values())
-        lines.append(
-            f"| {name} | {len(by_seed)} "
-            f"| {show(row['calibrated_top1'] for row in by_seed.values())} "
-            f"| {show(top1.values())} | {show(recovery, 3)} "
-            f"| {show_difference(top1, noise)} | {show_difference(top1, best)} | {seconds:.0f} |"
-        )
-    return "\n".join(lines)
-
-
-def show(values: Iterable[float], digits: int = 2) -> str:
-    """Mean and standard deviation."""
-    known = list(values)
-    if not known:
-        return ""
-    spread = f" ± {statistics.stdev(known):.{digits}f}" if len(known) > 1 else ""
-    return f"{statistics.mean(known):.{digits}f}{spread}"
-
-
-def show_difference(values: dict[int, float], others: dict[int, float]) -> str:
-    """Mean difference of the same seeds, with its 95% interval by Student's t."""
-    gaps = [values[seed] - others[seed] for seed in values.keys() & others.keys()]
-    if len(gaps) < 2 or not any(gaps):
-        return ""
-    mean, low_high = paired_interval(gaps)
-    return f"{mean:+.2f} ({low_high[0]:+.2f} to {low_high[1]:+.2f})"
-
-
-def paired_interval(gaps: Sequence[float]) -> tuple[float, tuple[float, float]]:
-    """Mean of paired differences and its 95% interval.
-
-    Args:
-      gaps: at least 2.
-    """
-    mean = statistics.mean(gaps)
-    quantile = float(stats.t.ppf(0.975, len(gaps) - 1))
-    half = quantile * statistics.stdev(gaps) / math.sqrt(len(gaps))
-    return mean, (mean - half, mean + half)
 
 
 if __name__ == "__main__":

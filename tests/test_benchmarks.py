@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmarks import budgets, methods, runs
+from benchmarks import budgets, methods, runs, tables
 from configs import common, vit_fashion
 from maskaq_jax import config, finetune, interruption
 
@@ -142,7 +142,7 @@ def _fill(directory, accuracies):
 def test_results_hold_every_run_and_the_way_from_noise_to_real(tmp_path):
     accuracies = {"noise": (20.0, 30.0), "maskaq": (80.0, 81.0), "real": (90.0, 90.0)}
     record = _fill(tmp_path, accuracies)
-    (tmp_path / "README.md").write_text(f"Before.\n{methods._BEGIN} old {methods._END}\nAfter.\n")
+    (tmp_path / "README.md").write_text(f"Before.\n{tables.BEGIN} old {tables.END}\nAfter.\n")
     methods.write_results(list(record.rows.values()), tmp_path)
     with (tmp_path / "methods.csv").open() as file:
         assert [float(row["top1"]) for row in csv.DictReader(file)] == [20, 30, 80, 81, 90, 90]
@@ -282,6 +282,6 @@ def test_recovery_needs_a_gap_between_noise_and_real(tmp_path):
 
 def test_the_interval_is_that_of_a_paired_t_test():
     gaps = [1.0, 2.5, 0.5, 1.5, 3.0]
-    mean, (low, high) = methods.paired_interval(gaps)
+    mean, (low, high) = tables.paired_interval(gaps)
     expected = stats.ttest_1samp(gaps, 0).confidence_interval()
     np.testing.assert_allclose((mean, low, high), (np.mean(gaps), *expected))
