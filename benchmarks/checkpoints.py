@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from maskaq_jax import checkpoint, finetune, programs
+from maskaq_jax import checkpoint, finetune, programs, run_files
 from maskaq_jax.config import Config
 from maskaq_jax.models import Quantization, create_model
 
@@ -98,7 +98,8 @@ def measure_start_again() -> float:
             )
             assert run.stderr is not None
             if is_first:
-                while run.poll() is None and not list(Path(name).glob("run/checkpoints/0")):
+                first = Path(name) / "run" / run_files.CHECKPOINTS / "0"
+                while run.poll() is None and not first.exists():
                     time.sleep(0.1)
                 is_there = run.poll() is None
             else:

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import charts, methods, runs
-from maskaq_jax import attention, config, experiment, run_directory, samples, sources
+from maskaq_jax import attention, config, experiment, run_files, samples, sources
 from maskaq_jax.models import full_precision
 
 _NUM_COLUMNS = 12
@@ -53,7 +53,7 @@ def open_run(model: str, method: str, workdir: Path) -> experiment.Experiment:
     run = methods.Cell(model, 3, 3, method, seed=0).run
     runs.finish(run, workdir)
     directory = run.directory(workdir)
-    values = json.loads((directory / run_directory.CONFIG).read_text(encoding="utf-8"))
+    values = json.loads((directory / run_files.CONFIG).read_text(encoding="utf-8"))
     return experiment.prepare(config.from_dict(values), directory)
 
 
@@ -63,7 +63,7 @@ def read_images(prepared: experiment.Experiment, indices: np.ndarray) -> np.ndar
         return prepared.real[indices]
     if prepared.config.method == "noise":
         return sources.read_noise(prepared, jax.random.key(prepared.config.seed))(indices)
-    folder = samples.list_refreshes(prepared.workdir / run_directory.SAMPLES)[-1]
+    folder = samples.list_refreshes(prepared.workdir / run_files.SAMPLES)[-1]
     return samples.open_images(folder)(indices)
 
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from maskaq_jax import config as config_lib
-from maskaq_jax import files, interruption, run_directory
+from maskaq_jax import files, interruption, run_files
 
 # Seconds between two looks at whether to stop.
 _PATIENCE = 1.0
@@ -266,7 +266,7 @@ def finish(
       RuntimeError: the run failed, or its config was edited while the bench was running.
     """
     directory = run.directory(workdir)
-    results, log = directory / run_directory.RESULTS, directory.with_suffix(".log")
+    results, log = directory / run_files.RESULTS, directory.with_suffix(".log")
     if not results.is_file():
         directory.parent.mkdir(parents=True, exist_ok=True)
         command = [
@@ -276,7 +276,7 @@ def finish(
         returned = (processes or Processes()).call(command, log, cores)
         if returned:
             raise RuntimeError(f"{run.name} ended with status {returned}: see {log}")
-    settings = json.loads((directory / run_directory.CONFIG).read_text(encoding="utf-8"))
+    settings = json.loads((directory / run_files.CONFIG).read_text(encoding="utf-8"))
     if _digest(settings) != run.digest:
         raise RuntimeError(
             f"{directory} was made with other settings than the bench has: were configs edited "

@@ -160,7 +160,17 @@ class Compiled(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """A model, P's weights, Q's variables, and a batch of images and labels."""
+    """What a step is taken on.
+
+    Attributes:
+      settings: of the model's config.
+      model: Q.
+      params: P's weights.
+      variables: of Q.
+      images: [B, height, width, channels] float32, normalised.
+      labels: [B] int32.
+      mesh: the devices.
+    """
 
     settings: Config
     model: Model
@@ -185,11 +195,11 @@ def make_problem(name: str, batch_size: int, bits: int, **arguments: Any) -> Pro
     params = jax.jit(full_precision(model).init)(key, images)["params"]
     quant = jax.jit(functools.partial(calibration.calibrate, model))(params, images)
     return Problem(
-        settings,
-        model,
-        params,
-        {"params": params, "quant": quant},
-        images,
+        settings=settings,
+        model=model,
+        params=params,
+        variables={"params": params, "quant": quant},
+        images=images,
         labels=jnp.arange(batch_size, dtype=jnp.int32) % max(1, model.num_classes),
         mesh=parallel.make_mesh(jax.devices()),
     )

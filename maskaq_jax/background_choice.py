@@ -10,7 +10,7 @@ from jax import Array
 from maskaq_jax import backgrounds, first_images, inception_score, parallel, report, synthesis
 from maskaq_jax.experiment import Experiment
 
-# First images that P chooses by.
+# How many first images P chooses by.
 _IMAGES_SCORED = 256
 _draw_images = jax.jit(first_images.draw_images, static_argnums=(2, 3))
 
@@ -19,6 +19,14 @@ def choose_background(
     experiment: Experiment, key: Array, spec: synthesis.Spec, reporter: report.Reporter
 ) -> synthesis.Spec:
     """The spec with the colour of background in front of which P tells first images apart best.
+
+    It is told, and in the metrics. Every host must call it.
+
+    Args:
+      experiment: of the run; its model has classes.
+      key: of the first images.
+      spec: of the synthesis, whose background is not used.
+      reporter: of the run.
 
     Raises:
       FloatingPointError: P's answers are not finite.

@@ -7,9 +7,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from maskaq_jax import parallel, run_directory, samples
+from maskaq_jax import parallel, samples
 from maskaq_jax.config import SYNTHESIS_METHODS, Config
-from maskaq_jax.experiment import Experiment
 from maskaq_jax.phases import SavedProgress, SynthesisProgress
 
 # How often an image was drawn again, in its file and in the metrics.
@@ -27,15 +26,23 @@ def batch_size(config: Config) -> int:
 
 
 def find_missing(
-    experiment: Experiment, refresh: int, on_broken: Callable[[str], None]
+    config: Config, store: Path, refresh: int, on_broken: Callable[[str], None]
 ) -> list[int]:
-    """Numbers of a refresh's batches that are yet to be made; none without synthesis."""
-    config = experiment.config
+    """Numbers of a refresh's batches that are yet to be made; none without synthesis.
+
+    Every host must call it.
+
+    Args:
+      config: of the run.
+      store: its samples.
+      refresh: number of the refresh.
+      on_broken: is told of every damaged file, which then counts as missing.
+    """
     if config.method not in SYNTHESIS_METHODS:
         return []
     is_missing = np.zeros(num_batches(config), bool)
     if parallel.is_main_process():
-        folder = samples.refresh_folder(experiment.workdir / run_directory.SAMPLES, refresh)
+        folder = samples.refresh_folder(store, refresh)
         missing = samples.missing_batches(
             folder, batch_size(config), num_batches(config), on_broken
         )
@@ -44,7 +51,15 @@ def find_missing(
 
 
 def write_batch(folder: Path, share: parallel.HostShare, progress: SynthesisProgress) -> None:
-    """Writes this host's images of a batch and their labels, and removes what was there."""
+    """Writes this host's images of a batch and their labels, and removes what was there.
+
+    Every host must call it.
+
+    Args:
+      folder: of the refresh.
+      share: the host's part of the batch.
+      progress: the finished batch.
+    """
     if parallel.is_main_process():
         samples.remove_batch(folder, share.first, share.stop)
     parallel.wait_for_hosts("removed")
@@ -71,7 +86,7 @@ def count_redrawn(store: Path) -> int:
     return count
 
 
-def unfinished_path(folder: Path, share: parallel.HostShare) -> Path:
+def progress_path(folder: Path, share: parallel.HostShare) -> Path:
     """Where this host keeps how far it has come with a batch."""
     return folder / f"unfinished_{share.first:08d}_{jax.process_index()}.safetensors"
 
@@ -90,7 +105,15 @@ def write_progress(path: Path, share: parallel.HostShare, progress: SynthesisPro
 def read_progress(
     path: Path, share: parallel.HostShare, on_broken: Callable[[str], None]
 ) -> SavedProgress | None:
-    """Where a stopped synthesis of this batch stood; None unless every host knows it alike."""
+    """Where a stopped synthesis of this batch stood; None unless every host knows it alike.
+
+    Every host must call it.
+
+    Args:
+      path: of `write_progress`; there may be nothing.
+      share: the host's part of the batch.
+      on_broken: is told if the file is damaged.
+    """
     arrays = {"indices": np.zeros(0), "position": np.zeros(2, np.int64)}
     if path.is_file():
         try:

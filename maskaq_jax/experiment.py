@@ -1,4 +1,4 @@
-"""What a run reads and writes: checked before any work starts, found again when it is done."""
+"""All a run reads, checked before any work starts; and the model of a finished run."""
 
 import dataclasses
 import json
@@ -19,6 +19,7 @@ from maskaq_jax import (
     parallel,
     programs,
     run_directory,
+    run_files,
     schedule,
     tfds_images,
     torch_import,
@@ -83,21 +84,21 @@ def load(workdir: str | os.PathLike[str]) -> tuple[Model, Any]:
       OSError: its last checkpoint is damaged.
     """
     workdir = Path(workdir)
-    if not (workdir / run_directory.RESULTS).is_file():
+    if not (workdir / run_files.RESULTS).is_file():
         raise FileNotFoundError(
-            f"no finished run in {workdir}: there is no results.json (a stopped run continues when "
-            "it is started again with the same config and workdir)"
+            f"no finished run in {workdir}: there is no {run_files.RESULTS} (a stopped run "
+            "continues when it is started again with the same config and workdir)"
         )
-    values = json.loads((workdir / run_directory.CONFIG).read_text(encoding="utf-8"))
+    values = json.loads((workdir / run_files.CONFIG).read_text(encoding="utf-8"))
     settings = config.from_dict(values)
     model = config.create_model(settings)
     # Here, wherever the run was.
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     template = parallel.shapes_on(here, programs.variable_shapes(model))
-    with checkpoint.open_reader(workdir / run_directory.CHECKPOINTS) as checkpoints:
+    with checkpoint.open_reader(workdir / run_files.CHECKPOINTS) as checkpoints:
         saved = checkpoint.restore(checkpoints, {"variables": template}, _fail)
     if saved is None:
-        raise FileNotFoundError(f"no checkpoint in {workdir / run_directory.CHECKPOINTS}")
+        raise FileNotFoundError(f"no checkpoint in {workdir / run_files.CHECKPOINTS}")
     num_steps = schedule.make_plan(settings).num_steps
     if saved.step < num_steps:
         # It was started again, went back to an older checkpoint, and was stopped.

@@ -74,7 +74,7 @@ def main(argv: list[str]) -> None:
 
 def _run(prepared: "Experiment", is_terminated: Callable[[], bool]) -> None:
     """Runs; whatever ends it early is told in one line, with what to do about it."""
-    from maskaq_jax import config, failures, interruption, parallel, run, run_directory
+    from maskaq_jax import config, failures, interruption, parallel, run, run_files
 
     workdir = prepared.workdir
     say = print if parallel.is_main_process() else _say_nothing
@@ -99,7 +99,7 @@ def _run(prepared: "Experiment", is_terminated: Callable[[], bool]) -> None:
         if isinstance(error, OSError):
             _end(str(error), _FAILURE)
         raise
-    say(f"done: {workdir / run_directory.RESULTS}")
+    say(f"done: {workdir / run_files.RESULTS}")
 
 
 def _is_distributed() -> bool:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from maskaq_jax import files, run_directory
+from maskaq_jax import files, run_files
 
 # Where output is not a terminal, a line of progress at most this often.
 _SECONDS_BETWEEN_LINES = 15.0
@@ -40,13 +40,13 @@ class Reporter:
     ):
         """Args: directory; phases and their work; all work; whether to show and write nothing."""
         self.console = Console(stderr=True, quiet=is_silent)
-        self._seconds_path = workdir / run_directory.SECONDS
+        self._seconds_path = workdir / run_files.SECONDS
         self._stored_seconds = _read_seconds(self._seconds_path)
         self.seconds = dict.fromkeys(work_per_unit, 0.0) | self._stored_seconds
         self._work_per_unit = work_per_unit
         self._is_silent = is_silent
         if not is_silent:
-            self._metrics_path = workdir / run_directory.METRICS
+            self._metrics_path = workdir / run_files.METRICS
             self._metrics = self._metrics_path.open("a", encoding="utf-8")
             self._events = _summary_writer(workdir)
         self._total = total_work

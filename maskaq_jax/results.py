@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 
-from maskaq_jax import batches, measures, run_directory
+from maskaq_jax import batches, measures, run_files
 from maskaq_jax.config import Config
 from maskaq_jax.experiment import Experiment
 
@@ -40,7 +40,7 @@ def summarise(
         "evaluation": _evaluation_name(config),
         "num_evaluated": num_evaluated,
         "broken_images": num_images - num_evaluated,
-        "redrawn_images": batches.count_redrawn(experiment.workdir / run_directory.SAMPLES),
+        "redrawn_images": batches.count_redrawn(experiment.workdir / run_files.SAMPLES),
         "seconds": {name: round(value, 2) for name, value in seconds.items()},
         "device": f"{experiment.mesh.size} x {experiment.mesh.devices.flat[0].device_kind}",
         "jax": jax.__version__,

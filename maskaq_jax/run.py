@@ -30,6 +30,7 @@ from maskaq_jax import (
     report,
     results,
     run_directory,
+    run_files,
     schedule,
     sources,
     workload,
@@ -89,7 +90,7 @@ def run(prepared: Experiment, is_terminated: Callable[[], bool] = lambda: False)
         run_directory.claim(prepared.workdir, config, prepared.params),
         _open_reporter(prepared, plan) as reporter,
         checkpoint.open_manager(
-            prepared.workdir / run_directory.CHECKPOINTS, plan.steps_per_refresh
+            prepared.workdir / run_files.CHECKPOINTS, plan.steps_per_refresh
         ) as checkpoints,
     ):
         clock = interruption.Clock(config.checkpoint_seconds, is_terminated)
@@ -102,7 +103,12 @@ def run(prepared: Experiment, is_terminated: Callable[[], bool] = lambda: False)
         make_samples = sources.make_source(prepared, key, reporter, clock)
         save = functools.partial(_save, checkpoints, plan, reporter, clock)
         find_missing = functools.cache(
-            functools.partial(batches.find_missing, prepared, on_broken=reporter.warn)
+            functools.partial(
+                batches.find_missing,
+                config,
+                prepared.workdir / run_files.SAMPLES,
+                on_broken=reporter.warn,
+            )
         )
         saved = _restore(prepared, plan, checkpoints, reporter, find_missing)
         if saved is None:
@@ -153,12 +159,12 @@ def run(prepared: Experiment, is_terminated: Callable[[], bool] = lambda: False)
             )
         summary = results.summarise(prepared, top1, num_evaluated, reporter.seconds) | agreement
         if parallel.is_main_process():
-            files.write_json(prepared.workdir / run_directory.RESULTS, summary)
+            files.write_json(prepared.workdir / run_files.RESULTS, summary)
             report.print_results(reporter.console, summary)
             if results.lost_accuracy(summary):
                 reporter.warn(
-                    "fine-tuning left the calibrated model worse than it was: metrics.jsonl has "
-                    "its losses"
+                    "fine-tuning left the calibrated model worse than it was: "
+                    f"{run_files.METRICS} has its losses"
                 )
     return summary
 

@@ -1,4 +1,4 @@
-"""The directory of a run: what is in it, and whose it is."""
+"""The directory of a run: whether it can start or continue there, and that it is alone there."""
 
 import contextlib
 import json
@@ -10,23 +10,15 @@ from typing import Any
 import filelock
 import jax
 
-from maskaq_jax import checkpoint, config, files, parallel
+from maskaq_jax import checkpoint, config, files, parallel, run_files
 from maskaq_jax.config import Config
 from maskaq_jax.schema import ConfigError
 
-# Settings of the run; and of the weights it was started with, their checksum.
-CONFIG, WEIGHTS = "config.json", "weights.json"
-# Of Orbax; of `samples`; and a picture of the latter.
-CHECKPOINTS, SAMPLES, SAMPLE_SHEET = "checkpoints", "samples", "samples.png"
-# Loss terms as they come, the time spent so far, and what the run tells at its end.
-METRICS, SECONDS, RESULTS = "metrics.jsonl", "seconds.json", "results.json"
-# Held while a run is at work there.
-_LOCK = "lock"
 # Files of a start that was killed before it wrote its settings.
 _REMAINS = (
-    _LOCK,
-    WEIGHTS,
-    *(files.unfinished(Path(name)).name for name in (WEIGHTS, CONFIG)),
+    run_files.LOCK,
+    run_files.WEIGHTS,
+    *(files.unfinished(Path(name)).name for name in (run_files.WEIGHTS, run_files.CONFIG)),
 )
 
 
@@ -42,7 +34,7 @@ def check(workdir: Path, settings: Config) -> None:
         raise ConfigError(f"workdir {workdir}: {there} can't be written to")
     if not workdir.exists():
         return
-    saved = workdir / CONFIG
+    saved = workdir / run_files.CONFIG
     if not saved.is_file():
         if any(path.name not in _REMAINS for path in workdir.iterdir()):
             raise ConfigError(
@@ -65,7 +57,7 @@ def check(workdir: Path, settings: Config) -> None:
 
 def check_weights(workdir: Path, settings: Config, params: Any) -> None:
     """Raises `ConfigError` if a run was started there with other weights."""
-    saved = workdir / WEIGHTS
+    saved = workdir / run_files.WEIGHTS
     if not saved.is_file():
         return
     try:
@@ -90,8 +82,9 @@ def claim(workdir: Path, settings: Config, params: Any) -> Iterator[None]:
 
     Raises:
       ConfigError: another run is at work there, or the hosts don't share it.
+      OSError: it can't be written to.
     """
-    lock = filelock.FileLock(workdir / _LOCK)
+    lock = filelock.FileLock(workdir / run_files.LOCK)
     refusal: Exception | None = None
     if parallel.is_main_process():
         try:
@@ -101,7 +94,7 @@ def claim(workdir: Path, settings: Config, params: Any) -> Iterator[None]:
     if parallel.take_from_main(refusal is not None):
         lock.release()
         raise refusal or ConfigError(f"process 0 refuses {workdir}: its own message says why")
-    if not (workdir / CONFIG).is_file():
+    if not (workdir / run_files.CONFIG).is_file():
         raise ConfigError(
             f"process {jax.process_index()} doesn't see {workdir}: name a --workdir that all hosts "
             "share"
@@ -123,8 +116,8 @@ def _write_start(workdir: Path, settings: Config, params: Any, lock: filelock.Ba
     except filelock.Timeout:
         raise ConfigError(f"another run is at work in {workdir}: name another --workdir") from None
     check(workdir, settings)
-    files.write_json(workdir / WEIGHTS, {"crc32": checkpoint.checksum(params)})
-    files.write_json(workdir / CONFIG, config.as_dict(settings))
+    files.write_json(workdir / run_files.WEIGHTS, {"crc32": checkpoint.checksum(params)})
+    files.write_json(workdir / run_files.CONFIG, config.as_dict(settings))
 
 
 def _differences(before: Any, now: Any, path: str) -> list[str]:

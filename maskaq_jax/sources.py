@@ -20,7 +20,7 @@ from maskaq_jax import (
     phases,
     randomness,
     report,
-    run_directory,
+    run_files,
     sample_sheet,
     samples,
     synthesis,
@@ -71,6 +71,7 @@ def _make_synthesis(
 ) -> Callable[..., ReadImages]:
     config = experiment.config
     size, num_steps = batches.batch_size(config), config.synthesis.num_steps
+    store = experiment.workdir / run_files.SAMPLES
     synthesis_key = randomness.named_key(key, "synthesize")
 
     @functools.cache
@@ -84,7 +85,7 @@ def _make_synthesis(
     def make_batch(folder: Path, refresh: int, number: int, variables: Any) -> None:
         share = parallel.share_batch(number * size, (number + 1) * size, experiment.mesh)
         refresh_key = jax.random.fold_in(synthesis_key, refresh)
-        unfinished = batches.unfinished_path(folder, share)
+        unfinished = batches.progress_path(folder, share)
         before = batches.read_progress(unfinished, share, reporter.warn)
         reporter.keep("synthesis", size * before.step if before else 0)
         with reporter.phase("synthesis") as advance:
@@ -114,10 +115,10 @@ def _make_synthesis(
             raise interruption.Interrupted
 
     def make_images(refresh: int, variables: Any, missing: Sequence[int] | None) -> ReadImages:
-        folder = samples.refresh_folder(experiment.workdir / run_directory.SAMPLES, refresh)
         if missing is None:
-            missing = batches.find_missing(experiment, refresh, reporter.warn)
+            missing = batches.find_missing(config, store, refresh, reporter.warn)
         reporter.keep("synthesis", (batches.num_batches(config) - len(missing)) * size * num_steps)
+        folder = samples.refresh_folder(store, refresh)
         for number in missing:
             make_batch(folder, refresh, number, variables)
         memory.give_back()
@@ -175,7 +176,7 @@ def _make_sheet_writer(experiment: Experiment) -> Callable[[ReadImages], None]:
             return
         images = read_images(np.arange(min(_SAMPLES_SHOWN, config.samples.num_samples)))
         masks = np.asarray(find_regions(experiment.params, images))
-        path = experiment.workdir / run_directory.SAMPLE_SHEET
+        path = experiment.workdir / run_files.SAMPLE_SHEET
         sample_sheet.draw(path, images, masks, model.patch_grid, config.pixels)
 
     return show

@@ -18,9 +18,6 @@ import pytest
 from maskaq_jax import memory
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# Most of a test's time is compilation. What tests start as a process is compiled as a user's is,
-# but where tests/processes says otherwise.
-jax.config.update("jax_disable_most_optimizations", True)
 hypothesis.settings.register_profile("default", deadline=None, max_examples=30)
 hypothesis.settings.load_profile("default")
 
@@ -34,6 +31,14 @@ def pytest_collection_modifyitems(items):
 def pytest_collection_finish():
     """Tracing goes faster, as in a run."""
     memory.spare_loaded_objects()
+
+
+@pytest.fixture(scope="module")
+def few_optimisations():
+    """For files whose time is compilation, at the price of other rounding than a user's."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -1,6 +1,7 @@
 """The layering that the README shows: an import points up the list of files, never down."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -22,7 +23,7 @@ LAYERS = [
     ["models.swin", "models.vit"],
     ["models.registry"],
     ["models"],
-    ["failures", "files", "hub", "torch_architecture", "torch_names"],
+    ["failures", "files", "hub", "run_files", "torch_architecture", "torch_names"],
     ["torch_import"],
     ["averaging", "microbatches"],
     ["calibration", "evaluate", "finetune", "parallel", "synthesis_terms"],
@@ -34,9 +35,9 @@ LAYERS = [
     ["data", "samples"],
     ["image_folder", "tfds_images"],
     ["config"],
-    ["checkpoint", "sample_sheet", "schedule"],
+    ["checkpoint", "report", "sample_sheet", "schedule"],
     ["run_directory"],
-    ["experiment", "report"],
+    ["experiment"],
     ["background_choice", "batches", "measures"],
     ["results", "sources", "workload"],
     ["run"],
@@ -89,6 +90,18 @@ def _importers(dependency):
 
 def test_every_module_has_a_place_in_the_order():
     assert sorted(MODULES) == sorted(PLACE)
+
+
+def test_the_readme_shows_every_module_behind_those_that_it_imports():
+    _, _, after = (ROOT / "README.md").read_text(encoding="utf-8").partition("| modules | what |")
+    rows = [line.split("|")[1] for line in after.split("\n\n")[0].splitlines()[2:]]
+    names = [name for row in rows for name in re.findall(r"`(\w+)/?`", row)]
+    places = {name: place for place, name in enumerate(names)}
+    tops = {module: module.partition(".")[0] for module in MODULES}
+    assert sorted(names) == sorted({*tops.values()} - {"run", "main"})
+    for module in MODULES.keys() - {"run", "main"}:
+        others = {tops[other] for other in _imported_modules(MODULES[module])} - {tops[module]}
+        assert all(places[other] < places[tops[module]] for other in others), module
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -1,4 +1,4 @@
-"""What the README and docs/ show is there, and shows as what it is meant to be."""
+"""What the Markdown pages show is there, and shows as what it is meant to be."""
 
 import re
 from pathlib import Path
@@ -6,7 +6,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
+_FOLDERS = ("benchmarks", "colabs", "configs", "docs", "maskaq_jax", "tests")
+PAGES = [
+    *ROOT.glob("*.md"),
+    *(page for folder in _FOLDERS for page in sorted((ROOT / folder).rglob("*.md"))),
+]
+# A file that README.md's reader is to write.
+_EXAMPLES = {"configs/flowers.py"}
 _TABLE_RULE = re.compile(r"\|(\s*:?-+:?\s*\|)+")
 
 
@@ -15,17 +21,23 @@ def _id(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=_id)
-def test_links_lead_to_files_that_are_there(page):
-    targets = re.findall(r"\]\(([^)#\s]+)", page.read_text())
-    files = [target for target in targets if "://" not in target]
-    assert [name for name in files if not (page.parent / name).exists()] == []
+def test_links_and_paths_lead_to_what_is_there(page):
+    text = page.read_text(encoding="utf-8")
+    links = [link for link in re.findall(r"\]\(([^)#\s]+)", text) if "://" not in link]
+    assert [link for link in links if not (page.parent / link).exists()] == []
+    paths = set(re.findall(rf"`((?:{'|'.join(_FOLDERS)})/[\w./]*)", text))
+    assert [path for path in paths - _EXAMPLES if not (ROOT / path).exists()] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=_id)
 def test_tables_have_a_line_for_each_row(page):
-    lines = page.read_text().splitlines()
-    rules = [line for line in lines if _TABLE_RULE.search(line)]
-    assert [line for line in rules if not _TABLE_RULE.fullmatch(line.strip())] == []
+    lines = [line.strip() for line in page.read_text(encoding="utf-8").splitlines()]
     for number, line in enumerate(lines):
-        if _TABLE_RULE.fullmatch(line.strip()):
-            assert lines[number - 1].count("|") == line.count("|"), lines[number - 1]
+        if not _TABLE_RULE.search(line):
+            continue
+        assert _TABLE_RULE.fullmatch(line), line
+        rest = lines[number:]
+        end = rest.index("") if "" in rest else len(rest)
+        for row in (lines[number - 1], *rest[:end]):
+            assert row.startswith("|"), row
+            assert row.count("|") == line.count("|"), row

@@ -24,8 +24,12 @@ def _run(directory, *arguments, root=ROOT, python_path=""):
         capture_output=True,
         text=True,
         cwd=directory,
-        # On the devices there are.
-        env=os.environ | {"PYTHONPATH": f"{root}{os.pathsep}{python_path}", "XLA_FLAGS": ""},
+        env=os.environ
+        | {
+            "PYTHONPATH": f"{root}{os.pathsep}{python_path}",
+            "XLA_FLAGS": "",  # the devices there are
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # compilation takes most of the time
+        },
         check=False,
     )
 

@@ -24,6 +24,8 @@ from maskaq_jax.models import Quantization, create_model
 from maskaq_jax.parallel import AXIS, REPLICATED, SHARDED
 from maskaq_jax.pixels import Pixels
 
+pytestmark = pytest.mark.usefixtures("few_optimisations")
+
 BATCH = 8
 KEY = jax.random.key(3)
 # The ViT has more patches than the entropy compares, so that some are drawn.

@@ -20,6 +20,8 @@ from maskaq_jax.pixels import Pixels
 from maskaq_jax.synthesis import Settings, Spec
 from maskaq_jax.synthesis_terms import Batch, LossWeights
 
+pytestmark = pytest.mark.usefixtures("few_optimisations")
+
 TINY = {"img_size": 8, "patch_size": 2, "embed_dim": 16, "depth": 2, "num_heads": 2}
 SETTINGS = Settings(num_steps=6, balanced_labels=True)
 PIXELS = Pixels(mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))

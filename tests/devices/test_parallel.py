@@ -7,7 +7,7 @@ import pytest
 
 from maskaq_jax import parallel
 from maskaq_jax.parallel import AXIS, REPLICATED, SHARDED
-from tests.devices.problem import MESHES
+from tests.devices.common import MESHES
 
 
 @pytest.mark.parametrize("count", [1, 3, 4, 6, 8])

@@ -19,7 +19,9 @@ from maskaq_jax import (
     synthesis_terms,
 )
 from maskaq_jax.pixels import Pixels
-from tests.devices.problem import BATCH, FINETUNING, KEY, MESHES, TOLERANCE, assert_same
+from tests.devices.common import BATCH, FINETUNING, KEY, MESHES, TOLERANCE, assert_same
+
+pytestmark = pytest.mark.usefixtures("few_optimisations")
 
 
 @contextlib.contextmanager

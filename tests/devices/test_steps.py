@@ -18,7 +18,9 @@ from maskaq_jax import (
 )
 from maskaq_jax.parallel import AXIS, REPLICATED, SHARDED
 from maskaq_jax.pixels import Pixels
-from tests.devices.problem import BATCH, FINETUNING, KEY, MESHES, TOLERANCE, assert_same
+from tests.devices.common import BATCH, FINETUNING, KEY, MESHES, TOLERANCE, assert_same
+
+pytestmark = pytest.mark.usefixtures("few_optimisations")
 
 SYNTHESIS = synthesis.Spec(synthesis.Settings(num_steps=10, background="white"), Pixels())
 

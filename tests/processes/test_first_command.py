@@ -1,8 +1,4 @@
-"""The README's first command, and the accuracy that it promises of it.
-
-Without the refresh, which takes as long again and brings 0.2 points (five seeds,
-`docs/results/README.md`).
-"""
+"""The README's first command, but for the refresh: that takes long and brings 0.2 points."""
 
 import os
 import subprocess
@@ -14,7 +10,7 @@ from tests.processes import runs
 
 
 @pytest.mark.slow
-def test_the_embedded_model_is_as_accurate_as_the_readme_says(tmp_path):
+def test_the_embedded_model_reaches_its_accuracy_without_a_refresh(tmp_path):
     config = "configs/vit_fashion.py:without=refresh"
     command = [sys.executable, "-m", "maskaq_jax.main", f"--config={config}"]
     subprocess.run(
@@ -26,5 +22,5 @@ def test_the_embedded_model_is_as_accurate_as_the_readme_says(tmp_path):
     results = runs.results(tmp_path / "run")
     assert results["fp_top1"] == pytest.approx(91.16, abs=0.05)
     assert 60 < results["calibrated_top1"] < 76
-    # Seeds reach 85.4 to 87.1, this one 86.2.
-    assert results["quantized_top1"] > 85
+    # 86.2 on two kinds of CPU (`docs/results/methods.csv`); another may move it by up to a point.
+    assert results["quantized_top1"] > 84.5

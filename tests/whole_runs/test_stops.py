@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from maskaq_jax import interruption, phases, report, run, run_directory, schema
+from maskaq_jax import interruption, phases, report, run
 from tests import tiny
 
 pytestmark = tiny.ignore_orbax_warnings
@@ -137,27 +137,3 @@ def test_a_second_interrupt_from_the_keyboard_ends_the_program():
             assert is_terminated()
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
-
-
-def _claim(prepared):
-    return run_directory.claim(prepared.workdir, prepared.config, prepared.params)
-
-
-def test_a_run_that_ended_before_it_began_can_start(settings, tmp_path):
-    (tmp_path / "run").mkdir()
-    for name in ("lock", "weights.json.unfinished", "config.json.unfinished"):
-        (tmp_path / "run" / name).write_text("")
-    with _claim(tiny.prepare(settings, tmp_path / "run")):
-        pass
-
-
-def test_two_runs_do_not_share_a_directory(settings, tmp_path):
-    prepared = tiny.prepare(settings, tmp_path / "run")
-    with (
-        _claim(prepared),
-        pytest.raises(schema.ConfigError, match="another run is at work in"),
-        _claim(prepared),
-    ):
-        pass
-    with _claim(prepared):  # which is free again
-        pass
