@@ -16,7 +16,7 @@ Arguments, as in `--config=configs/vit_fashion.py:w=4,a=8,method=noise`:
     seed           of every random draw
     split          images to evaluate on: test, or validation to choose settings
 
-On 2 CPU cores it takes one and a half to three minutes, and reaches 86.6% top-1 at W3A3 (5
+On 2 CPU cores it takes one and a half to four minutes, and reaches 86.6% top-1 at W3A3 (5
 seeds, +- 0.3); the teacher has 91.2%. `docs/settings.md` says what `best` changes of the paper's
 settings, and why.
 """

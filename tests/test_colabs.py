@@ -38,6 +38,7 @@ def test_the_notebook_runs_to_its_end(notebook, tmp_path, monkeypatch):
     )
     assert "smoke" in settings.source
     monkeypatch.setenv("XLA_FLAGS", "")  # the devices there are
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # compilation takes most of the time
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     client = NotebookClient(notebook, resources={"metadata": {"path": str(NOTEBOOK.parent)}})
