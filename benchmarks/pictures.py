@@ -10,7 +10,6 @@ Charts of accuracy against the number of images and of refreshes are those of `b
 """
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import charts, methods, runs
-from maskaq_jax import attention, config, experiment, run_files, samples, sources
+from maskaq_jax import attention, experiment, run_directory, run_files, samples, sources
 from maskaq_jax.models import full_precision
 
 _NUM_COLUMNS = 12
@@ -53,8 +52,7 @@ def open_run(model: str, method: str, workdir: Path) -> experiment.Experiment:
     run = methods.Cell(model, 3, 3, method, seed=0).run
     runs.finish(run, workdir)
     directory = run.directory(workdir)
-    values = json.loads((directory / run_files.CONFIG).read_text(encoding="utf-8"))
-    return experiment.prepare(config.from_dict(values), directory)
+    return experiment.prepare(run_directory.read_settings(directory), directory)
 
 
 def read_images(prepared: experiment.Experiment, indices: np.ndarray) -> np.ndarray:

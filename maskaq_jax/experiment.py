@@ -1,7 +1,6 @@
 """All a run reads, checked before any work starts; and the model of a finished run."""
 
 import dataclasses
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -89,8 +88,7 @@ def load(workdir: str | os.PathLike[str]) -> tuple[Model, Any]:
             f"no finished run in {workdir}: there is no {run_files.RESULTS} (a stopped run "
             "continues when it is started again with the same config and workdir)"
         )
-    values = json.loads((workdir / run_files.CONFIG).read_text(encoding="utf-8"))
-    settings = config.from_dict(values)
+    settings = run_directory.read_settings(workdir)
     model = config.create_model(settings)
     # Here, wherever the run was.
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])

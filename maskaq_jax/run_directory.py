@@ -55,6 +55,16 @@ def check(workdir: Path, settings: Config) -> None:
         )
 
 
+def read_settings(workdir: Path) -> Config:
+    """The settings of the run that was started there.
+
+    Raises:
+      FileNotFoundError: there is none.
+      ValueError: it can't be read, or a field is not of this version's (`schema.ConfigError`).
+    """
+    return config.from_dict(json.loads((workdir / run_files.CONFIG).read_text(encoding="utf-8")))
+
+
 def check_weights(workdir: Path, settings: Config, params: Any) -> None:
     """Raises `ConfigError` if a run was started there with other weights."""
     saved = workdir / run_files.WEIGHTS

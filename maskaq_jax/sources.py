@@ -85,8 +85,8 @@ def _make_synthesis(
     def make_batch(folder: Path, refresh: int, number: int, variables: Any) -> None:
         share = parallel.share_batch(number * size, (number + 1) * size, experiment.mesh)
         refresh_key = jax.random.fold_in(synthesis_key, refresh)
-        unfinished = batches.progress_path(folder, share)
-        before = batches.read_progress(unfinished, share, reporter.warn)
+        progress_path = batches.progress_path(folder, share)
+        before = batches.read_progress(progress_path, share, reporter.warn)
         reporter.keep("synthesis", size * before.step if before else 0)
         with reporter.phase("synthesis") as advance:
             synthesize_batch = prepare_synthesis()
@@ -98,14 +98,14 @@ def _make_synthesis(
                     continue  # finished, or to be drawn again
                 is_stopping = clock.is_stopping()
                 if is_stopping or clock.is_due():
-                    batches.write_progress(unfinished, share, progress)
+                    batches.write_progress(progress_path, share, progress)
                     reporter.store_seconds("synthesis")
                     clock.restart()
                 if is_stopping:
                     raise interruption.Interrupted
         batches.write_batch(folder, share, progress)
         reporter.store_seconds("synthesis")
-        unfinished.unlink(missing_ok=True)
+        progress_path.unlink(missing_ok=True)
         reporter.metrics(
             "synthesis",
             refresh * batches.num_batches(config) + number,

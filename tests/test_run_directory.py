@@ -1,7 +1,6 @@
 """Whose a directory is, and whether a run can start or continue there."""
 
 import dataclasses
-import json
 
 import numpy as np
 import pytest
@@ -30,8 +29,7 @@ def started(settings, tmp_path):
 def test_a_run_says_what_it_is_and_can_continue(settings, started):
     run_directory.check(started, settings)
     run_directory.check_weights(started, settings, PARAMS)
-    stored = json.loads((started / "config.json").read_text())
-    assert config_lib.from_dict(stored) == settings
+    assert run_directory.read_settings(started) == settings
     with run_directory.claim(started, settings, PARAMS):
         pass
 
