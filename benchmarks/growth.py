@@ -20,7 +20,8 @@ from typing import Any
 import jax
 
 from benchmarks import charts
-from benchmarks.steps import PHASES, interleave, make_problem, make_step
+from benchmarks.problems import PHASES, make_problem, make_step
+from benchmarks.processes import interleave
 from maskaq_jax import memory
 
 # Where nothing else is said: images, pixels a side, blocks and devices.

@@ -20,8 +20,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from benchmarks.processes import Step, timed
-from benchmarks.steps import interleave, make_problem
+from benchmarks.problems import make_problem
+from benchmarks.processes import Step, interleave, timed
 from maskaq_jax import memory
 from maskaq_jax.models import vit
 

@@ -1,14 +1,17 @@
-"""Processes of their own, so that one measurement does not touch the next."""
+"""Processes of their own, so that one measurement does not touch the next, and what they take."""
 
 import contextlib
 import dataclasses
 import json
+import math
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+# What JAX and PyTorch say where an accelerator's memory is used up.
+_OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "out of memory")
 # Takes a step and waits for it.
 Step = Callable[[], None]
 # Takes a step and tells its seconds.
@@ -20,7 +23,7 @@ class Served:
     """Steps of another process.
 
     Attributes:
-      step: takes one there.
+      step: takes one there; NaN where the memory does not suffice.
       peak_bytes: of that process' memory, up to the last step.
     """
 
@@ -75,14 +78,40 @@ def serve(*arguments: str) -> Iterator[Served]:
         yield served
 
 
-def answer(step: TimedStep) -> None:
-    """Takes a step for every line on standard input, until there are no more."""
+def peak_of_process() -> int:
+    """Bytes that this process has held at most, on Linux."""
+    # Not `getrusage`, whose peak may be that of the process which started this one.
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    (kilobytes,) = (line.split()[1] for line in status.splitlines() if "VmHWM" in line)
+    return int(kilobytes) * 1024
+
+
+def answer(step: TimedStep, measure_peak: Callable[[], int] = peak_of_process) -> None:
+    """Takes a step for every line on standard input, until there are no more.
+
+    Args:
+      step: to take; one that an accelerator's memory does not suffice for took NaN seconds.
+      measure_peak: bytes held at most so far.
+    """
     for _ in sys.stdin:
-        seconds = step()
-        # Not `getrusage`, whose peak may be that of the process which started this one.
-        status = Path("/proc/self/status").read_text(encoding="utf-8")
-        (kilobytes,) = (line.split()[1] for line in status.splitlines() if "VmHWM" in line)
-        print(json.dumps([seconds, int(kilobytes) * 1024]), flush=True)
+        try:
+            seconds = step()
+        except RuntimeError as error:
+            if not any(words in str(error) for words in _OUT_OF_MEMORY):
+                raise
+            seconds = math.nan
+        print(json.dumps([seconds, measure_peak()]), flush=True)
+
+
+def interleave(steps: Mapping[str, TimedStep], repeats: int) -> dict[str, list[float]]:
+    """Seconds of each step, `repeats` times in turn, after two that don't count."""
+    seconds: dict[str, list[float]] = {kind: [] for kind in steps}
+    for number in range(repeats + 2):
+        for kind, step in steps.items():
+            taken = step()
+            if number >= 2:
+                seconds[kind].append(taken)
+    return seconds
 
 
 def timed(step: Step, count: int = 1) -> TimedStep:

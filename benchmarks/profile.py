@@ -15,8 +15,8 @@ from pathlib import Path
 
 import jax
 
+from benchmarks.problems import PHASES, make_problem, make_step, steps_per_dispatch
 from benchmarks.processes import TimedStep
-from benchmarks.steps import PHASES, make_problem, make_step, steps_per_dispatch
 from maskaq_jax import memory
 
 NUM_DISPATCHES = 3

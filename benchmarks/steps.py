@@ -2,54 +2,49 @@
 
     python -m benchmarks.steps --models=deit_t,deit_s,swin_t,vit_fashion --batch=8 --json=FILE
 
-Steps are interleaved, so that all see the same machine; figures are medians after warm-up. Ours of
+On a CPU steps are interleaved, so that all see the same machine; on an accelerator, whose memory
+one of them may fill, they come one after another. Figures are medians after warm-up. Ours of
 synthesis are dispatched as a run does it, ten at a time, and a tenth of that is one step. PyTorch
 (the `torch` extra) is measured twice, as `benchmarks/torch_steps.py` says, for ViT and DeiT; a Swin
 has none of that. Weights are random, and all see the same. Each implementation has a process of its
 own: the allocator's settings, which are a part of ours, would make PyTorch faster too. Peak memory
-is that of its process, with all it imports; PyTorch's makes the problem in JAX too. The matrix rate
-is the best of large products, before those processes start. Prints a Markdown table; `--json`
-writes all figures.
+is that of its process, with all it imports, where PyTorch's makes the problem in JAX too; on an
+accelerator it is that of its allocator there. The matrix rate is the best of large products of the
+same dtype, before those processes start. float32 products of a GPU are TF32's in all of them, as
+they are by XLA's default. Prints a Markdown table; `--json` writes all figures.
 """
 
 import argparse
-import functools
-import importlib
+import itertools
 import json
+import math
 import os
 import statistics
 import tempfile
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.extend
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
-from jax.sharding import Mesh
 
-from benchmarks.processes import Step, TimedStep, answer, serve, timed
-from maskaq_jax import (
-    calibration,
-    finetune,
-    memory,
-    parallel,
-    phases,
-    programs,
-    synthesis,
-    synthesis_terms,
+from benchmarks.problems import PHASES, Problem, make_problem, make_step
+from benchmarks.processes import (
+    Served,
+    Step,
+    TimedStep,
+    answer,
+    interleave,
+    peak_of_process,
+    serve,
+    timed,
 )
-from maskaq_jax import config as config_lib
-from maskaq_jax.config import Config
-from maskaq_jax.models import Model, full_precision
+from benchmarks.products import count_products, measure_product_rate
+from maskaq_jax import memory, programs
+from maskaq_jax.models import Model
 
-PHASES = ("synthesis", "finetuning", "evaluation")
-# Of matrices large enough to be at the machine's rate.
-_MATRIX_SIDE = 1536
 _IMPLEMENTATIONS = ("ours", "torch", "torch_tuned")
 
 
@@ -57,9 +52,9 @@ def main() -> None:
     """Measures all phases of the models asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", default="deit_t,deit_s,swin_t,vit_fashion", help="of configs/")
-    parser.add_argument("--batch", type=int, default=8, help="images a step")
+    parser.add_argument("--batch", default="8", help="images a step, or several numbers")
     parser.add_argument("--bits", type=int, default=3, help="of weights and activations")
-    parser.add_argument("--dtype", default="float32", help="of our models' layers, or bfloat16")
+    parser.add_argument("--dtype", default="float32", help="of the models' layers; bfloat16; both")
     parser.add_argument("--repeats", type=int, default=10, help="timed steps of each kind")
     parser.add_argument("--phases", default=",".join(PHASES))
     parser.add_argument(
@@ -73,8 +68,10 @@ def main() -> None:
     options = parser.parse_args()
     if options.keep_memory and options.serve in (None, "ours"):
         memory.keep_freed_memory()
+    # Processes share an accelerator: JAX would take most of its memory at once.
+    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
     if options.serve:
-        answer(make_served_step(options))
+        answer(*make_served_step(options))
         return
     memory.spare_loaded_objects()  # as a run does
     with tempfile.TemporaryDirectory() as cache:
@@ -92,166 +89,92 @@ def benchmark_all(options: argparse.Namespace) -> None:
         "|---|---|---|---|---|---|---|---|---|"
     )
     records = []
-    for name in options.models.split(","):
-        for phase in options.phases.split(","):
-            record = benchmark(name, phase, options)
-            records.append(record)
-            print(format_row(record), flush=True)
-            if options.json:
-                options.json.write_text(json.dumps(records, indent=2) + "\n")
+    lists = (getattr(options, name).split(",") for name in ("models", "dtype", "batch", "phases"))
+    for name, dtype, batch, phase in itertools.product(*lists):
+        record = benchmark(name, dtype, int(batch), phase, options)
+        records.append(record)
+        print(format_row(record), flush=True)
+        if options.json:
+            options.json.write_text(json.dumps(records, indent=2) + "\n")
 
 
-def benchmark(name: str, phase: str, options: argparse.Namespace) -> dict[str, Any]:
+def benchmark(
+    name: str, dtype: str, batch: int, phase: str, options: argparse.Namespace
+) -> dict[str, Any]:
     """All figures of a phase of a model."""
-    rate = measure_product_rate()
-    problem = make_problem(name, options.batch, options.bits, dtype=options.dtype)
+    rate = measure_product_rate(dtype)
+    problem = make_problem(name, batch, options.bits, dtype=dtype)
     _, compiled = make_step(problem, phase)
     jax.clear_caches()
     # From the cache on disk, as the next run does.
     _, cached = make_step(problem, phase)
-    with ExitStack() as stack:
-        served = {
-            kind: stack.enter_context(serve(*arguments_of(name, phase, kind, options)))
-            for kind in implementations(problem.model)
-        }
-        seconds = interleave({kind: one.step for kind, one in served.items()}, options.repeats)
+    commands = {
+        kind: (
+            *("-m", "benchmarks.steps", f"--models={name}", f"--phases={phase}", f"--serve={kind}"),
+            *(f"--batch={batch}", f"--bits={options.bits}", f"--dtype={dtype}"),
+            "--keep_memory" if options.keep_memory else "--no-keep_memory",
+        )
+        for kind in implementations(problem.model)
+    }
+    seconds, peaks = measure_all(commands, options.repeats)
     medians = {kind: statistics.median(values) for kind, values in seconds.items()}
-    peaks = {kind: one.peak_bytes for kind, one in served.items()}
-    products = count_products(problem.model, phase) * options.batch
+    products = count_products(problem.model, phase) * batch
     num_parts = 1
     if phase == "synthesis":
         num_parts = programs.choose_num_parts(
-            problem.model, options.batch // problem.mesh.size, problem.mesh
+            problem.model, batch // problem.mesh.size, problem.mesh
         )
-    torch, tuned = medians.get("torch"), medians.get("torch_tuned")
+    ours, torch, tuned = (medians.get(kind) for kind in _IMPLEMENTATIONS)
     return {
         "model": name,
-        "batch": options.batch,
+        "batch": batch,
         "phase": phase,
-        "dtype": options.dtype,
-        "seconds": medians["ours"],
-        "seconds_spread": statistics.stdev(seconds["ours"]),
+        "dtype": dtype,
+        "seconds": ours,
+        "seconds_spread": ours and statistics.stdev(seconds["ours"]),
         "torch_seconds": torch,
         "torch_tuned_seconds": tuned,
-        "ratio": torch and torch / medians["ours"],
-        "ratio_tuned": tuned and tuned / medians["ours"],
+        "ratio": ours and torch and torch / ours,
+        "ratio_tuned": ours and tuned and tuned / ours,
         "compile_seconds": compiled.seconds,
         "cached_compile_seconds": cached.seconds,
         # A part of the former; about as long the first time.
         "trace_seconds": cached.trace_seconds,
-        "peak_bytes": peaks["ours"],
+        "peak_bytes": peaks.get("ours"),
         "torch_peak_bytes": peaks.get("torch"),
         "torch_tuned_peak_bytes": peaks.get("torch_tuned"),
         # XLA counts what a loop repeats once. What is not in parts is a hundredth of it at most.
         "flops": compiled.program.cost_analysis()["flops"] * num_parts,
         "product_flops": products,
         "matmul_flops_per_second": rate,
-        "utilization": products / medians["ours"] / rate,
+        "utilization": ours and products / ours / rate,
         "device": jax.devices()[0].device_kind,
     }
 
 
-class Compiled(NamedTuple):
-    """A step's program, the seconds it took to have, and those of tracing and lowering in them."""
+def measure_all(
+    commands: Mapping[str, Sequence[str]], repeats: int
+) -> tuple[dict[str, list[float]], dict[str, int]]:
+    """Seconds of the steps that processes serve, and the bytes they hold at most.
 
-    program: Any
-    seconds: float
-    trace_seconds: float
+    Args:
+      commands: name -> arguments of Python.
+      repeats: steps that count, of each.
 
-
-class Problem(NamedTuple):
-    """What a step is taken on.
-
-    Attributes:
-      settings: of the model's config.
-      model: Q.
-      params: P's weights.
-      variables: of Q.
-      images: [B, height, width, channels] float32, normalised.
-      labels: [B] int32.
-      mesh: the devices.
+    Returns:
+      Both by name, without those that an accelerator's memory does not suffice for.
     """
-
-    settings: Config
-    model: Model
-    params: Any
-    variables: dict[str, Any]
-    images: Array
-    labels: Array
-    mesh: Mesh
-
-
-def make_problem(name: str, batch_size: int, bits: int, **arguments: Any) -> Problem:
-    """A config's model, with other arguments where given, and the paper's settings.
-
-    Weights and images are random; the quantizers are calibrated on these images.
-    """
-    module = importlib.import_module(f"configs.{name}")
-    preset = ",preset=paper" if "fashion" in name else ""
-    settings = config_lib.validated(module.get_config(f"w={bits},a={bits}{preset}"))
-    model = config_lib.create_model(settings, **arguments)
-    key = jax.random.key(0)
-    images = jax.random.normal(key, (batch_size, *model.input_shape))
-    params = jax.jit(full_precision(model).init)(key, images)["params"]
-    quant = jax.jit(functools.partial(calibration.calibrate, model))(params, images)
-    return Problem(
-        settings=settings,
-        model=model,
-        params=params,
-        variables={"params": params, "quant": quant},
-        images=images,
-        labels=jnp.arange(batch_size, dtype=jnp.int32) % max(1, model.num_classes),
-        mesh=parallel.make_mesh(jax.devices()),
-    )
-
-
-def steps_per_dispatch(phase: str) -> int:
-    """Steps that a run takes between two returns to the host."""
-    return phases.STEPS_PER_DISPATCH if phase == "synthesis" else 1
-
-
-def make_step(problem: Problem, phase: str) -> tuple[TimedStep, Compiled]:
-    """A step of ours, and its program."""
-    num_steps = steps_per_dispatch(phase)
-    settings, model, key = problem.settings, problem.model, jax.random.key(1)
-    numbers = jnp.arange(len(problem.images), dtype=jnp.int32)
-    if phase == "synthesis":
-        spec = synthesis.Spec(settings.synthesis, settings.pixels)
-        optimizer = synthesis.create_optimizer(settings.synthesis)
-        state: Any = synthesis.init_state(optimizer, problem.images)
-        batch: Any = synthesis_terms.Batch(
-            numbers, problem.labels, problem.params, problem.variables
-        )
-        program = programs.map_synthesis(model, spec, problem.mesh)
-        rest: tuple[Any, ...] = (batch, key, jnp.int32(num_steps))
-    elif phase == "finetuning":
-        tuning = finetune.Spec(settings.finetuning, settings.pixels)
-        trainer = finetune.create_optimizer(settings.finetuning, 1000)
-        state = finetune.init_state(trainer, problem.variables)
-        batch = finetune.Batch(numbers, problem.images, problem.params)
-        program = programs.map_finetuning(model, tuning, 1000, problem.mesh)
-        rest = (batch, key)
-    else:
-        state = None
-        program = programs.map_evaluation(model, problem.mesh)
-        valid = jnp.ones(len(problem.images), bool)
-        rest = (problem.variables, problem.images, problem.labels, valid)
-    state = jax.tree.map(jnp.copy, state)  # its memory is reused
-    arguments = rest if state is None else (state, *rest)
-    started = time.perf_counter()
-    lowered = program.lower(*arguments)
-    trace_seconds = time.perf_counter() - started
-    compiled = lowered.compile()
-    seconds = time.perf_counter() - started
-
-    def take_step() -> None:
-        nonlocal state
-        if state is None:
-            jax.block_until_ready(compiled(*rest))
-        else:
-            state, _ = jax.block_until_ready(compiled(state, *rest))
-
-    return timed(take_step, num_steps), Compiled(compiled, seconds, trace_seconds)
+    is_on_cpu = jax.default_backend() == "cpu"
+    groups = [tuple(commands)] if is_on_cpu else [(kind,) for kind in commands]
+    seconds: dict[str, list[float]] = {}
+    served: dict[str, Served] = {}
+    for group in groups:
+        with ExitStack() as stack:
+            some = {kind: stack.enter_context(serve(*commands[kind])) for kind in group}
+            seconds |= interleave({kind: one.step for kind, one in some.items()}, repeats)
+            served |= some
+    fitting = {kind: values for kind, values in seconds.items() if not any(map(math.isnan, values))}
+    return fitting, {kind: served[kind].peak_bytes for kind in fitting}
 
 
 def implementations(model: Model) -> tuple[str, ...]:
@@ -259,26 +182,45 @@ def implementations(model: Model) -> tuple[str, ...]:
     return _IMPLEMENTATIONS if model.num_prefix_tokens else _IMPLEMENTATIONS[:1]
 
 
-def arguments_of(name: str, phase: str, kind: str, options: argparse.Namespace) -> tuple[str, ...]:
-    """Of the process that serves an implementation's steps."""
-    return (
-        *("-m", "benchmarks.steps", f"--models={name}", f"--phases={phase}", f"--serve={kind}"),
-        *(f"--batch={options.batch}", f"--bits={options.bits}", f"--dtype={options.dtype}"),
-        "--keep_memory" if options.keep_memory else "--no-keep_memory",
-    )
+def make_served_step(options: argparse.Namespace) -> tuple[TimedStep, Callable[[], int]]:
+    """The step of the implementation that this process serves, and what tells its peak memory."""
+    problem = make_problem(options.models, int(options.batch), options.bits, dtype=options.dtype)
+    is_on_cpu = jax.default_backend() == "cpu"
+    if options.serve == "ours":
+        step, _ = make_step(problem, options.phases)
+        return step, peak_of_process if is_on_cpu else _peak_of_accelerator
+    import torch
+
+    if is_on_cpu:
+        take_step = make_torch_step(problem, options.phases, options.serve, "cpu")
+        return timed(take_step), peak_of_process
+    torch.set_float32_matmul_precision("high")
+    take_step = make_torch_step(problem, options.phases, options.serve, "cuda")
+
+    def take_whole_step() -> None:
+        take_step()
+        torch.cuda.synchronize()
+
+    return timed(take_whole_step), torch.cuda.max_memory_allocated
 
 
-def make_torch_step(problem: Problem, phase: str, kind: str) -> Step:
+def make_torch_step(problem: Problem, phase: str, kind: str, device: str) -> Step:
     """The same step in eager PyTorch, in the version called `kind`."""
+    import torch
+
     from benchmarks import torch_steps
 
     version = {"torch": torch_steps.ORIGINAL, "torch_tuned": torch_steps.TUNED}[kind]
     model, bits = problem.model, problem.settings.quantization.weight_bits
+    dtype = getattr(torch, jnp.dtype(model.dtype).name)
     # Fine-tuning trains Q in both versions, and no version needs P's gradients there.
     is_frozen = version.is_frozen
-    params = torch_steps.load(problem.params, {}, None, is_frozen or phase != "synthesis")
+    params = torch_steps.load(
+        problem.params, {}, None, is_frozen or phase != "synthesis", dtype, device
+    )
+    is_q_frozen = is_frozen and phase != "finetuning"
     variables = torch_steps.load(
-        problem.params, problem.variables["quant"], bits, is_frozen and phase != "finetuning"
+        problem.params, problem.variables["quant"], bits, is_q_frozen, dtype, device
     )
     images = np.asarray(problem.images)
     if phase == "synthesis":
@@ -298,62 +240,8 @@ def make_torch_step(problem: Problem, phase: str, kind: str) -> Step:
     return torch_steps.make_evaluation_step(model, variables, images)
 
 
-def make_served_step(options: argparse.Namespace) -> TimedStep:
-    """The step of the implementation that this process serves."""
-    problem = make_problem(options.models, options.batch, options.bits, dtype=options.dtype)
-    if options.serve == "ours":
-        return make_step(problem, options.phases)[0]
-    return timed(make_torch_step(problem, options.phases, options.serve))
-
-
-def measure_product_rate() -> float:
-    """Operations a second that large matrix products reach while nothing else runs."""
-    matrix = jax.random.normal(jax.random.key(0), (_MATRIX_SIDE, _MATRIX_SIDE))
-    multiply = jax.jit(jnp.matmul)
-    step = timed(lambda: jax.block_until_ready(multiply(matrix, matrix)))
-    return 2 * _MATRIX_SIDE**3 / min(interleave({"product": step}, 20)["product"])
-
-
-def interleave(steps: Mapping[str, TimedStep], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each step, `repeats` times in turn, after two that don't count."""
-    seconds: dict[str, list[float]] = {kind: [] for kind in steps}
-    for number in range(repeats + 2):
-        for kind, step in steps.items():
-            taken = step()
-            if number >= 2:
-                seconds[kind].append(taken)
-    return seconds
-
-
-def count_products(model: Model, phase: str) -> float:
-    """Operations an image's matrix products take, counted by hand on the traced forward pass."""
-    model_p = full_precision(model)
-    images = jax.ShapeDtypeStruct((1, *model.input_shape), jnp.float32)
-    shapes = jax.eval_shape(model_p.init, jax.random.key(0), images)
-    jaxpr = jax.make_jaxpr(model_p.apply)(shapes, images)
-    dense = attention = 0.0
-    for flops, is_batched in _products(jaxpr.jaxpr):
-        if is_batched:
-            attention += flops
-        else:
-            dense += flops
-    if phase == "synthesis":  # both models, forward and to the images
-        return 2 * (2 * dense + 3 * attention)
-    if phase == "finetuning":  # P forward; Q forward, and to its inputs and weights
-        return 4 * dense + 4 * attention
-    return dense + attention
-
-
-def _products(jaxpr: Any) -> Any:
-    """Operations of each product, and whether it is one of activations alone."""
-    for equation in jaxpr.eqns:
-        if equation.primitive.name == "dot_general":
-            (contracted, _), (batched, _) = equation.params["dimension_numbers"]
-            left = equation.invars[0].aval.shape
-            length = np.prod([left[axis] for axis in contracted])
-            yield 2.0 * length * np.prod(equation.outvars[0].aval.shape), bool(batched)
-        for inner in jax.extend.core.jaxprs_in_params(equation.params):
-            yield from _products(inner)
+def _peak_of_accelerator() -> int:
+    return jax.devices()[0].memory_stats()["peak_bytes_in_use"]
 
 
 def format_row(record: dict[str, Any]) -> str:
@@ -363,7 +251,7 @@ def format_row(record: dict[str, Any]) -> str:
         return "" if value is None else f"{factor * value:.3g}{unit}"
 
     return (
-        f"| {record['model']}, batch {record['batch']} | {record['phase']} "
+        f"| {record['model']}, {record['dtype']}, batch {record['batch']} | {record['phase']} "
         f"| {show(record['seconds'], ' s')} ± {show(record['seconds_spread'], '')} "
         f"| {show(record['torch_seconds'], ' s')} | {show(record['torch_tuned_seconds'], ' s')} "
         f"| {show(record['ratio'], '')}, {show(record['ratio_tuned'], '')} "

@@ -6,6 +6,8 @@ Two versions of the same mathematics (`docs/method.md`), for ViT and DeiT:
   product over all tokens, loops over images, weights quantized at every step;
 - `TUNED`, the best we could do in eager mode: weights frozen and quantized once for synthesis, Gram
   matrices, everything batched.
+
+Tensors are where the weights are. A model computes in the weights' `dtype`, the losses in float32.
 """
 
 import dataclasses
@@ -49,28 +51,39 @@ class Weights:
       quant: name -> (step, zero point, lowest code, highest code, gradient scale of the step);
         empty for P.
       bits: of weights; None where they are P's, or quantized already.
+      dtype: that the layers compute in.
     """
 
     params: dict[str, Tensor]
     quant: dict[str, tuple[Any, ...]]
     bits: int | None
+    dtype: torch.dtype = torch.float32
 
     def trainable(self) -> list[Tensor]:
         """Parameters, steps and zero points."""
         return [*self.params.values(), *(leaf for node in self.quant.values() for leaf in node[:2])]
 
 
-def load(params: Any, quant: Any, bits: int | None, is_frozen: bool) -> Weights:
+def load(
+    params: Any,
+    quant: Any,
+    bits: int | None,
+    is_frozen: bool,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+) -> Weights:
     """Weights of ours as PyTorch's.
 
     Args:
       params: of our model.
       quant: its quantizers; empty for P.
       bits: of weights and activations; None for P.
-      is_frozen: leaves gradients out, and quantizes the weights here.
+      is_frozen: leaves gradients out, and quantizes and casts the weights here.
+      dtype: that the layers compute in; weights with gradients stay float32.
+      device: PyTorch's name of it.
     """
     state = {
-        name: torch.tensor(np.array(value))
+        name: torch.tensor(np.array(value), device=device)
         for name, value in torch_import.to_torch_state(params).items()
     }
     if is_frozen and bits is not None:
@@ -80,9 +93,13 @@ def load(params: Any, quant: Any, bits: int | None, is_frozen: bool) -> Weights:
         high = float(2 ** (bits - 1) - 1 if node.signed else 2**bits - 1)  # type: ignore[operator]
         low = high - (2**bits - 1)  # type: ignore[operator]
         scale = 1 / math.sqrt(float(node.size) * high)
-        step, zero = torch.tensor(float(node.step)), torch.tensor(float(node.zero_point))
+        step, zero = (
+            torch.tensor(float(value), device=device) for value in (node.step, node.zero_point)
+        )
         quantizers[path.replace("blocks_", "blocks.")] = (step, zero, low, high, scale)
-    weights = Weights(state, quantizers, None if is_frozen else bits)
+    if is_frozen:
+        state = {name: value.to(dtype) for name, value in state.items()}
+    weights = Weights(state, quantizers, None if is_frozen else bits, dtype)
     if not is_frozen:
         for leaf in weights.trainable():
             leaf.requires_grad_()
@@ -96,6 +113,7 @@ def forward(
     params, heads, patch = weights.params, model.num_heads, model.patch_size
     if weights.bits is not None:
         params = {name: _quantize_weight(name, p, weights.bits) for name, p in params.items()}
+    params = {name: p.to(weights.dtype) for name, p in params.items()}
 
     def dense(name: str, x: Tensor) -> Tensor:
         x = quantize(f"{name}.input", x)
@@ -110,7 +128,10 @@ def forward(
         )
 
     x = F.conv2d(
-        images, params["patch_embed.proj.weight"], params["patch_embed.proj.bias"], stride=patch
+        images.to(weights.dtype),
+        params["patch_embed.proj.weight"],
+        params["patch_embed.proj.bias"],
+        stride=patch,
     )
     x = x.flatten(2).transpose(1, 2)
     batch, _, width = x.shape
@@ -130,9 +151,9 @@ def forward(
         x = x + dense(f"{block}.attn.proj", merged)
         hidden = F.gelu(dense(f"{block}.mlp.fc1", norm(f"{block}.norm2", x)))
         x = x + dense(f"{block}.mlp.fc2", hidden)
-        all_logits.append(logits)
-        all_outputs.append(outputs)
-    return dense("head", norm("norm", x)[:, 0]), all_logits, all_outputs
+        all_logits.append(logits.float())
+        all_outputs.append(outputs.float())
+    return dense("head", norm("norm", x)[:, 0]).float(), all_logits, all_outputs
 
 
 def synthesis_loss(
@@ -152,7 +173,9 @@ def synthesis_loss(
     similarity = _head_similarity if version.is_batched else _head_similarity_of_pairs
     entropy = _entropy if version.is_batched else _entropy_in_loops
     mask = _regions(torch.stack([a[:, :, 0, 1:].mean(1) for a in logits_p]).mean(0), ratio)
-    mask = _drop(mask, drop_rate) if version.is_batched else _drop_in_loops(mask, drop_rate)
+    num_kept = max(1, round((1 - drop_rate) * _num_informative(mask.shape[-1], ratio)))
+    if drop_rate:
+        mask = (_drop if version.is_batched else _drop_in_loops)(mask, num_kept)
     couplings = [
         ((a[:, :, 0, 1:].mean(1) - b[:, :, 0, 1:].mean(1)).abs() * mask).sum() / (mask.sum() + 1e-8)
         for a, b in zip(logits_p, logits_q, strict=True)
@@ -195,11 +218,12 @@ def make_synthesis_step(
     num_steps: int,
 ) -> Callable[[], None]:
     """A function that takes a step, augmentation and AdamW included."""
-    pixels = torch.tensor(np.moveaxis(images, -1, 1)).contiguous().requires_grad_()
+    device = params.params["cls_token"].device
+    pixels = _load_images(images, device).requires_grad_()
     optimizer = torch.optim.AdamW([pixels], lr=0.1, betas=(0.9, 0.999), weight_decay=1e-6)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_steps, eta_min=0.001)
-    low, high = (torch.tensor(np.asarray(bound)).reshape(1, -1, 1, 1) for bound in bounds)
-    classes = torch.tensor(np.asarray(labels)).long()
+    low, high = (torch.tensor(bound, device=device).reshape(1, -1, 1, 1) for bound in bounds)
+    classes = torch.tensor(labels, device=device).long()
 
     def take_step() -> None:
         optimizer.zero_grad()
@@ -220,7 +244,7 @@ def make_finetuning_step(
     model: Model, version: Version, params: Weights, variables: Weights, images: np.ndarray
 ) -> Callable[[], None]:
     """A function that takes a step, augmentation and SGD included."""
-    pixels = torch.tensor(np.moveaxis(images, -1, 1)).contiguous()
+    pixels = _load_images(images, params.params["cls_token"].device)
     optimizer = torch.optim.SGD(variables.trainable(), lr=1e-3, momentum=0.9, nesterov=True)
 
     def take_step() -> None:
@@ -236,13 +260,17 @@ def make_evaluation_step(
     model: Model, variables: Weights, images: np.ndarray
 ) -> Callable[[], None]:
     """A function that classifies the images."""
-    pixels = torch.tensor(np.moveaxis(images, -1, 1)).contiguous()
+    pixels = _load_images(images, variables.params["cls_token"].device)
 
     def take_step() -> None:
         with torch.no_grad():
             forward(model, variables, pixels)[0].argmax(-1)
 
     return take_step
+
+
+def _load_images(images: np.ndarray, device: torch.device) -> Tensor:
+    return torch.tensor(np.ascontiguousarray(np.moveaxis(images, -1, 1)), device=device)
 
 
 def _flatten(tree: Any, path: tuple[str, ...]) -> Any:
@@ -310,7 +338,7 @@ def _head_similarity(logits: Tensor) -> Tensor:
 def _entropy(rows: Tensor, max_rows: int = 64) -> Tensor:
     """[B, n, n]; the same random rows of all images."""
     if rows.shape[1] > max_rows:
-        rows = rows[:, torch.randperm(rows.shape[1])[:max_rows]]
+        rows = rows[:, torch.randperm(rows.shape[1], device=rows.device)[:max_rows]]
     rows = rows / (rows.norm(dim=-1, keepdim=True) + 1e-6)
     similarity = rows @ rows.transpose(-2, -1)
     variance = similarity.flatten(1).var(1, unbiased=False)
@@ -322,21 +350,21 @@ def _entropy_in_loops(rows: Tensor) -> Tensor:
 
 
 def _regions(scores: Tensor, ratio: float) -> Tensor:
-    count = max(1, int(scores.shape[-1] * ratio))
-    top = scores.detach().topk(count, dim=-1).indices
+    top = scores.detach().topk(_num_informative(scores.shape[-1], ratio), dim=-1).indices
     return torch.zeros_like(scores).scatter_(-1, top, 1.0)
 
 
-def _drop(mask: Tensor, rate: float) -> Tensor:
-    if not rate:
-        return mask
-    count = max(1, round((1 - rate) * float(mask[0].sum())))
-    kept = (mask * (1 + torch.rand_like(mask))).topk(count, dim=-1).indices
+def _num_informative(num_patches: int, ratio: float) -> int:
+    return max(1, int(num_patches * ratio))
+
+
+def _drop(mask: Tensor, num_kept: int) -> Tensor:
+    kept = (mask * (1 + torch.rand_like(mask))).topk(num_kept, dim=-1).indices
     return torch.zeros_like(mask).scatter_(-1, kept, 1.0)
 
 
-def _drop_in_loops(mask: Tensor, rate: float) -> Tensor:
-    return torch.cat([_drop(image[None], rate) for image in mask])
+def _drop_in_loops(mask: Tensor, num_kept: int) -> Tensor:
+    return torch.cat([_drop(image[None], num_kept) for image in mask])
 
 
 def _total_variation(images: Tensor) -> Tensor:
@@ -372,8 +400,8 @@ def _synthesis_view(images: Tensor) -> Tensor:
     reach = round(side / 14)
     rolls = torch.randint(-reach, reach + 1, (2,)).tolist()
     views = torch.roll(images, rolls, (2, 3))
-    views = views + 0.25 * torch.randn(*images.shape[:2], 1, 1)
-    mean, deviation = 2 * torch.rand(2, *images.shape[:2], 1, 1) - 1
+    views = views + 0.25 * torch.randn(*images.shape[:2], 1, 1, device=images.device)
+    mean, deviation = 2 * torch.rand(2, *images.shape[:2], 1, 1, device=images.device) - 1
     return (views - mean) / torch.exp(deviation)
 
 

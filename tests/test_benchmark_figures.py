@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import growth, loops, processes, profile, steps
+from benchmarks import growth, loops, problems, processes, profile
 
 ROOT = Path(__file__).parents[1]
 MODULES = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py"))
@@ -99,7 +99,7 @@ def test_a_step_of_a_process_that_ended_is_an_error(code):
 
 
 def test_looped_and_unrolled_blocks_have_the_same_loss_and_gradient():
-    problem = steps.make_problem("vit_fashion", 2, bits=3)
+    problem = problems.make_problem("vit_fashion", 2, bits=3)
     model = problem.model
     tokens = loops.make_tokens(model, 2)
     unrolled = jax.jit(jax.value_and_grad(loops.make_unrolled(model), 1))

@@ -1,0 +1,125 @@
+"""What the benches take steps of: a config's model, with random weights, and its programs."""
+
+import functools
+import importlib
+import time
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.sharding import Mesh
+
+from benchmarks.processes import TimedStep, timed
+from maskaq_jax import calibration, finetune, parallel, phases, programs, synthesis, synthesis_terms
+from maskaq_jax import config as config_lib
+from maskaq_jax.config import Config
+from maskaq_jax.models import Model, full_precision
+
+PHASES = ("synthesis", "finetuning", "evaluation")
+# Images that quantizers are calibrated on, at most.
+_CALIBRATED = 8
+
+
+class Compiled(NamedTuple):
+    """A step's program, the seconds it took to have, and those of tracing and lowering in them."""
+
+    program: Any
+    seconds: float
+    trace_seconds: float
+
+
+class Problem(NamedTuple):
+    """What a step is taken on.
+
+    Attributes:
+      settings: of the model's config.
+      model: Q.
+      params: P's weights.
+      variables: of Q.
+      images: [B, height, width, channels] float32, normalised.
+      labels: [B] int32.
+      mesh: the devices.
+    """
+
+    settings: Config
+    model: Model
+    params: Any
+    variables: dict[str, Any]
+    images: Array
+    labels: Array
+    mesh: Mesh
+
+
+def make_problem(name: str, batch_size: int, bits: int, **arguments: Any) -> Problem:
+    """A config's model, with other arguments where given, and the paper's settings.
+
+    Weights and images are random; the quantizers are calibrated on a few of these images.
+    """
+    module = importlib.import_module(f"configs.{name}")
+    preset = ",preset=paper" if "fashion" in name else ""
+    settings = config_lib.validated(module.get_config(f"w={bits},a={bits}{preset}"))
+    model = config_lib.create_model(settings, **arguments)
+    key = jax.random.key(0)
+    images = jax.random.normal(key, (batch_size, *model.input_shape))
+    few = images[:_CALIBRATED]  # One program, and little memory, whatever the batch.
+    params = jax.jit(full_precision(model).init)(key, few)["params"]
+    quant = jax.jit(functools.partial(calibration.calibrate, model))(params, few)
+    return Problem(
+        settings=settings,
+        model=model,
+        params=params,
+        variables={"params": params, "quant": quant},
+        images=images,
+        labels=jnp.arange(batch_size, dtype=jnp.int32) % max(1, model.num_classes),
+        mesh=parallel.make_mesh(jax.devices()),
+    )
+
+
+def steps_per_dispatch(phase: str) -> int:
+    """Steps that a run takes between two returns to the host."""
+    return phases.STEPS_PER_DISPATCH if phase == "synthesis" else 1
+
+
+def make_step(problem: Problem, phase: str) -> tuple[TimedStep, Compiled]:
+    """A step of ours, and its program."""
+    num_steps = steps_per_dispatch(phase)
+    settings, model, key = problem.settings, problem.model, jax.random.key(1)
+    numbers = jnp.arange(len(problem.images), dtype=jnp.int32)
+    if phase == "synthesis":
+        spec = synthesis.Spec(settings.synthesis, settings.pixels)
+        optimizer = synthesis.create_optimizer(settings.synthesis)
+        state: Any = synthesis.init_state(optimizer, problem.images)
+        batch: Any = synthesis_terms.Batch(
+            numbers, problem.labels, problem.params, problem.variables
+        )
+        program = programs.map_synthesis(model, spec, problem.mesh)
+        rest: tuple[Any, ...] = (batch, key, jnp.int32(num_steps))
+    elif phase == "finetuning":
+        tuning = finetune.Spec(settings.finetuning, settings.pixels)
+        trainer = finetune.create_optimizer(settings.finetuning, 1000)
+        state = finetune.init_state(trainer, problem.variables)
+        batch = finetune.Batch(numbers, problem.images, problem.params)
+        program = programs.map_finetuning(model, tuning, 1000, problem.mesh)
+        rest = (batch, key)
+    else:
+        state = None
+        program = programs.map_evaluation(model, problem.mesh)
+        valid = jnp.ones(len(problem.images), bool)
+        rest = (problem.variables, problem.images, problem.labels, valid)
+    state = jax.tree.map(jnp.copy, state)  # its memory is reused
+    arguments = rest if state is None else (state, *rest)
+    started = time.perf_counter()
+    lowered = program.lower(*arguments)
+    trace_seconds = time.perf_counter() - started
+    compiled = lowered.compile()
+    seconds = time.perf_counter() - started
+
+    def take_step() -> None:
+        nonlocal state
+        if state is None:
+            jax.block_until_ready(compiled(*rest))
+        else:
+            state, _ = jax.block_until_ready(compiled(state, *rest))
+
+    return timed(take_step, num_steps), Compiled(compiled, seconds, trace_seconds)

@@ -1,0 +1,63 @@
+"""How fast matrix products run, and how many operations of a step are theirs."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.extend
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import DTypeLike
+
+from benchmarks.processes import interleave, timed
+from maskaq_jax.models import Model, full_precision
+
+# Side of the matrices, and how many products follow each other, so that a device is at its rate.
+_CPU = 1536, 1
+_ACCELERATOR = 8192, 20
+
+
+def measure_product_rate(dtype: DTypeLike = jnp.float32) -> float:
+    """Operations a second that large matrix products reach while nothing else runs."""
+    side, count = _CPU if jax.default_backend() == "cpu" else _ACCELERATOR
+    # Neither overflows nor vanishes in repeated products.
+    matrix = (jax.random.normal(jax.random.key(0), (side, side)) / np.sqrt(side)).astype(dtype)
+
+    @jax.jit
+    def multiply(matrix: Array) -> Array:
+        return jax.lax.fori_loop(0, count, lambda _, product: product @ matrix, matrix)
+
+    step = timed(lambda: jax.block_until_ready(multiply(matrix)), count)
+    return 2 * side**3 / min(interleave({"product": step}, 20)["product"])
+
+
+def count_products(model: Model, phase: str) -> float:
+    """Operations an image's matrix products take, counted by hand on the traced forward pass."""
+    model_p = full_precision(model)
+    images = jax.ShapeDtypeStruct((1, *model.input_shape), jnp.float32)
+    shapes = jax.eval_shape(model_p.init, jax.random.key(0), images)
+    jaxpr = jax.make_jaxpr(model_p.apply)(shapes, images)
+    dense = attention = 0.0
+    for flops, is_batched in _products(jaxpr.jaxpr):
+        if is_batched:
+            attention += flops
+        else:
+            dense += flops
+    if phase == "synthesis":  # both models, forward and to the images
+        return 2 * (2 * dense + 3 * attention)
+    if phase == "finetuning":  # P forward; Q forward, and to its inputs and weights
+        return 4 * dense + 4 * attention
+    return dense + attention
+
+
+def _products(jaxpr: Any) -> Iterator[tuple[float, bool]]:
+    """Operations of each product, and whether it is one of activations alone."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            (contracted, _), (batched, _) = equation.params["dimension_numbers"]
+            left = equation.invars[0].aval.shape
+            length = np.prod([left[axis] for axis in contracted])
+            yield 2.0 * length * np.prod(equation.outvars[0].aval.shape), bool(batched)
+        for inner in jax.extend.core.jaxprs_in_params(equation.params):
+            yield from _products(inner)
