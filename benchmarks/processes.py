@@ -24,10 +24,12 @@ class Served:
 
     Attributes:
       step: takes one there; NaN where the memory does not suffice.
+      end: ends the process, which gives its memory back.
       peak_bytes: of that process' memory, up to the last step.
     """
 
     step: TimedStep
+    end: Callable[[], None]
     peak_bytes: int = 0
 
 
@@ -64,8 +66,9 @@ def serve(*arguments: str) -> Iterator[Served]:
         assert answers is not None
 
         def take_step() -> float:
-            with contextlib.suppress(BrokenPipeError):
-                requests.write(b"\n")
+            if not requests.closed:
+                with contextlib.suppress(BrokenPipeError):
+                    requests.write(b"\n")
             line = answers.readline()
             if not line:
                 raise RuntimeError(
@@ -74,7 +77,11 @@ def serve(*arguments: str) -> Iterator[Served]:
             seconds, served.peak_bytes = json.loads(line)
             return seconds
 
-        served = Served(take_step)
+        def end() -> None:
+            requests.close()
+            process.wait()
+
+        served = Served(take_step, end)
         yield served
 
 

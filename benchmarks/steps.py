@@ -3,26 +3,28 @@
     python -m benchmarks.steps --models=deit_t,deit_s,swin_t,vit_fashion --batch=8 --json=FILE
 
 On a CPU steps are interleaved, so that all see the same machine; on an accelerator, whose memory
-one of them may fill, they come one after another. Figures are medians after warm-up. Ours of
-synthesis are dispatched as a run does it, ten at a time, and a tenth of that is one step. PyTorch
-(the `torch` extra) is measured twice, as `benchmarks/torch_steps.py` says, for ViT and DeiT; a Swin
-has none of that. Weights are random, and all see the same. Each implementation has a process of its
-own: the allocator's settings, which are a part of ours, would make PyTorch faster too. Peak memory
-is that of its process, with all it imports, where PyTorch's makes the problem in JAX too; on an
-accelerator it is that of its allocator there. The matrix rate is the best of large products of the
-same dtype, before those processes start. float32 products of a GPU are TF32's in all of them, as
-they are by XLA's default. Prints a Markdown table; `--json` writes all figures.
+one of them may fill, they come one after another, ten of each between two waits for the device.
+Figures are medians after warm-up. Ours of synthesis are dispatched as a run does it, ten at a time,
+and a tenth of that is one step. PyTorch (the `torch` extra) is measured twice, as
+`benchmarks/torch_steps.py` says, for ViT and DeiT; a Swin has none of that. Weights are random, and
+all see the same. Each implementation has a process of its own: the allocator's settings, which are
+a part of ours, would make PyTorch faster too. Peak memory is that of its process, with all it
+imports, where PyTorch's makes the problem in JAX too; on an accelerator it is what its allocator
+gave out there. The matrix rate is the best of large products of the same dtype, before those
+processes start. On a GPU float32 products are TF32's in all of them, as they are by XLA's default.
+Prints a Markdown table; `--json` writes all figures.
 """
 
 import argparse
+import contextlib
+import functools
 import itertools
 import json
 import math
 import os
 import statistics
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +44,10 @@ from benchmarks.processes import (
     timed,
 )
 from benchmarks.products import count_products, measure_product_rate
-from maskaq_jax import memory, programs
-from maskaq_jax.models import Model
+from maskaq_jax import memory, phases, programs
 
+# Seconds, of PyTorch on an accelerator.
+_LONG_STEP = 0.1
 _IMPLEMENTATIONS = ("ours", "torch", "torch_tuned")
 
 
@@ -102,21 +105,28 @@ def benchmark(
     name: str, dtype: str, batch: int, phase: str, options: argparse.Namespace
 ) -> dict[str, Any]:
     """All figures of a phase of a model."""
-    rate = measure_product_rate(dtype)
-    problem = make_problem(name, batch, options.bits, dtype=dtype)
-    _, compiled = make_step(problem, phase)
-    jax.clear_caches()
-    # From the cache on disk, as the next run does.
-    _, cached = make_step(problem, phase)
-    commands = {
-        kind: (
+
+    def start(kind: str) -> Served:
+        arguments = (
             *("-m", "benchmarks.steps", f"--models={name}", f"--phases={phase}", f"--serve={kind}"),
             *(f"--batch={batch}", f"--bits={options.bits}", f"--dtype={dtype}"),
             "--keep_memory" if options.keep_memory else "--no-keep_memory",
         )
-        for kind in implementations(problem.model)
-    }
-    seconds, peaks = measure_all(commands, options.repeats)
+        return stack.enter_context(serve(*arguments))
+
+    rate = measure_product_rate(dtype)
+    with contextlib.ExitStack() as stack:
+        # On an accelerator's machine PyTorch's get ready while ours is compiled: there are cores.
+        is_on_cpu = jax.default_backend() == "cpu"
+        early = {} if is_on_cpu else {kind: start(kind) for kind in implementations(name)[1:]}
+        problem = make_problem(name, batch, options.bits, dtype=dtype)
+        _, compiled = make_step(problem, phase)
+        jax.clear_caches()
+        # From the cache on disk, as the next run does.
+        _, cached = make_step(problem, phase)
+        served = {kind: early.get(kind) or start(kind) for kind in implementations(name)}
+        seconds = measure_all(served, options.repeats, side_by_side=is_on_cpu)
+    peaks = {kind: served[kind].peak_bytes for kind in seconds}
     medians = {kind: statistics.median(values) for kind, values in seconds.items()}
     products = count_products(problem.model, phase) * batch
     num_parts = 1
@@ -153,33 +163,27 @@ def benchmark(
 
 
 def measure_all(
-    commands: Mapping[str, Sequence[str]], repeats: int
-) -> tuple[dict[str, list[float]], dict[str, int]]:
-    """Seconds of the steps that processes serve, and the bytes they hold at most.
+    served: Mapping[str, Served], repeats: int, side_by_side: bool
+) -> dict[str, list[float]]:
+    """Seconds of the steps that processes serve, without those that memory does not suffice for.
 
     Args:
-      commands: name -> arguments of Python.
+      served: the processes by name; they have ended afterwards.
       repeats: steps that count, of each.
-
-    Returns:
-      Both by name, without those that an accelerator's memory does not suffice for.
+      side_by_side: whether they take steps in turn, instead of one process after another.
     """
-    is_on_cpu = jax.default_backend() == "cpu"
-    groups = [tuple(commands)] if is_on_cpu else [(kind,) for kind in commands]
+    groups = [tuple(served)] if side_by_side else [(kind,) for kind in served]
     seconds: dict[str, list[float]] = {}
-    served: dict[str, Served] = {}
     for group in groups:
-        with ExitStack() as stack:
-            some = {kind: stack.enter_context(serve(*commands[kind])) for kind in group}
-            seconds |= interleave({kind: one.step for kind, one in some.items()}, repeats)
-            served |= some
-    fitting = {kind: values for kind, values in seconds.items() if not any(map(math.isnan, values))}
-    return fitting, {kind: served[kind].peak_bytes for kind in fitting}
+        seconds |= interleave({kind: served[kind].step for kind in group}, repeats)
+        for kind in group:
+            served[kind].end()
+    return {kind: values for kind, values in seconds.items() if not any(map(math.isnan, values))}
 
 
-def implementations(model: Model) -> tuple[str, ...]:
-    """What there is of a model's steps: of a Swin only ours."""
-    return _IMPLEMENTATIONS if model.num_prefix_tokens else _IMPLEMENTATIONS[:1]
+def implementations(name: str) -> tuple[str, ...]:
+    """What there is of the steps of a config's model: of a Swin only ours."""
+    return _IMPLEMENTATIONS[:1] if name.startswith("swin") else _IMPLEMENTATIONS
 
 
 def make_served_step(options: argparse.Namespace) -> tuple[TimedStep, Callable[[], int]]:
@@ -197,11 +201,21 @@ def make_served_step(options: argparse.Namespace) -> tuple[TimedStep, Callable[[
     torch.set_float32_matmul_precision("high")
     take_step = make_torch_step(problem, options.phases, options.serve, "cuda")
 
-    def take_whole_step() -> None:
-        take_step()
+    def take_steps(count: int) -> None:
+        for _ in range(count):
+            take_step()
         torch.cuda.synchronize()
 
-    return timed(take_whole_step), torch.cuda.max_memory_allocated
+    def time_steps() -> float:
+        # What a wait takes does not show in long steps, of which ten would take too long.
+        one = timed(functools.partial(take_steps, 1))()
+        if one > _LONG_STEP:
+            return one
+        return timed(
+            functools.partial(take_steps, phases.STEPS_PER_DISPATCH), phases.STEPS_PER_DISPATCH
+        )()
+
+    return time_steps, torch.cuda.max_memory_allocated
 
 
 def make_torch_step(problem: Problem, phase: str, kind: str, device: str) -> Step:
@@ -248,7 +262,9 @@ def format_row(record: dict[str, Any]) -> str:
     """A record as a row of the table."""
 
     def show(value: float | None, unit: str, factor: float = 1.0) -> str:
-        return "" if value is None else f"{factor * value:.3g}{unit}"
+        return lacking if value is None else f"{factor * value:.3g}{unit}"
+
+    lacking = "no memory" if len(implementations(record["model"])) > 1 else ""
 
     return (
         f"| {record['model']}, {record['dtype']}, batch {record['batch']} | {record['phase']} "

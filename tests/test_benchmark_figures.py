@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import growth, loops, problems, processes, profile
+from benchmarks import growth, loops, problems, processes, profile, steps
 
 ROOT = Path(__file__).parents[1]
 MODULES = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py"))
@@ -90,6 +90,28 @@ def test_a_process_of_its_own_takes_a_step_when_asked():
         seconds = [served.step(), served.step()]
     assert all(0.01 <= taken < 0.2 for taken in seconds)
     assert 200 * 2**20 < served.peak_bytes < 300 * 2**20
+
+
+SHORT_OF_MEMORY = """
+from benchmarks import processes
+
+def step():
+    raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes.")
+
+processes.answer(step)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peaks are read from /proc")
+@pytest.mark.parametrize("side_by_side", [True, False])
+def test_what_memory_does_not_suffice_for_has_no_seconds(side_by_side):
+    with processes.serve("-c", SERVED) as ours, processes.serve("-c", SHORT_OF_MEMORY) as other:
+        served = {"ours": ours, "torch": other}
+        seconds = steps.measure_all(served, repeats=2, side_by_side=side_by_side)
+        assert seconds.keys() == {"ours"}
+        assert len(seconds["ours"]) == 2
+        with pytest.raises(RuntimeError, match="ended"):
+            ours.step()
 
 
 @pytest.mark.parametrize("code", ["input(); exit(3)", "exit(3)"])

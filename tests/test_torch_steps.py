@@ -83,6 +83,27 @@ def test_finetuning_has_the_same_terms(problem, version):
         np.testing.assert_allclose(value.detach(), float(expected[name]), rtol=1e-3, err_msg=name)
 
 
+@pytest.mark.parametrize("version", VERSIONS)
+def test_half_precision_has_nearly_the_same_terms(problem, version):
+    import torch
+
+    images, params, variables = problem
+    labels = torch.tensor(np.arange(4) % 5)
+
+    def terms_in(dtype):
+        pixels = torch.tensor(np.moveaxis(images, -1, 1))
+        p = torch_steps.load(params, {}, None, version.is_frozen, dtype)
+        q = torch_steps.load(params, variables["quant"], 3, version.is_frozen, dtype)
+        return torch_steps.synthesis_loss(
+            MODEL, version, p, q, pixels, pixels, labels, RATIO, drop_rate=0.0
+        )
+
+    exact = terms_in(torch.float32)
+    for name, value in terms_in(torch.bfloat16).items():
+        assert value.dtype == torch.float32
+        np.testing.assert_allclose(value.detach(), exact[name].detach(), rtol=0.2, err_msg=name)
+
+
 def test_regions_are_the_same():
     import torch
 

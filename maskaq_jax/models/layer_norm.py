@@ -28,11 +28,9 @@ class LayerNorm(nn.Module):
         """[..., C] -> [..., C] of `dtype`, normalised in float32."""
         scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
         bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
-        shape = (1,) * (x.ndim - 1) + x.shape[-1:]
-        normalised = _normalise(
-            x.astype(jnp.float32), scale.reshape(shape), bias.reshape(shape), self.epsilon
-        )
-        return normalised.astype(self.dtype)
+        rows = x.astype(jnp.float32).reshape(-1, x.shape[-1])
+        normalised = _normalise(rows, scale[None], bias[None], self.epsilon)
+        return normalised.astype(self.dtype).reshape(x.shape)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))

@@ -129,12 +129,11 @@ class Dense(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         kernel = self.param("kernel", _kernel_init, (x.shape[-1], self.features))
-        x = quantize_operand(self, "input", x, self.quantization)
+        # One flat matrix product: XLA transposes the weight gradient's operands when tokens keep an
+        # axis of their own.
+        rows = quantize_operand(self, "input", x.reshape(-1, x.shape[-1]), self.quantization)
         kernel = quantize_kernel(kernel, self.quantization)
-        # One flat matrix product: XLA's CPU backend transposes the weight gradient's operands when
-        # tokens keep an axis of their own.
-        rows = x.astype(self.dtype).reshape(-1, x.shape[-1])
-        rows = rows @ kernel.astype(self.dtype)
+        rows = rows.astype(self.dtype) @ kernel.astype(self.dtype)
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,))
             rows = rows + bias.astype(self.dtype)[None]
@@ -197,7 +196,9 @@ class Mlp(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        hidden = Dense(self.hidden_features, self.quantization, self.dtype, name="fc1")(x)
+        rows = x.reshape(-1, x.shape[-1])
+        hidden = Dense(self.hidden_features, self.quantization, self.dtype, name="fc1")(rows)
         # The exact GELU; by erf, which XLA computes in fewer operations than jax.nn.gelu's erfc.
         hidden = hidden * (0.5 + 0.5 * jax.lax.erf(hidden * math.sqrt(0.5)))
-        return Dense(x.shape[-1], self.quantization, self.dtype, name="fc2")(hidden)
+        rows = Dense(x.shape[-1], self.quantization, self.dtype, name="fc2")(hidden)
+        return rows.reshape(x.shape)

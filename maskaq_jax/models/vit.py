@@ -25,7 +25,7 @@ class LayerScale(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         gamma = self.param("gamma", nn.initializers.constant(self.init_value), (x.shape[-1],))
-        return x * gamma.astype(x.dtype)[None, None]
+        return x * gamma.astype(x.dtype)[(None,) * (x.ndim - 1)]
 
 
 class Attention(nn.Module):
@@ -67,15 +67,18 @@ class Block(nn.Module):
         def branch(y: Array, name: str) -> Array:
             return y if self.init_values is None else LayerScale(self.init_values, name=name)(y)
 
-        normed = LayerNorm(_LAYER_NORM_EPSILON, self.dtype, name="norm1")(x)
+        shape = x.shape
+        rows = x.reshape(-1, shape[-1])
+        normed = LayerNorm(_LAYER_NORM_EPSILON, self.dtype, name="norm1")(rows)
         attended, logits, outputs = Attention(
             self.num_heads, self.quantization, self.dtype, name="attn"
-        )(normed)
-        x = x + branch(attended, "ls1")
-        normed = LayerNorm(_LAYER_NORM_EPSILON, self.dtype, name="norm2")(x)
-        hidden_features = int(x.shape[-1] * self.mlp_ratio)
+        )(normed.reshape(shape))
+        rows = rows + branch(attended.reshape(rows.shape), "ls1")
+        normed = LayerNorm(_LAYER_NORM_EPSILON, self.dtype, name="norm2")(rows)
+        hidden_features = int(shape[-1] * self.mlp_ratio)
         hidden = layers.Mlp(hidden_features, self.quantization, self.dtype, name="mlp")(normed)
-        return x + branch(hidden, "ls2"), logits, outputs
+        rows = rows + branch(hidden, "ls2")
+        return rows.reshape(shape), logits, outputs
 
 
 class VisionTransformer(nn.Module):
