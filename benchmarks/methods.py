@@ -6,8 +6,7 @@ A run of `maskaq_jax.main` for each cell of the grid, `--jobs` of them side by s
 the cores each, in a directory of its own under `--workdir`. Writes `docs/results/methods.csv`, a
 row a run; `docs/results/methods.png`, a chart; and, between the marks of `docs/results/README.md`,
 tables of means and standard deviations with paired differences. At W3A3, `--ablations` adds MaskAQ
-without each of its parts, and what the forerunners' losses make of its other settings. `--budget=3`
-gives all runs three times the images and the steps to make one, in tables of their own.
+without each of its parts, and what the forerunners' losses make of its other settings.
 
 Runs in the table are done, unless the settings have changed since: `docs/results/methods.json` has
 a digest of each run's. So a grid that was stopped continues, on another machine too. A run that
@@ -17,14 +16,11 @@ fails is named at the end, and does not stop the others.
 import argparse
 import dataclasses
 import functools
-import importlib
 import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-from ml_collections import ConfigDict
 
 from benchmarks import charts, runs, tables
 from configs import common
@@ -59,37 +55,24 @@ COLUMNS = (
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """A run of the grid; `method` is a name of `METHODS` or `ABLATIONS`.
-
-    It has `budget` times as many images as its config, and steps of synthesis.
-    """
+    """A run of the grid; `method` is a name of `METHODS` or `ABLATIONS`."""
 
     model: str
     weight_bits: int
     activation_bits: int
     method: str
     seed: int
-    budget: int = 1
 
     @property
     def run(self) -> runs.Run:
         """The run that produces its row."""
-        name, flags = "", tuple[str, ...]()
-        if self.budget > 1:
-            config = config_of(self.model)
-            name = f"_x{self.budget}"
-            flags = (
-                f"--config.samples.num_samples={self.budget * config.samples.num_samples}",
-                f"--config.synthesis.num_steps={self.budget * config.synthesis.num_steps}",
-            )
         method = re.sub(r"\W+", "_", self.method).strip("_")
         bits = f"w{self.weight_bits}a{self.activation_bits}"
         argument, _ = _ALL[self.method]
         return runs.Run(
-            f"{self.model}_{bits}_{method}_{self.seed}{name}",
+            f"{self.model}_{bits}_{method}_{self.seed}",
             self.model,
             f"w={self.weight_bits},a={self.activation_bits},{argument},seed={self.seed}",
-            flags,
         )
 
 
@@ -101,7 +84,6 @@ def main() -> None:
     parser.add_argument("--bits", default="3x3,4x4,5x5,4x8", help="weights x activations")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each cell")
     parser.add_argument("--seeds_w3a3", type=int, default=5, help="the same at 3x3")
-    parser.add_argument("--budget", type=int, default=1, help="times the images and their steps")
     parser.add_argument("--ablations", action="store_true", help="MaskAQ without its parts, at 3x3")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     parser.add_argument("--workdir", type=Path, default=Path("runs/methods"))
@@ -114,7 +96,6 @@ def main() -> None:
     cells = list_cells(options.models.split(","), bits, options.seeds, options.seeds_w3a3, names)
     if options.ablations:
         cells += list_ablations(options.models.split(","), options.seeds_w3a3)
-    cells = [dataclasses.replace(cell, budget=options.budget) for cell in cells]
     record = runs.Record(options.out / "methods.csv", COLUMNS, run_of)
     by_run = {cell.run: cell for cell in cells}
     write = functools.partial(write_results, out=options.out)
@@ -165,33 +146,25 @@ def make_row(cell: Cell, results: dict[str, Any]) -> dict[str, Any]:
 
 def write_results(rows: list[dict[str, Any]], out: Path) -> None:
     """Writes the chart, and the tables into the page of what they say."""
-    if lines := collect_lines(rows):
-        charts.draw_accuracies(out / "methods.png", lines, "bits")
+    charts.draw_accuracies(out / "methods.png", collect_lines(rows), "bits")
     tables.write(out / "README.md", [describe_cell(cell, rows) for cell in sort_cells(rows)])
 
 
-def describe_cell(cell: tuple[str, int, int, int], rows: Iterable[dict[str, Any]]) -> str:
-    """A table of the methods of a model at some bits and budget."""
-    model, weight_bits, activation_bits, budget = cell
-    title = f"`configs/{model}.py` at W{weight_bits}A{activation_bits}"
-    if budget > 1:
-        title += f", {budget} times the images and steps"
+def describe_cell(cell: tuple[str, int, int], rows: Iterable[dict[str, Any]]) -> str:
+    """A table of the methods of a model at some bits."""
+    model, weight_bits, activation_bits = cell
     by_method: dict[str, dict[int, dict[str, Any]]] = {name: {} for name in _ALL}
     for row in rows:
         if cell_of(row) == cell and (method := label_of(row)):
             by_method[method][row["seed"]] = row
-    return tables.compare(title, by_method)
+    return tables.compare(f"`configs/{model}.py` at W{weight_bits}A{activation_bits}", by_method)
 
 
 def collect_lines(rows: list[dict[str, Any]]) -> Mapping[str, charts.Lines]:
-    """For each model, accuracies of each method at all bits it was run at.
-
-    Not of the ablations, and not of larger budgets.
-    """
+    """For each model, accuracies of each method at all bits it was run at; not of the ablations."""
     panels: dict[str, dict[str, list[tuple[str, list[float]]]]] = {}
-    for cell_key in sort_cells(row for row in rows if budget_of(row) == 1):
-        model, weight_bits, activation_bits, _ = cell_key
-        cell = [row for row in rows if cell_of(row) == cell_key]
+    for model, weight_bits, activation_bits in sort_cells(rows):
+        cell = [row for row in rows if cell_of(row) == (model, weight_bits, activation_bits)]
         for method in METHODS:
             top1 = [row["top1"] for row in cell if label_of(row) == method]
             if top1:
@@ -213,35 +186,20 @@ def label_of(row: dict[str, Any]) -> str | None:
 def run_of(row: dict[str, Any]) -> runs.Run | None:
     """The run a row is of."""
     method = label_of(row)
-    if method is None:
-        return None
-    model, weight_bits, activation_bits, budget = cell_of(row)
-    return Cell(model, weight_bits, activation_bits, method, row["seed"], budget).run
+    return None if method is None else Cell(*cell_of(row), method, row["seed"]).run
 
 
-def sort_cells(rows: Iterable[dict[str, Any]]) -> list[tuple[str, int, int, int]]:
-    """Model, bits and budget of every table: models by name, the hardest bits first.
+def sort_cells(rows: Iterable[dict[str, Any]]) -> list[tuple[str, int, int]]:
+    """Model and bits of every table: models by name, the hardest bits first.
 
     Activations come before weights in that: their bits are what accuracy hangs on here.
     """
-    cells = {cell_of(row) for row in rows}
-    return sorted(cells, key=lambda cell: (cell[0], cell[2], cell[1], cell[3]))
+    return sorted({cell_of(row) for row in rows}, key=lambda cell: (cell[0], cell[2], cell[1]))
 
 
-def cell_of(row: dict[str, Any]) -> tuple[str, int, int, int]:
-    """What a table holds together: model, bits and budget."""
-    return row["model"], row["weight_bits"], row["activation_bits"], budget_of(row)
-
-
-def budget_of(row: dict[str, Any]) -> int:
-    """How many times the images of its config a row's run had."""
-    return round(row["num_samples"] / config_of(row["model"]).samples.num_samples)
-
-
-@functools.cache
-def config_of(model: str) -> ConfigDict:
-    """A config as it is without arguments."""
-    return importlib.import_module(f"configs.{model}").get_config()
+def cell_of(row: dict[str, Any]) -> tuple[str, int, int]:
+    """What a table holds together."""
+    return row["model"], row["weight_bits"], row["activation_bits"]
 
 
 if __name__ == "__main__":

@@ -17,14 +17,22 @@ from maskaq_jax.config import Config
 from maskaq_jax.models import Model, full_precision
 
 PHASES = ("synthesis", "finetuning", "evaluation")
-# Images that quantizers are calibrated on, at most.
-_CALIBRATED = 8
+# One program, and little memory, whatever the batch.
+_MAX_CALIBRATION_IMAGES = 8
 
 
 class Compiled(NamedTuple):
-    """A step's program, the seconds it took to have, and those of tracing and lowering in them."""
+    """A step's program.
+
+    Attributes:
+      program: JAX's.
+      num_steps: that a call of the step takes.
+      seconds: that it took to have the program.
+      trace_seconds: of tracing and lowering, in them.
+    """
 
     program: Any
+    num_steps: int
     seconds: float
     trace_seconds: float
 
@@ -62,7 +70,7 @@ def make_problem(name: str, batch_size: int, bits: int, **arguments: Any) -> Pro
     model = config_lib.create_model(settings, **arguments)
     key = jax.random.key(0)
     images = jax.random.normal(key, (batch_size, *model.input_shape))
-    few = images[:_CALIBRATED]  # One program, and little memory, whatever the batch.
+    few = images[:_MAX_CALIBRATION_IMAGES]
     params = jax.jit(full_precision(model).init)(key, few)["params"]
     quant = jax.jit(functools.partial(calibration.calibrate, model))(params, few)
     return Problem(
@@ -76,24 +84,23 @@ def make_problem(name: str, batch_size: int, bits: int, **arguments: Any) -> Pro
     )
 
 
-def steps_per_dispatch(phase: str) -> int:
-    """Steps that a run takes between two returns to the host."""
-    return phases.STEPS_PER_DISPATCH if phase == "synthesis" else 1
-
-
-def dispatches_per_wait(phase: str) -> int:
-    """Dispatches that a bench takes before it waits for the device.
-
-    An accelerator works while the host prepares the next, as in a run: the steps of one dispatch of
-    synthesis in any phase.
-    """
-    is_on_cpu = jax.default_backend() == "cpu"
-    return 1 if is_on_cpu else phases.STEPS_PER_DISPATCH // steps_per_dispatch(phase)
+def is_on_cpu() -> bool:
+    """Whether JAX computes on the CPU."""
+    return jax.default_backend() == "cpu"
 
 
 def make_step(problem: Problem, phase: str) -> tuple[TimedStep, Compiled]:
-    """A step of ours, and its program."""
-    num_steps, num_dispatches = steps_per_dispatch(phase), dispatches_per_wait(phase)
+    """A step of ours, and its program.
+
+    Each call takes one dispatch, which has ten steps of synthesis, as in a run, or one of another
+    phase; on an accelerator ten of these, which works while the host prepares the next, as in a
+    run. Its seconds are those of one step.
+
+    Raises:
+      ValueError: there is no such phase.
+    """
+    num_steps = phases.STEPS_PER_DISPATCH if phase == "synthesis" else 1
+    num_dispatches = 1 if is_on_cpu() else phases.STEPS_PER_DISPATCH // num_steps
     settings, model, key = problem.settings, problem.model, jax.random.key(1)
     numbers = jnp.arange(len(problem.images), dtype=jnp.int32)
     if phase == "synthesis":
@@ -112,11 +119,13 @@ def make_step(problem: Problem, phase: str) -> tuple[TimedStep, Compiled]:
         batch = finetune.Batch(numbers, problem.images, problem.params)
         program = programs.map_finetuning(model, tuning, 1000, problem.mesh)
         rest = (batch, key)
-    else:
+    elif phase == "evaluation":
         state = None
         program = programs.map_evaluation(model, problem.mesh)
         valid = jnp.ones(len(problem.images), bool)
         rest = (problem.variables, problem.images, problem.labels, valid)
+    else:
+        raise ValueError(f"no phase {phase!r}: there are {', '.join(PHASES)}")
     state = jax.tree.map(jnp.copy, state)  # its memory is reused
     arguments = rest if state is None else (state, *rest)
     started = time.perf_counter()
@@ -134,4 +143,5 @@ def make_step(problem: Problem, phase: str) -> tuple[TimedStep, Compiled]:
                 state, result = compiled(state, *rest)
         jax.block_until_ready((state, result))
 
-    return timed(take_step, num_dispatches * num_steps), Compiled(compiled, seconds, trace_seconds)
+    num_steps *= num_dispatches
+    return timed(take_step, num_steps), Compiled(compiled, num_steps, seconds, trace_seconds)

@@ -97,16 +97,19 @@ def answer(step: TimedStep, measure_peak: Callable[[], int] = peak_of_process) -
     """Takes a step for every line on standard input, until there are no more.
 
     Args:
-      step: to take; one that an accelerator's memory does not suffice for took NaN seconds.
+      step: to take; where an accelerator's memory does not suffice for it, it and all after it are
+        said to take NaN seconds, and are not tried again.
       measure_peak: bytes held at most so far.
     """
+    seconds = 0.0
     for _ in sys.stdin:
-        try:
-            seconds = step()
-        except RuntimeError as error:
-            if not any(words in str(error) for words in _OUT_OF_MEMORY):
-                raise
-            seconds = math.nan
+        if not math.isnan(seconds):
+            try:
+                seconds = step()
+            except RuntimeError as error:
+                if not any(words in str(error) for words in _OUT_OF_MEMORY):
+                    raise
+                seconds = math.nan
         print(json.dumps([seconds, measure_peak()]), flush=True)
 
 

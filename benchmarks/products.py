@@ -10,17 +10,15 @@ import numpy as np
 from jax import Array
 from jax.typing import DTypeLike
 
+from benchmarks.problems import PHASES, is_on_cpu
 from benchmarks.processes import interleave, timed
 from maskaq_jax.models import Model, full_precision
 
-# Side of the matrices, and how many products follow each other, so that a device is at its rate.
-_CPU = 1536, 1
-_ACCELERATOR = 8192, 20
-
 
 def measure_product_rate(dtype: DTypeLike = jnp.float32) -> float:
-    """Operations a second that large matrix products reach while nothing else runs."""
-    side, count = _CPU if jax.default_backend() == "cpu" else _ACCELERATOR
+    """FLOPs a second that large matrix products reach while nothing else runs."""
+    # Sides and numbers of products large enough for a device to be at its rate.
+    side, count = (1536, 1) if is_on_cpu() else (8192, 20)
     # Neither overflows nor vanishes in repeated products.
     matrix = (jax.random.normal(jax.random.key(0), (side, side)) / np.sqrt(side)).astype(dtype)
 
@@ -32,8 +30,20 @@ def measure_product_rate(dtype: DTypeLike = jnp.float32) -> float:
     return 2 * side**3 / min(interleave({"product": step}, 20)["product"])
 
 
-def count_products(model: Model, phase: str) -> float:
-    """Operations an image's matrix products take, counted by hand on the traced forward pass."""
+def count_product_flops(model: Model, phase: str) -> float:
+    """FLOPs of an image's matrix products that the mathematics of a step needs.
+
+    Counted on the traced forward pass in full precision.
+
+    Args:
+      model: Q.
+      phase: of `PHASES`.
+
+    Raises:
+      ValueError: there is no such phase.
+    """
+    if phase not in PHASES:
+        raise ValueError(f"no phase {phase!r}: there are {', '.join(PHASES)}")
     model_p = full_precision(model)
     images = jax.ShapeDtypeStruct((1, *model.input_shape), jnp.float32)
     shapes = jax.eval_shape(model_p.init, jax.random.key(0), images)
@@ -52,7 +62,7 @@ def count_products(model: Model, phase: str) -> float:
 
 
 def _products(jaxpr: Any) -> Iterator[tuple[float, bool]]:
-    """Operations of each product, and whether it is one of activations alone."""
+    """FLOPs of each product, and whether it is one of activations alone."""
     for equation in jaxpr.eqns:
         if equation.primitive.name == "dot_general":
             (contracted, _), (batched, _) = equation.params["dimension_numbers"]

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import jax
 
-from benchmarks.problems import PHASES, make_problem, make_step, steps_per_dispatch
+from benchmarks.problems import PHASES, make_problem, make_step
 from benchmarks.processes import TimedStep
 from maskaq_jax import memory
 
-NUM_DISPATCHES = 3
+_NUM_CALLS = 3
 # Name of a part: what the scope of its instructions holds; the first that fits counts.
 PARTS = {
     "attention: dense layers": r"attn/(qkv|proj)/",
@@ -43,7 +43,7 @@ def main() -> None:
     memory.keep_freed_memory()  # as a run does
     problem = make_problem(options.model, options.batch, options.bits)
     step, compiled = make_step(problem, options.phase)
-    num_steps = NUM_DISPATCHES * steps_per_dispatch(options.phase)
+    num_steps = _NUM_CALLS * compiled.num_steps
     milliseconds = trace(step, read_scopes(compiled.program.as_text()))
     total = sum(milliseconds.values())
     print("| part | matrix products | all else |\n|---|---|---|")
@@ -58,7 +58,7 @@ def trace(step: TimedStep, scopes: dict[str, str]) -> collections.Counter[tuple[
     step()
     with tempfile.TemporaryDirectory() as directory:
         with jax.profiler.trace(directory):
-            for _ in range(NUM_DISPATCHES):
+            for _ in range(_NUM_CALLS):
                 step()
         (path,) = Path(directory).rglob("*.xplane.pb")
         profile = jax.profiler.ProfileData.from_file(str(path))

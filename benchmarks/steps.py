@@ -2,17 +2,20 @@
 
     python -m benchmarks.steps --models=deit_t,deit_s,swin_t,vit_fashion --batch=8 --json=FILE
 
-On a CPU steps are interleaved, so that all see the same machine; on an accelerator, whose memory
-one of them may fill, they come one after another, ten of each between two waits for the device.
+Runs on the CPU or on one GPU. On a CPU steps are interleaved, so that all see the same machine. On
+a GPU, whose memory one implementation may fill, they come one after another; there it is ten steps
+between two waits for it, or one where one of PyTorch takes a tenth of a second.
 Figures are medians after warm-up. Ours of synthesis are dispatched as a run does it, ten at a time,
 and a tenth of that is one step. PyTorch (the `torch` extra) is measured twice, as
 `benchmarks/torch_steps.py` says, for ViT and DeiT; a Swin has none of that. Weights are random, and
 all see the same. Each implementation has a process of its own: the allocator's settings, which are
-a part of ours, would make PyTorch faster too. Peak memory is that of its process, with all it
-imports, where PyTorch's makes the problem in JAX too; on an accelerator it is what its allocator
-gave out there. The matrix rate is the best of large products of the same dtype, before those
-processes start. On a GPU float32 products are TF32's in all of them, as they are by XLA's default.
-Prints a Markdown table; `--json` writes all figures.
+a part of ours, would make PyTorch faster too.
+
+Peak memory on a CPU is that of the process with all it imports, JAX among them in PyTorch's, which
+make the problem with it. On a GPU it is the most that the allocator of JAX or PyTorch had given
+out. The matrix rate is the best of large products of the same dtype, before those processes start.
+On a GPU float32 products are TF32's in all of them, as they are by XLA's default. Prints a Markdown
+table; `--json` writes all figures.
 """
 
 import argparse
@@ -32,7 +35,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.problems import PHASES, Problem, make_problem, make_step
+from benchmarks.problems import PHASES, Problem, is_on_cpu, make_problem, make_step
 from benchmarks.processes import (
     Served,
     Step,
@@ -43,10 +46,11 @@ from benchmarks.processes import (
     serve,
     timed,
 )
-from benchmarks.products import count_products, measure_product_rate
+from benchmarks.products import count_product_flops, measure_product_rate
 from maskaq_jax import memory, phases, programs
+from maskaq_jax.models import Model
 
-# Seconds, of PyTorch on an accelerator.
+# Seconds from which a step of PyTorch on a GPU is timed alone: a wait no longer shows in it.
 _LONG_STEP = 0.1
 _IMPLEMENTATIONS = ("ours", "torch", "torch_tuned")
 
@@ -69,13 +73,17 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="file of all figures")
     parser.add_argument("--serve", choices=_IMPLEMENTATIONS, help="take a step for a line of input")
     options = parser.parse_args()
+    if unknown := set(options.phases.split(",")) - set(PHASES):
+        parser.error(f"no phase {unknown.pop()!r}: there are {', '.join(PHASES)}")
     if options.keep_memory and options.serve in (None, "ours"):
         memory.keep_freed_memory()
-    # Processes share an accelerator: JAX would take most of its memory at once.
+    # Processes share a GPU: JAX would take most of its memory at once.
     os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
     if options.serve:
         answer(*make_served_step(options))
         return
+    if not is_on_cpu() and (jax.default_backend() != "gpu" or jax.device_count() > 1):
+        parser.error("this takes the CPU or one GPU: CUDA_VISIBLE_DEVICES=0 leaves others out")
     memory.spare_loaded_objects()  # as a run does
     with tempfile.TemporaryDirectory() as cache:
         # The processes that take the steps find here what is compiled: a compiler needs memory.
@@ -87,7 +95,7 @@ def main() -> None:
 def benchmark_all(options: argparse.Namespace) -> None:
     """Measures, and prints and stores as it goes."""
     print(
-        "| model | step | ours | PyTorch | tuned | ratios | peak memory, PyTorch's "
+        "| model | step | ours | PyTorch | tuned | ratios | peak memory: ours, PyTorch's, tuned "
         "| compiled, from the cache; traced | share of the matrix rate |\n"
         "|---|---|---|---|---|---|---|---|---|"
     )
@@ -105,30 +113,26 @@ def benchmark(
     name: str, dtype: str, batch: int, phase: str, options: argparse.Namespace
 ) -> dict[str, Any]:
     """All figures of a phase of a model."""
-
-    def start(kind: str) -> Served:
-        arguments = (
-            *("-m", "benchmarks.steps", f"--models={name}", f"--phases={phase}", f"--serve={kind}"),
-            *(f"--batch={batch}", f"--bits={options.bits}", f"--dtype={dtype}"),
-            "--keep_memory" if options.keep_memory else "--no-keep_memory",
-        )
-        return stack.enter_context(serve(*arguments))
-
     rate = measure_product_rate(dtype)
+    problem = make_problem(name, batch, options.bits, dtype=dtype)
+    _, compiled = make_step(problem, phase)
+    jax.clear_caches()
+    # From the cache on disk, as the next run does.
+    _, cached = make_step(problem, phase)
     with contextlib.ExitStack() as stack:
-        # On an accelerator's machine PyTorch's get ready while ours is compiled: there are cores.
-        is_on_cpu = jax.default_backend() == "cpu"
-        early = {} if is_on_cpu else {kind: start(kind) for kind in implementations(name)[1:]}
-        problem = make_problem(name, batch, options.bits, dtype=dtype)
-        _, compiled = make_step(problem, phase)
-        jax.clear_caches()
-        # From the cache on disk, as the next run does.
-        _, cached = make_step(problem, phase)
-        served = {kind: early.get(kind) or start(kind) for kind in implementations(name)}
-        seconds = measure_all(served, options.repeats, side_by_side=is_on_cpu)
+        served = {}
+        for kind in implementations(problem.model):
+            arguments = (
+                *("-m", "benchmarks.steps", f"--models={name}", f"--phases={phase}"),
+                *(f"--batch={batch}", f"--bits={options.bits}", f"--dtype={dtype}"),
+                "--keep_memory" if options.keep_memory else "--no-keep_memory",
+                f"--serve={kind}",
+            )
+            served[kind] = stack.enter_context(serve(*arguments))
+        seconds = measure_all(served, options.repeats, side_by_side=is_on_cpu())
     peaks = {kind: served[kind].peak_bytes for kind in seconds}
     medians = {kind: statistics.median(values) for kind, values in seconds.items()}
-    products = count_products(problem.model, phase) * batch
+    products = count_product_flops(problem.model, phase) * batch
     num_parts = 1
     if phase == "synthesis":
         num_parts = programs.choose_num_parts(
@@ -159,6 +163,7 @@ def benchmark(
         "matmul_flops_per_second": rate,
         "utilization": ours and products / ours / rate,
         "device": jax.devices()[0].device_kind,
+        "implementations": list(served),
     }
 
 
@@ -181,41 +186,48 @@ def measure_all(
     return {kind: values for kind, values in seconds.items() if not any(map(math.isnan, values))}
 
 
-def implementations(name: str) -> tuple[str, ...]:
-    """What there is of the steps of a config's model: of a Swin only ours."""
-    return _IMPLEMENTATIONS[:1] if name.startswith("swin") else _IMPLEMENTATIONS
+def implementations(model: Model) -> tuple[str, ...]:
+    """What there is of a model's steps: of a Swin only ours."""
+    return _IMPLEMENTATIONS if model.num_prefix_tokens else _IMPLEMENTATIONS[:1]
 
 
 def make_served_step(options: argparse.Namespace) -> tuple[TimedStep, Callable[[], int]]:
     """The step of the implementation that this process serves, and what tells its peak memory."""
     problem = make_problem(options.models, int(options.batch), options.bits, dtype=options.dtype)
-    is_on_cpu = jax.default_backend() == "cpu"
     if options.serve == "ours":
         step, _ = make_step(problem, options.phases)
-        return step, peak_of_process if is_on_cpu else _peak_of_accelerator
-    import torch
-
-    if is_on_cpu:
+        return step, peak_of_process if is_on_cpu() else _peak_of_gpu
+    if is_on_cpu():
         take_step = make_torch_step(problem, options.phases, options.serve, "cpu")
         return timed(take_step), peak_of_process
+    import torch
+
     torch.set_float32_matmul_precision("high")
     take_step = make_torch_step(problem, options.phases, options.serve, "cuda")
+    return time_on_gpu(take_step), torch.cuda.max_memory_allocated
+
+
+def time_on_gpu(take_step: Step) -> TimedStep:
+    """A step of PyTorch with its time taken, after a first one that says how."""
+    import torch
 
     def take_steps(count: int) -> None:
         for _ in range(count):
             take_step()
         torch.cuda.synchronize()
 
-    def time_steps() -> float:
-        # What a wait takes does not show in long steps, of which ten would take too long.
-        one = timed(functools.partial(take_steps, 1))()
-        if one > _LONG_STEP:
-            return one
-        return timed(
-            functools.partial(take_steps, phases.STEPS_PER_DISPATCH), phases.STEPS_PER_DISPATCH
-        )()
+    count = 0
 
-    return time_steps, torch.cuda.max_memory_allocated
+    def time_steps() -> float:
+        nonlocal count
+        if count:
+            return timed(functools.partial(take_steps, count), count)()
+        take_steps(1)
+        one = timed(functools.partial(take_steps, 1))()
+        count = 1 if one > _LONG_STEP else phases.STEPS_PER_DISPATCH
+        return one
+
+    return time_steps
 
 
 def make_torch_step(problem: Problem, phase: str, kind: str, device: str) -> Step:
@@ -254,29 +266,41 @@ def make_torch_step(problem: Problem, phase: str, kind: str, device: str) -> Ste
     return torch_steps.make_evaluation_step(model, variables, images)
 
 
-def _peak_of_accelerator() -> int:
+def _peak_of_gpu() -> int:
     return jax.devices()[0].memory_stats()["peak_bytes_in_use"]
 
 
 def format_row(record: dict[str, Any]) -> str:
     """A record as a row of the table."""
 
-    def show(value: float | None, unit: str, factor: float = 1.0) -> str:
-        return lacking if value is None else f"{factor * value:.3g}{unit}"
+    def show(name: str, unit: str, factor: float = 1.0) -> str:
+        value = record[name]
+        return "" if value is None else f"{factor * value:.3g}{unit}"
 
-    lacking = "no memory" if len(implementations(record["model"])) > 1 else ""
+    def show_seconds(kind: str, name: str) -> str:
+        is_lacking = kind in record["implementations"] and record[name] is None
+        return "out of memory" if is_lacking else show(name, " s")
 
-    return (
-        f"| {record['model']}, {record['dtype']}, batch {record['batch']} | {record['phase']} "
-        f"| {show(record['seconds'], ' s')} ± {show(record['seconds_spread'], '')} "
-        f"| {show(record['torch_seconds'], ' s')} | {show(record['torch_tuned_seconds'], ' s')} "
-        f"| {show(record['ratio'], '')}, {show(record['ratio_tuned'], '')} "
-        f"| {show(record['peak_bytes'], ' GB', 1e-9)}, "
-        f"{show(record['torch_peak_bytes'], ' GB', 1e-9)} "
-        f"| {show(record['compile_seconds'], ' s')}, "
-        f"{show(record['cached_compile_seconds'], ' s')}; {show(record['trace_seconds'], ' s')} "
-        f"| {show(record['utilization'], '%', 100)} |"
+    seconds = show_seconds("ours", "seconds")
+    if record["seconds_spread"] is not None:
+        seconds += f" ± {show('seconds_spread', '')}"
+    cells = (
+        f"{record['model']}, {record['dtype']}, batch {record['batch']}",
+        record["phase"],
+        seconds,
+        show_seconds("torch", "torch_seconds"),
+        show_seconds("torch_tuned", "torch_tuned_seconds"),
+        _join(show("ratio", ""), show("ratio_tuned", "")),
+        _join(*(show(f"{kind}peak_bytes", " GB", 1e-9) for kind in ("", "torch_", "torch_tuned_"))),
+        f"{show('compile_seconds', ' s')}, {show('cached_compile_seconds', ' s')}; "
+        + show("trace_seconds", " s"),
+        show("utilization", "%", 100),
     )
+    return f"| {' | '.join(cells)} |"
+
+
+def _join(*texts: str) -> str:
+    return ", ".join(filter(None, texts))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ Two versions of the same mathematics (`docs/method.md`), for ViT and DeiT:
 - `TUNED`, the best we could do in eager mode: weights frozen and quantized once for synthesis, Gram
   matrices, everything batched.
 
-Tensors are where the weights are. A model computes in the weights' `dtype`, the losses in float32.
+Images and masks are where the weights are. All of a model computes in the weights' `dtype`, where
+ours keeps attention's logits, softmax and quantizers in float32; losses are float32.
 """
 
 import dataclasses
@@ -58,6 +59,11 @@ class Weights:
     quant: dict[str, tuple[Any, ...]]
     bits: int | None
     dtype: torch.dtype = torch.float32
+
+    @property
+    def device(self) -> torch.device:
+        """Where they are."""
+        return self.params["cls_token"].device
 
     def trainable(self) -> list[Tensor]:
         """Parameters, steps and zero points."""
@@ -167,14 +173,24 @@ def synthesis_loss(
     ratio: float,
     drop_rate: float = 0.3,
 ) -> dict[str, Tensor]:
-    """The weighted terms of the paper's synthesis loss."""
+    """The weighted terms of the paper's synthesis loss, by the names of ours; [] float32 each.
+
+    Args:
+      model: ours, whose sizes these have.
+      version: how the step is organised.
+      params, variables: weights of P and Q.
+      images, views: [B, channels, height, width] float32, as they are and augmented.
+      labels: [B] int64.
+      ratio: share of patches in the informative regions.
+      drop_rate: share of these dropped at random.
+    """
     class_logits, logits_p, _ = forward(model, params, views)
     _, logits_q, _ = forward(model, variables, views)
     similarity = _head_similarity if version.is_batched else _head_similarity_of_pairs
     entropy = _entropy if version.is_batched else _entropy_in_loops
     mask = _regions(torch.stack([a[:, :, 0, 1:].mean(1) for a in logits_p]).mean(0), ratio)
-    num_kept = max(1, round((1 - drop_rate) * _num_informative(mask.shape[-1], ratio)))
     if drop_rate:
+        num_kept = max(1, round((1 - drop_rate) * _num_informative(mask.shape[-1], ratio)))
         mask = (_drop if version.is_batched else _drop_in_loops)(mask, num_kept)
     couplings = [
         ((a[:, :, 0, 1:].mean(1) - b[:, :, 0, 1:].mean(1)).abs() * mask).sum() / (mask.sum() + 1e-8)
@@ -192,7 +208,7 @@ def synthesis_loss(
 def finetuning_loss(
     model: Model, version: Version, params: Weights, variables: Weights, views: Tensor
 ) -> dict[str, Tensor]:
-    """The weighted terms of the paper's fine-tuning loss."""
+    """The weighted terms of the paper's fine-tuning loss, as `synthesis_loss` has its own."""
     with torch.no_grad():
         teacher, _, outputs_p = forward(model, params, views)
     student, _, outputs_q = forward(model, variables, views)
@@ -217,8 +233,18 @@ def make_synthesis_step(
     bounds: tuple[np.ndarray, np.ndarray],
     num_steps: int,
 ) -> Callable[[], None]:
-    """A function that takes a step, augmentation and AdamW included."""
-    device = params.params["cls_token"].device
+    """A function that takes a step, augmentation and AdamW included.
+
+    Args:
+      model: ours, whose sizes these have.
+      version: how the step is organised.
+      params, variables: weights of P and Q.
+      images: [B, height, width, channels] float32, as ours.
+      labels: [B] int32.
+      bounds: [channels] float32 each, lowest and highest values of pixels.
+      num_steps: of the cosine.
+    """
+    device = params.device
     pixels = _load_images(images, device).requires_grad_()
     optimizer = torch.optim.AdamW([pixels], lr=0.1, betas=(0.9, 0.999), weight_decay=1e-6)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_steps, eta_min=0.001)
@@ -243,8 +269,8 @@ def make_synthesis_step(
 def make_finetuning_step(
     model: Model, version: Version, params: Weights, variables: Weights, images: np.ndarray
 ) -> Callable[[], None]:
-    """A function that takes a step, augmentation and SGD included."""
-    pixels = _load_images(images, params.params["cls_token"].device)
+    """A function that takes a step, augmentation and SGD included; as `make_synthesis_step`."""
+    pixels = _load_images(images, params.device)
     optimizer = torch.optim.SGD(variables.trainable(), lr=1e-3, momentum=0.9, nesterov=True)
 
     def take_step() -> None:
@@ -259,8 +285,8 @@ def make_finetuning_step(
 def make_evaluation_step(
     model: Model, variables: Weights, images: np.ndarray
 ) -> Callable[[], None]:
-    """A function that classifies the images."""
-    pixels = _load_images(images, variables.params["cls_token"].device)
+    """A function that classifies the images; as `make_synthesis_step`."""
+    pixels = _load_images(images, variables.device)
 
     def take_step() -> None:
         with torch.no_grad():

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import growth, loops, problems, processes, profile, steps
+from benchmarks import growth, loops, problems, processes, products, profile, steps
+from maskaq_jax.models import Quantization, create_model
 
 ROOT = Path(__file__).parents[1]
 MODULES = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py"))
@@ -96,22 +97,64 @@ SHORT_OF_MEMORY = """
 from benchmarks import processes
 
 def step():
-    raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes.")
+    raise RuntimeError({words!r})
 
 processes.answer(step)
 """
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peaks are read from /proc")
-@pytest.mark.parametrize("side_by_side", [True, False])
-def test_what_memory_does_not_suffice_for_has_no_seconds(side_by_side):
-    with processes.serve("-c", SERVED) as ours, processes.serve("-c", SHORT_OF_MEMORY) as other:
+@pytest.mark.parametrize(
+    ("side_by_side", "words"),
+    [
+        (True, "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes."),
+        (False, "CUDA out of memory. Tried to allocate 9.00 GiB."),
+    ],
+)
+def test_what_memory_does_not_suffice_for_has_no_seconds(side_by_side, words):
+    short = SHORT_OF_MEMORY.format(words=words)
+    with processes.serve("-c", SERVED) as ours, processes.serve("-c", short) as other:
         served = {"ours": ours, "torch": other}
         seconds = steps.measure_all(served, repeats=2, side_by_side=side_by_side)
         assert seconds.keys() == {"ours"}
         assert len(seconds["ours"]) == 2
         with pytest.raises(RuntimeError, match="ended"):
             ours.step()
+
+
+def test_another_error_ends_the_process():
+    code = SHORT_OF_MEMORY.format(words="INTERNAL: no such kernel")
+    with processes.serve("-c", code) as served, pytest.raises(RuntimeError, match="status 1"):
+        served.step()
+
+
+def test_a_row_says_what_memory_did_not_suffice_for():
+    kinds = ("torch", "torch_tuned")
+    record = {
+        **{"model": "deit_t", "dtype": "float32", "batch": 512, "phase": "synthesis"},
+        **{"implementations": ["ours", *kinds], "seconds": 0.106, "seconds_spread": 0.001},
+        **{"torch_seconds": None, "torch_tuned_seconds": 0.377, "ratio": None, "ratio_tuned": 3.5},
+        **{"peak_bytes": 34e9, "torch_peak_bytes": None, "torch_tuned_peak_bytes": 56e9},
+        **{"compile_seconds": 36.0, "cached_compile_seconds": 3.2, "trace_seconds": 1.3},
+        "utilization": 0.15,
+    }
+    assert steps.format_row(record) == (
+        "| deit_t, float32, batch 512 | synthesis | 0.106 s ± 0.001 | out of memory | 0.377 s "
+        "| 3.5 | 34 GB, 56 GB | 36 s, 3.2 s; 1.3 s | 15% |"
+    )
+    without = record | {"implementations": ["ours"], "torch_tuned_seconds": None}
+    assert "memory" not in steps.format_row(without)
+
+
+def test_products_are_counted_for_every_phase():
+    model = create_model("deit_tiny_patch16_224", 1000, Quantization(3, 3))
+    forward = products.count_product_flops(model, "evaluation")
+    # By hand: 1.08 G multiplications of dense layers, 0.18 G of attention.
+    assert forward == pytest.approx(2.5e9, rel=0.02)
+    assert products.count_product_flops(model, "finetuning") == 4 * forward
+    assert 4 * forward < products.count_product_flops(model, "synthesis") < 4.5 * forward
+    with pytest.raises(ValueError, match="no phase 'fine-tuning'"):
+        products.count_product_flops(model, "fine-tuning")
 
 
 @pytest.mark.parametrize("code", ["input(); exit(3)", "exit(3)"])

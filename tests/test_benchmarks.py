@@ -12,7 +12,7 @@ import pytest
 from scipy import stats
 
 from benchmarks import budgets, methods, runs, tables
-from configs import common, swin_fashion, vit_fashion
+from configs import common, vit_fashion
 from maskaq_jax import config, finetune, interruption
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
@@ -25,7 +25,6 @@ def _row(method, seed, top1, preset="best", seconds=10.0):
         "activation_bits": 3,
         "preset": preset,
         "seed": seed,
-        "num_samples": 320,
         "calibrated_top1": 60.0,
         "top1": top1,
         "seconds": seconds,
@@ -268,8 +267,7 @@ def test_tables_and_lines_go_from_the_hardest_bits_to_the_easiest():
         _row("real", 0, 90.0) | {"weight_bits": weight, "activation_bits": activation}
         for weight, activation in ((5, 5), (4, 8), (3, 3), (4, 4))
     ]
-    rows.append(rows[0] | {"num_samples": 960})
-    expected = [(3, 3, 1), (4, 4, 1), (5, 5, 1), (5, 5, 3), (4, 8, 1)]
+    expected = [(3, 3), (4, 4), (5, 5), (4, 8)]
     assert [cell[1:] for cell in methods.sort_cells(rows)] == expected
     (points,) = methods.collect_lines(rows)["vit_fashion"].values()
     assert [bits for bits, _ in points] == ["W3A3", "W4A4", "W5A5", "W4A8"]
@@ -280,26 +278,6 @@ def test_recovery_needs_a_gap_between_noise_and_real(tmp_path):
     methods.write_results(list(record.rows.values()), tmp_path)
     page = (tmp_path / "README.md").read_text()
     assert "| maskaq | 2 | 60.00 ± 0.00 | 85.00 ± 0.00 | 0.500 |" in page
-
-
-def test_a_larger_budget_is_a_run_and_a_table_of_its_own(tmp_path):
-    cell = methods.Cell("swin_fashion", 3, 3, "maskaq", 0, budget=3)
-    settings = config.validated(swin_fashion.get_config(cell.run.argument))
-    assert cell.run.flags == (
-        f"--config.samples.num_samples={3 * settings.samples.num_samples}",
-        f"--config.synthesis.num_steps={3 * settings.synthesis.num_steps}",
-    )
-    record = runs.Record(tmp_path / "methods.csv", methods.COLUMNS, methods.run_of)
-    row = _row("maskaq", 0, 88.0) | {"model": "swin_fashion", "num_samples": 768}
-    record.add(cell.run, row)
-    again = runs.Record(tmp_path / "methods.csv", methods.COLUMNS, methods.run_of)
-    assert again.lacks([cell.run, dataclasses.replace(cell, budget=1).run]) == [
-        dataclasses.replace(cell, budget=1).run
-    ]
-    methods.write_results(list(again.rows.values()), tmp_path)
-    page = (tmp_path / "README.md").read_text()
-    assert "`configs/swin_fashion.py` at W3A3, 3 times the images and steps" in page
-    assert not (tmp_path / "methods.png").exists()
 
 
 def test_the_interval_is_that_of_a_paired_t_test():

@@ -84,7 +84,7 @@ def test_finetuning_has_the_same_terms(problem, version):
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_half_precision_has_nearly_the_same_terms(problem, version):
+def test_bfloat16_has_nearly_the_same_terms(problem, version):
     import torch
 
     images, params, variables = problem
@@ -94,14 +94,21 @@ def test_half_precision_has_nearly_the_same_terms(problem, version):
         pixels = torch.tensor(np.moveaxis(images, -1, 1))
         p = torch_steps.load(params, {}, None, version.is_frozen, dtype)
         q = torch_steps.load(params, variables["quant"], 3, version.is_frozen, dtype)
+        kept = dtype if version.is_frozen else torch.float32
+        assert {leaf.dtype for leaf in p.params.values()} == {kept}
         return torch_steps.synthesis_loss(
             MODEL, version, p, q, pixels, pixels, labels, RATIO, drop_rate=0.0
         )
 
     exact = terms_in(torch.float32)
-    for name, value in terms_in(torch.bfloat16).items():
+    terms = terms_in(torch.bfloat16)
+    # A code of 3 bits that is another one moves the coupling by a tenth.
+    tolerances = dict.fromkeys(terms, 0.02) | {"coupling": 0.2}
+    for name, value in terms.items():
         assert value.dtype == torch.float32
-        np.testing.assert_allclose(value.detach(), exact[name].detach(), rtol=0.2, err_msg=name)
+        found, expected = value.item(), exact[name].item()
+        assert abs(found - expected) < tolerances[name] * abs(expected), name
+        assert found != expected or name == "total_variation"
 
 
 def test_regions_are_the_same():

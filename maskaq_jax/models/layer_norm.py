@@ -35,9 +35,10 @@ class LayerNorm(nn.Module):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def _normalise(x: Array, scale: Array, bias: Array, epsilon: float) -> Array:
-    """`scale u + bias` with `u = (x - mean x) / s`, `s^2 = var x + epsilon`, over the last axis.
+    """`scale u + bias` with `u = (x - mean x) / s`, `s^2 = var x + epsilon`, over channels.
 
-    Backward, with the gradient d of u: `(d - mean d - u mean(d u)) / s`.
+    x is [tokens, C], scale and bias are [1, C]. Backward, with the gradient d of u:
+    `(d - mean d - u mean(d u)) / s`.
     """
     return _normalise_forward(x, scale, bias, epsilon)[0]
 
@@ -60,9 +61,8 @@ def _normalise_backward(
     d_unit = cotangent * scale
     along = (d_unit * unit).mean(axis=-1, keepdims=True)
     d_x = inverse_deviation * (d_unit - d_unit.mean(axis=-1, keepdims=True) - unit * along)
-    rows = tuple(range(x.ndim - 1))
-    d_scale = (cotangent * unit).sum(axis=rows, keepdims=True)
-    return d_x, d_scale, cotangent.sum(axis=rows, keepdims=True)
+    d_scale = (cotangent * unit).sum(axis=0, keepdims=True)
+    return d_x, d_scale, cotangent.sum(axis=0, keepdims=True)
 
 
 _normalise.defvjp(_normalise_forward, _normalise_backward)

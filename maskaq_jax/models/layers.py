@@ -128,9 +128,10 @@ class Dense(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
+        """[..., C] -> [..., features] of `dtype`."""
         kernel = self.param("kernel", _kernel_init, (x.shape[-1], self.features))
-        # One flat matrix product: XLA transposes the weight gradient's operands when tokens keep an
-        # axis of their own.
+        # One flat matrix product: XLA's CPU backend transposes the weight gradient's operands when
+        # tokens keep an axis of their own.
         rows = quantize_operand(self, "input", x.reshape(-1, x.shape[-1]), self.quantization)
         kernel = quantize_kernel(kernel, self.quantization)
         rows = rows.astype(self.dtype) @ kernel.astype(self.dtype)
@@ -196,6 +197,7 @@ class Mlp(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
+        """[..., C] -> [..., C] of `dtype`."""
         rows = x.reshape(-1, x.shape[-1])
         hidden = Dense(self.hidden_features, self.quantization, self.dtype, name="fc1")(rows)
         # The exact GELU; by erf, which XLA computes in fewer operations than jax.nn.gelu's erfc.

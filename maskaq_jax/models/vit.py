@@ -24,6 +24,7 @@ class LayerScale(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
+        """[..., C] -> [..., C]."""
         gamma = self.param("gamma", nn.initializers.constant(self.init_value), (x.shape[-1],))
         return x * gamma.astype(x.dtype)[(None,) * (x.ndim - 1)]
 
@@ -68,6 +69,7 @@ class Block(nn.Module):
             return y if self.init_values is None else LayerScale(self.init_values, name=name)(y)
 
         shape = x.shape
+        # XLA tiles a GPU's work in powers of two, which N is not (`docs/performance.md`).
         rows = x.reshape(-1, shape[-1])
         normed = LayerNorm(_LAYER_NORM_EPSILON, self.dtype, name="norm1")(rows)
         attended, logits, outputs = Attention(
