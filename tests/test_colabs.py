@@ -6,6 +6,8 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from tests import emitters
+
 ROOT = Path(__file__).parents[1]
 NOTEBOOK = ROOT / "colabs" / "quantize_your_vit.ipynb"
 
@@ -37,8 +39,9 @@ def test_the_notebook_runs_to_its_end(notebook, tmp_path, monkeypatch):
         "configs/vit_fashion.py:w=3,a=3", "configs/smoke.py:split=validation"
     )
     assert "smoke" in settings.source
-    monkeypatch.setenv("XLA_FLAGS", "")  # the devices there are
-    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # compilation takes most of the time
+    # The devices there are; compilation takes most of the time.
+    monkeypatch.setenv("XLA_FLAGS", emitters.FLAG)
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     client = NotebookClient(notebook, resources={"metadata": {"path": str(NOTEBOOK.parent)}})

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from maskaq_jax import main, run
+from tests import emitters
 
 ROOT = Path(__file__).parents[1]
 SMOKE = f"--config={ROOT}/configs/smoke.py"
@@ -27,8 +28,9 @@ def _run(directory, *arguments, root=ROOT, python_path=""):
         env=os.environ
         | {
             "PYTHONPATH": f"{root}{os.pathsep}{python_path}",
-            "XLA_FLAGS": "",  # the devices there are
-            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # compilation takes most of the time
+            # The devices there are; compilation takes most of the time.
+            "XLA_FLAGS": emitters.FLAG,
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         },
         check=False,
     )

@@ -12,6 +12,7 @@ import numpy as np
 
 import maskaq_jax
 from maskaq_jax import samples
+from tests import emitters
 
 ROOT = Path(__file__).parents[2]
 
@@ -119,9 +120,9 @@ def start(directory, workdir, *flags, script=None, devices=1, **options):
         cwd=ROOT,
         env=os.environ
         | {
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
             "PYTHONUNBUFFERED": "1",
             # Most of a small run's time is compilation.
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {emitters.FLAG}",
             "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         },
         **options,
