@@ -84,6 +84,12 @@ def make_problem(name: str, batch_size: int, bits: int, **arguments: Any) -> Pro
     )
 
 
+def check_phase(phase: str) -> None:
+    """Raises ValueError if there is no such phase."""
+    if phase not in PHASES:
+        raise ValueError(f"no phase {phase!r}: there are {', '.join(PHASES)}")
+
+
 def is_on_cpu() -> bool:
     """Whether JAX computes on the CPU."""
     return jax.default_backend() == "cpu"
@@ -99,6 +105,7 @@ def make_step(problem: Problem, phase: str) -> tuple[TimedStep, Compiled]:
     Raises:
       ValueError: there is no such phase.
     """
+    check_phase(phase)
     num_steps = phases.STEPS_PER_DISPATCH if phase == "synthesis" else 1
     num_dispatches = 1 if is_on_cpu() else phases.STEPS_PER_DISPATCH // num_steps
     settings, model, key = problem.settings, problem.model, jax.random.key(1)
@@ -119,13 +126,11 @@ def make_step(problem: Problem, phase: str) -> tuple[TimedStep, Compiled]:
         batch = finetune.Batch(numbers, problem.images, problem.params)
         program = programs.map_finetuning(model, tuning, 1000, problem.mesh)
         rest = (batch, key)
-    elif phase == "evaluation":
+    else:
         state = None
         program = programs.map_evaluation(model, problem.mesh)
         valid = jnp.ones(len(problem.images), bool)
         rest = (problem.variables, problem.images, problem.labels, valid)
-    else:
-        raise ValueError(f"no phase {phase!r}: there are {', '.join(PHASES)}")
     state = jax.tree.map(jnp.copy, state)  # its memory is reused
     arguments = rest if state is None else (state, *rest)
     started = time.perf_counter()

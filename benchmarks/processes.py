@@ -24,12 +24,10 @@ class Served:
 
     Attributes:
       step: takes one there; NaN where the memory does not suffice.
-      end: ends the process, which gives its memory back.
       peak_bytes: of that process' memory, up to the last step.
     """
 
     step: TimedStep
-    end: Callable[[], None]
     peak_bytes: int = 0
 
 
@@ -66,10 +64,11 @@ def serve(*arguments: str) -> Iterator[Served]:
         assert answers is not None
 
         def take_step() -> float:
-            if not requests.closed:
+            line = b""
+            if not requests.closed:  # as the end of the context leaves them
                 with contextlib.suppress(BrokenPipeError):
                     requests.write(b"\n")
-            line = answers.readline()
+                line = answers.readline()
             if not line:
                 raise RuntimeError(
                     f"the process of {' '.join(arguments)} ended with status {process.wait()}"
@@ -77,11 +76,7 @@ def serve(*arguments: str) -> Iterator[Served]:
             seconds, served.peak_bytes = json.loads(line)
             return seconds
 
-        def end() -> None:
-            requests.close()
-            process.wait()
-
-        served = Served(take_step, end)
+        served = Served(take_step)
         yield served
 
 

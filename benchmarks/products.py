@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array
 from jax.typing import DTypeLike
 
-from benchmarks.problems import PHASES, is_on_cpu
+from benchmarks.problems import check_phase, is_on_cpu
 from benchmarks.processes import interleave, timed
 from maskaq_jax.models import Model, full_precision
 
@@ -37,13 +37,12 @@ def count_product_flops(model: Model, phase: str) -> float:
 
     Args:
       model: Q.
-      phase: of `PHASES`.
+      phase: of `problems.PHASES`.
 
     Raises:
       ValueError: there is no such phase.
     """
-    if phase not in PHASES:
-        raise ValueError(f"no phase {phase!r}: there are {', '.join(PHASES)}")
+    check_phase(phase)
     model_p = full_precision(model)
     images = jax.ShapeDtypeStruct((1, *model.input_shape), jnp.float32)
     shapes = jax.eval_shape(model_p.init, jax.random.key(0), images)

@@ -4,12 +4,12 @@
 
 Runs on the CPU or on one GPU. On a CPU steps are interleaved, so that all see the same machine. On
 a GPU, whose memory one implementation may fill, they come one after another; there it is ten steps
-between two waits for it, or one where one of PyTorch takes a tenth of a second.
-Figures are medians after warm-up. Ours of synthesis are dispatched as a run does it, ten at a time,
-and a tenth of that is one step. PyTorch (the `torch` extra) is measured twice, as
-`benchmarks/torch_steps.py` says, for ViT and DeiT; a Swin has none of that. Weights are random, and
-all see the same. Each implementation has a process of its own: the allocator's settings, which are
-a part of ours, would make PyTorch faster too.
+between two waits for it, or one where one of PyTorch takes a tenth of a second. Figures are medians
+after warm-up. Ours of synthesis are dispatched as a run does it, ten at a time, and a tenth of that
+is one step. PyTorch (the `torch` extra) is measured twice, as `benchmarks/torch_steps.py` says, for
+ViT and DeiT; a Swin has none of that. Weights are random, and all see the same. Each implementation
+has a process of its own: the allocator's settings, which are a part of ours, would make PyTorch
+faster too.
 
 Peak memory on a CPU is that of the process with all it imports, JAX among them in PyTorch's, which
 make the problem with it. On a GPU it is the most that the allocator of JAX or PyTorch had given
@@ -27,7 +27,7 @@ import math
 import os
 import statistics
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.problems import PHASES, Problem, is_on_cpu, make_problem, make_step
+from benchmarks.problems import PHASES, Problem, check_phase, is_on_cpu, make_problem, make_step
 from benchmarks.processes import (
     Served,
     Step,
@@ -73,8 +73,11 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="file of all figures")
     parser.add_argument("--serve", choices=_IMPLEMENTATIONS, help="take a step for a line of input")
     options = parser.parse_args()
-    if unknown := set(options.phases.split(",")) - set(PHASES):
-        parser.error(f"no phase {unknown.pop()!r}: there are {', '.join(PHASES)}")
+    try:
+        for phase in options.phases.split(","):
+            check_phase(phase)
+    except ValueError as error:
+        parser.error(str(error))
     if options.keep_memory and options.serve in (None, "ours"):
         memory.keep_freed_memory()
     # Processes share a GPU: JAX would take most of its memory at once.
@@ -119,17 +122,15 @@ def benchmark(
     jax.clear_caches()
     # From the cache on disk, as the next run does.
     _, cached = make_step(problem, phase)
-    with contextlib.ExitStack() as stack:
-        served = {}
-        for kind in implementations(problem.model):
-            arguments = (
-                *("-m", "benchmarks.steps", f"--models={name}", f"--phases={phase}"),
-                *(f"--batch={batch}", f"--bits={options.bits}", f"--dtype={dtype}"),
-                "--keep_memory" if options.keep_memory else "--no-keep_memory",
-                f"--serve={kind}",
-            )
-            served[kind] = stack.enter_context(serve(*arguments))
-        seconds = measure_all(served, options.repeats, side_by_side=is_on_cpu())
+    commands = {
+        kind: (
+            *("-m", "benchmarks.steps", f"--models={name}", f"--phases={phase}", f"--serve={kind}"),
+            *(f"--batch={batch}", f"--bits={options.bits}", f"--dtype={dtype}"),
+            "--keep_memory" if options.keep_memory else "--no-keep_memory",
+        )
+        for kind in implementations(problem.model)
+    }
+    seconds, served = measure_all(commands, options.repeats, side_by_side=is_on_cpu())
     peaks = {kind: served[kind].peak_bytes for kind in seconds}
     medians = {kind: statistics.median(values) for kind, values in seconds.items()}
     products = count_product_flops(problem.model, phase) * batch
@@ -163,27 +164,34 @@ def benchmark(
         "matmul_flops_per_second": rate,
         "utilization": ours and products / ours / rate,
         "device": jax.devices()[0].device_kind,
-        "implementations": list(served),
+        "implementations": list(commands),
     }
 
 
 def measure_all(
-    served: Mapping[str, Served], repeats: int, side_by_side: bool
-) -> dict[str, list[float]]:
-    """Seconds of the steps that processes serve, without those that memory does not suffice for.
+    commands: Mapping[str, Sequence[str]], repeats: int, side_by_side: bool
+) -> tuple[dict[str, list[float]], dict[str, Served]]:
+    """Measures the steps that processes serve.
 
     Args:
-      served: the processes by name; they have ended afterwards.
+      commands: arguments of Python for each process, by name.
       repeats: steps that count, of each.
-      side_by_side: whether they take steps in turn, instead of one process after another.
+      side_by_side: whether they take steps in turn; else a process starts when the one before it
+        has ended, so that it has the device and its memory for itself.
+
+    Returns:
+      Seconds of each, without those that memory does not suffice for; all processes, ended.
     """
-    groups = [tuple(served)] if side_by_side else [(kind,) for kind in served]
+    groups = [tuple(commands)] if side_by_side else [(kind,) for kind in commands]
     seconds: dict[str, list[float]] = {}
+    served: dict[str, Served] = {}
     for group in groups:
-        seconds |= interleave({kind: served[kind].step for kind in group}, repeats)
-        for kind in group:
-            served[kind].end()
-    return {kind: values for kind, values in seconds.items() if not any(map(math.isnan, values))}
+        with contextlib.ExitStack() as stack:
+            some = {kind: stack.enter_context(serve(*commands[kind])) for kind in group}
+            seconds |= interleave({kind: one.step for kind, one in some.items()}, repeats)
+        served |= some
+    fitting = {kind: values for kind, values in seconds.items() if not any(map(math.isnan, values))}
+    return fitting, served
 
 
 def implementations(model: Model) -> tuple[str, ...]:

@@ -112,14 +112,12 @@ processes.answer(step)
     ],
 )
 def test_what_memory_does_not_suffice_for_has_no_seconds(side_by_side, words):
-    short = SHORT_OF_MEMORY.format(words=words)
-    with processes.serve("-c", SERVED) as ours, processes.serve("-c", short) as other:
-        served = {"ours": ours, "torch": other}
-        seconds = steps.measure_all(served, repeats=2, side_by_side=side_by_side)
-        assert seconds.keys() == {"ours"}
-        assert len(seconds["ours"]) == 2
-        with pytest.raises(RuntimeError, match="ended"):
-            ours.step()
+    commands = {"ours": ("-c", SERVED), "torch": ("-c", SHORT_OF_MEMORY.format(words=words))}
+    seconds, served = steps.measure_all(commands, repeats=2, side_by_side=side_by_side)
+    assert seconds.keys() == {"ours"}
+    assert len(seconds["ours"]) == 2
+    with pytest.raises(RuntimeError, match="ended"):
+        served["ours"].step()
 
 
 def test_another_error_ends_the_process():

@@ -24,9 +24,9 @@ class LayerScale(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """[..., C] -> [..., C]."""
+        """[tokens, C] -> [tokens, C]."""
         gamma = self.param("gamma", nn.initializers.constant(self.init_value), (x.shape[-1],))
-        return x * gamma.astype(x.dtype)[(None,) * (x.ndim - 1)]
+        return x * gamma.astype(x.dtype)[None]
 
 
 class Attention(nn.Module):
