@@ -122,7 +122,7 @@ def test_parts_give_the_gradient_of_the_whole_batch(problem, num_valid):
     # Much smaller than that of roughness, which parts don't touch.
     tolerance = 2e-3 * float(np.abs(by_models).max())
     assert np.abs(by_roughness).max() > 10 * tolerance
-    for num_devices, num_parts in ((1, 1), (1, 2), (1, 4), (2, 2)):
+    for num_devices, num_parts in ((1, 1), (1, 4), (2, 2)):
         gradient, terms = _step(problem, num_devices, num_parts, valid)
         np.testing.assert_allclose(gradient, by_models + by_roughness, rtol=0, atol=tolerance)
         assert terms.keys() == expected_terms.keys()
