@@ -16,7 +16,9 @@ _SMALLEST_RANGE = 1e-8
 def normalised_moments(rows: Array) -> tuple[Array, Array]:
     """Moments of normalised rows over their last axis.
 
-    Where values of a row tie for its smallest or largest, each of them gets the gradient.
+    Where values of a row tie for its smallest or largest, they share the gradient. Plain windows of
+    a Swin, whose patches are all alike, have rows of one value: x is 0 there, and so is what
+    changes it.
 
     Args:
       rows: [B, H, n, k] float32, not yet normalised.
@@ -29,7 +31,8 @@ def normalised_moments(rows: Array) -> tuple[Array, Array]:
 
 def _forward(rows: Array) -> tuple[tuple[Array, Array], tuple[Array, ...]]:
     low, high = rows.min(axis=-1), rows.max(axis=-1)
-    mean = rows.mean(axis=-1)
+    # The mean of equal values is not quite their value, and what is left would be divided by 1e-8.
+    mean = jnp.where(low == high, low, rows.mean(axis=-1))
     span = high - low + _SMALLEST_RANGE
     centred = (rows - mean[..., None]) / span[..., None]
     # All pairs of heads at once: a Gram matrix per query.
@@ -48,13 +51,14 @@ def _backward(residuals: tuple[Array, ...], cotangents: tuple[Array, Array]) -> 
     # Of a: through the covariances, which don't change with the mean; through the mean; and at the
     # ends of the range.
     weights = d_covariance / (span[:, :, None] * span[:, None]) / rows.shape[-1]
-    offset = d_mean / span / rows.shape[-1] - (weights * mean[:, None]).sum(axis=2)
-    gradient = offset[..., None]
+    gradient = (d_mean / span / rows.shape[-1])[..., None]
     # Heads are few: an unrolled sum is one pass, where a product would transpose.
     for head in range(rows.shape[1]):
-        gradient = gradient + weights[:, :, head, :, None] * rows[:, head, None]
-    gradient = gradient + jnp.where(rows == high[..., None], d_span[..., None], 0.0)
-    gradient = gradient + jnp.where(rows == low[..., None], d_low[..., None], 0.0)
+        centred = rows[:, head] - mean[:, head, :, None]
+        gradient = gradient + weights[:, :, head, :, None] * centred[:, None]
+    for end, slope in ((high, d_span), (low, d_low)):
+        is_end = rows == end[..., None]
+        gradient = gradient + jnp.where(is_end, (slope / is_end.sum(axis=-1))[..., None], 0.0)
     return (gradient,)
 
 

@@ -35,6 +35,8 @@ BLOCKS = _normal(15, 2, 4, 10, 5)
 BLOCKS_Q = _near(BLOCKS, 16)
 # One of its images is nearly blank.
 BLOCKS_OF_A_BLANK = BLOCKS * np.float32([1, 1, 1e-3, 1])[:, None, None]
+# Patches that are alike: every value of a row is there two or three times.
+ALIKE = np.array([0, 0, 1, 1, 1, 2, 2, 3, 3])
 MASK = np.array([[1, 0, 1, 1, 0, 0], [0, 0, 0, 1, 0, 0]], np.float32)
 IMAGES = _normal(8, 2, 5, 4, 3)
 CLASSES = _normal(9, 3, 6)
@@ -257,6 +259,11 @@ CASES = {
         lambda x: losses.inter_head_similarity_loss(x, 2),
         lambda x: similarity_formula(x, 2),
         LOGITS,
+    ),
+    "similarity of patches that are alike": (
+        lambda x: losses.inter_head_similarity_loss(x[..., ALIKE], 0),
+        lambda x: similarity_formula(x[..., ALIKE], 0),
+        _normal(17, 2, 2, 3, 9, 4),
     ),
     "entropy": (losses.patch_similarity_entropy_loss, entropy_formula, LOGITS),
     "entropy of windows": (
