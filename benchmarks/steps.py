@@ -91,7 +91,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as cache:
         # The processes that take the steps find here what is compiled: a compiler needs memory.
         os.environ["JAX_COMPILATION_CACHE_DIR"] = cache
-        programs.keep_on_disk(Path(cache))
+        programs.keep_on_disk(cache)
         benchmark_all(options)
 
 

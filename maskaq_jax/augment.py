@@ -60,7 +60,7 @@ class FinetuningView:
 def synthesis_view(
     keys: Array, images: Array, step: ArrayLike, num_steps: int, settings: SynthesisView
 ) -> Array:
-    """Rolls, brightens and recolours each image.
+    """Rolls, flips, brightens and recolours each image.
 
     Args:
       keys: [B] PRNG keys, one an image.
@@ -74,14 +74,15 @@ def synthesis_view(
     """
     side = images.shape[1]
     step = jnp.asarray(step)
-    far, near = round(settings.roll * side), round(settings.roll * side / 2)
-    roll = jnp.where(step < num_steps / 2, near, far)
+    largest_roll = round(settings.roll * side)
+    is_first_half = step < num_steps / 2
+    roll = jnp.where(is_first_half, round(settings.roll * side / 2), largest_roll)
     brightness = settings.brightness * (num_steps - 1 - step) / num_steps
     channels = images.shape[-1]
 
     def view(key: Array, image: Array) -> Array:
         roll_key, brightness_key, mean_key, scale_key, flip_key = jax.random.split(key, 5)
-        if far:
+        if largest_roll:
             shift = jax.random.randint(roll_key, (2,), -roll, roll + 1)
             image = jnp.roll(image, shift, axis=(0, 1))
         if settings.flip:
@@ -113,7 +114,7 @@ def finetuning_view(keys: Array, images: Array, pixels: Pixels, settings: Finetu
     Returns:
       Views, shape and dtype of `images`.
     """
-    chances = {"jitter": settings.jitter, "grey": settings.grey, "blur": settings.blur}
+    chances = settings.jitter, settings.grey, settings.blur
 
     def view(key: Array, image: Array) -> Array:
         crop_key, flip_key, shift_key, draw_key, jitter_key, blur_key = jax.random.split(key, 6)
@@ -122,16 +123,17 @@ def finetuning_view(keys: Array, images: Array, pixels: Pixels, settings: Finetu
         if settings.shift:
             image = _shift(shift_key, image, settings.shift)
         image = _flip(flip_key, image, settings.flip)
-        if not any(chances.values()):
+        if not any(chances):
             return image
-        drawn = jax.random.uniform(draw_key, (3,)) < jnp.asarray(list(chances.values()))
+        drawn = jax.random.uniform(draw_key, (3,)) < jnp.asarray(chances)
+        is_jittered, is_grey, is_blurred = drawn
         image = pixels.denormalise(image)
-        if chances["jitter"]:
-            image = jnp.where(drawn[0], _jitter(jitter_key, image), image)
-        if chances["grey"]:
-            image = jnp.where(drawn[1], _grey(image), image)
-        if chances["blur"]:
-            image = jnp.where(drawn[2], _blur(blur_key, image), image)
+        if settings.jitter:
+            image = jnp.where(is_jittered, _jitter(jitter_key, image), image)
+        if settings.grey:
+            image = jnp.where(is_grey, _grey(image), image)
+        if settings.blur:
+            image = jnp.where(is_blurred, _blur(blur_key, image), image)
         return pixels.normalise(image)
 
     return jax.vmap(view)(keys, images)

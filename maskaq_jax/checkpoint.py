@@ -12,6 +12,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from maskaq_jax import failures, parallel
+from maskaq_jax.schema import ConfigError
 
 Manager: TypeAlias = ocp.CheckpointManager
 
@@ -78,7 +79,12 @@ def save(manager: Manager, step: int, trees: dict[str, Any], progress: dict[str,
     checksums = {name: checksum(tree) for name, tree in trees.items()}
     # A copy: it is written in the background, while the run goes on.
     progress = json.loads(json.dumps(progress))
-    record = {"progress": progress, "checksums": checksums, "own": _json_checksum(progress)}
+    record = {
+        "progress": progress,
+        "checksums": checksums,
+        "layouts": {name: _layout(tree) for name, tree in trees.items()},
+        "own": _json_checksum(progress),
+    }
     items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
     manager.save(step, args=ocp.args.Composite(progress=ocp.args.JsonSave(record), **items))
 
@@ -98,31 +104,27 @@ def restore(
       is_usable: whether a run can continue from a step.
 
     Raises:
+      ConfigError: it is whole, but of other arrays than the templates.
       MemoryError, OSError, JaxRuntimeError: the machine failed, not the file: no memory, no rights,
         a disk or a network that doesn't answer. Nothing is said of the checkpoint then.
     """
-    items = {name: ocp.args.StandardRestore(tree) for name, tree in templates.items()}
     for step in sorted(manager.all_steps(), reverse=True):
         if not is_usable(step):
             continue
         try:
-            restored = manager.restore(
-                step, args=ocp.args.Composite(progress=ocp.args.JsonRestore(), **items)
-            )
-            record, trees = restored["progress"], {name: restored[name] for name in templates}
-            _check(record, trees)
+            return _read(manager, step, templates)
         except Exception as error:  # whatever damaged files make their readers raise
             name = f"checkpoint {manager.directory / str(step)}"
-            # TensorStore's words end with all it knows of the file.
-            reason, _, _ = str(error).strip().partition(" [tensorstore_spec=")
-            reason = (reason.splitlines() or [type(error).__name__])[0]
             if failures.is_of_machine(error):
                 if isinstance(error, ValueError):
-                    raise OSError(f"{name} can't be read: {reason}") from error
+                    raise OSError(f"{name} can't be read: {_reason(error)}") from error
                 raise
-            on_damaged(f"{name} is damaged: {reason}")
-            continue
-        return Checkpoint(step, trees, record["progress"])
+            if _is_of_another_version(manager, step, templates):
+                raise ConfigError(
+                    f"{name} was saved by another version of this program or of optax: continue "
+                    "with that one, or name another --workdir"
+                ) from error
+            on_damaged(f"{name} is damaged: {_reason(error)}")
     return None
 
 
@@ -132,6 +134,39 @@ def discard_after(manager: Manager, step: int) -> None:
     for later in manager.all_steps():
         if later > step:
             manager.delete(later)
+
+
+def _read(manager: Manager, step: int, templates: dict[str, Any]) -> Checkpoint:
+    items = {name: ocp.args.StandardRestore(tree) for name, tree in templates.items()}
+    restored = manager.restore(
+        step, args=ocp.args.Composite(progress=ocp.args.JsonRestore(), **items)
+    )
+    record, trees = restored["progress"], {name: restored[name] for name in templates}
+    _check(record, trees)
+    return Checkpoint(step, trees, record["progress"])
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error; TensorStore's end with all it knows of the file."""
+    told, _, _ = str(error).strip().partition(" [tensorstore_spec=")
+    return (told.splitlines() or [type(error).__name__])[0]
+
+
+def _is_of_another_version(manager: Manager, step: int, templates: dict[str, Any]) -> bool:
+    """Whether its record tells of other arrays than the templates; not where it is damaged too."""
+    try:
+        restored = manager.restore(step, args=ocp.args.Composite(progress=ocp.args.JsonRestore()))
+        layouts = restored["progress"]["layouts"]
+        return any(layouts[name] != _layout(tree) for name, tree in templates.items())
+    except Exception:  # as above
+        return False
+
+
+def _layout(tree: Any) -> int:
+    """CRC-32 of the names, shapes and dtypes of a tree's arrays."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    told = [(jax.tree_util.keystr(path), leaf.shape, str(leaf.dtype)) for path, leaf in leaves]
+    return zlib.crc32(repr(told).encode())
 
 
 def _check(record: dict[str, Any], trees: dict[str, Any]) -> None:

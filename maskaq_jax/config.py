@@ -9,7 +9,6 @@ error that names it.
 import dataclasses
 import typing
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal
 
 from ml_collections import ConfigDict
@@ -282,12 +281,11 @@ def _check_evaluation(config: Config, network: models.Model) -> None:
             f"takes {network.input_shape[0]} x {network.input_shape[1]}"
         )
     if evaluation.dataset == "folder":
-        if not Path(evaluation.path).is_dir() or not evaluation.path:
+        folder, labels = map(data.expanded_path, (evaluation.path, evaluation.labels))
+        if not folder.is_dir() or not evaluation.path:
             raise ConfigError(f"config.evaluation.path: no folder {evaluation.path!r}")
-        if evaluation.labels and not Path(evaluation.labels).is_file():
-            raise ConfigError(
-                f"config.evaluation.labels: {data.missing_file(Path(evaluation.labels))}"
-            )
+        if evaluation.labels and not labels.is_file():
+            raise ConfigError(f"config.evaluation.labels: {data.missing_file(labels)}")
     if evaluation.dataset not in ("", data.EMBEDDED) and network.input_shape[-1] != 3:
         raise ConfigError(
             f"config.evaluation.dataset {evaluation.dataset!r} has images of 3 channels; the model "

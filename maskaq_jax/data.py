@@ -2,6 +2,7 @@
 
 import collections
 import difflib
+import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from importlib import resources
@@ -37,6 +38,11 @@ class Dataset(Protocol):
         """Raises BrokenImageError, or what the machine failed with."""
 
 
+def expanded_path(text: str) -> Path:
+    """A path whose `~` is the home directory: behind a `=` shells leave it as it is."""
+    return Path(os.path.expanduser(text))
+
+
 def asset_path(name: str) -> Path:
     """Where a file of `maskaq_jax/assets` lies."""
     return Path(str(resources.files("maskaq_jax.assets"))) / name
@@ -46,7 +52,7 @@ def weights_path(weights: str) -> Path:
     """A path as given, or the asset that `embedded:NAME` stands for."""
     if weights.startswith(EMBEDDED_SCHEME):
         return asset_path(f"{weights.removeprefix(EMBEDDED_SCHEME)}.safetensors")
-    return Path(weights)
+    return expanded_path(weights)
 
 
 def missing_file(path: Path) -> str:

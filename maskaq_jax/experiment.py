@@ -58,12 +58,15 @@ def prepare(settings: Config, workdir: Path) -> Experiment:
       ConfigError: a field doesn't fit the machine, or the directory holds something else.
       ValueError, OSError: a file can't be read or doesn't fit.
     """
-    run_directory.check(workdir, settings)
     mesh = parallel.make_mesh()
+    # The others don't look: an NFS client remembers for a while that a file was not there.
+    if parallel.is_main_process():
+        run_directory.check(workdir, settings)
     model = config.create_model(settings)
     evaluation = _open_evaluation(settings, model)
     params = torch_import.load_torch_weights(_weights_source(settings.model.weights), model)
-    run_directory.check_weights(workdir, settings, params)
+    if parallel.is_main_process():
+        run_directory.check_weights(workdir, settings, params)
     channels = model.input_shape[-1]
     real = _read_real_samples(settings, channels) if settings.method == "real" else None
     return Experiment(settings, workdir, mesh, model, params, evaluation, real)
@@ -129,9 +132,10 @@ def _open_evaluation(settings: Config, model: Model) -> data.Dataset | None:
             evaluation.preprocessing,
         )
     if evaluation.dataset == "folder":
-        labels = Path(evaluation.labels) if evaluation.labels else None
+        labels = data.expanded_path(evaluation.labels) if evaluation.labels else None
+        folder = data.expanded_path(evaluation.path)
         return image_folder.open_folder(
-            Path(evaluation.path), labels, model.num_classes, size, evaluation.preprocessing
+            folder, labels, model.num_classes, size, evaluation.preprocessing
         )
     return None
 

@@ -7,10 +7,8 @@ from pathlib import Path
 
 import jax
 
-_OF_MACHINE = (
-    *(errno.EACCES, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE),
-    *(errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN),
-)
+# What a file that isn't there, or is none, makes the system say; all else it says of itself.
+_OF_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL)
 # TensorStore, which reads Orbax's arrays, tells the system's number in its words alone.
 _TENSORSTORE_NUMBER = re.compile(r"os_error_code='(\d+)'")
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -18,10 +16,10 @@ _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 def is_of_machine(error: Exception) -> bool:
     """Whether an error tells of the machine, so that the same file may be read another time."""
-    if isinstance(error, OSError):
-        return error.errno in _OF_MACHINE
+    if isinstance(error, OSError):  # without a number it is a library's, of what it has read
+        return error.errno is not None and error.errno not in _OF_FILE
     if told := _TENSORSTORE_NUMBER.search(str(error)):
-        return int(told[1]) in _OF_MACHINE
+        return int(told[1]) not in _OF_FILE
     return isinstance(error, MemoryError | jax.errors.JaxRuntimeError)
 
 

@@ -143,7 +143,8 @@ def create_optimizer(settings: Settings, num_steps: int) -> optax.GradientTransf
     def label(path: tuple[Any, ...], _: Array) -> str:
         if path[0].key == "params":
             return "params"
-        return "steps" if "steps" in groups and path[-1].key == "step" else "quant"
+        is_step = path[-1].key == "step"
+        return "steps" if is_step and settings.step_learning_rate else "quant"
 
     optimizer = optax.partition(
         groups, lambda trained: jax.tree_util.tree_map_with_path(label, trained)

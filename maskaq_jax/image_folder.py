@@ -1,6 +1,7 @@
 """Labelled images in folders: one folder a class, or one folder and a file of labels."""
 
 import dataclasses
+import os
 from pathlib import Path
 
 from maskaq_jax import preprocessing
@@ -52,6 +53,7 @@ def open_folder(
 
     Raises:
       ValueError: no such folder, no images, or classes or labels that don't fit.
+      OSError: a folder can't be listed.
     """
     if not root.is_dir():
         raise ValueError(f"no folder {root}")
@@ -67,12 +69,16 @@ def open_folder(
 
 
 def _images_below(root: Path) -> list[Path]:
-    return sorted(
-        path
-        for path in root.rglob("*")
-        if path.suffix.lower() in _ENDINGS
-        and not any(part.startswith(".") for part in path.relative_to(root).parts)
-    )
+    """All but hidden ones, in order; raises OSError for a folder that can't be listed."""
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    found = []
+    for folder, subfolders, names in os.walk(root, onerror=fail, followlinks=True):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        found += [Path(folder, name) for name in names if not name.startswith(".")]
+    return sorted(path for path in found if path.suffix.lower() in _ENDINGS)
 
 
 def _read_class_folders(root: Path, num_classes: int) -> list[tuple[Path, int]]:
@@ -101,7 +107,7 @@ def _read_labels(root: Path, file: Path, num_classes: int) -> list[tuple[Path, i
     if num_classes == 0:
         raise ValueError(f"{file}: a model without classifier has no use for labels")
     labels: dict[Path, int] = {}
-    lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+    lines = file.read_text(encoding="utf-8-sig", errors="replace").splitlines()
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue

@@ -1,6 +1,8 @@
 """Command line: `python -m maskaq_jax.main --config=FILE[:args] [--config.field=value ...]`."""
 
+import contextlib
 import datetime
+import itertools
 import os
 import re
 import sys
@@ -12,6 +14,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 if TYPE_CHECKING:
+    from maskaq_jax.config import Config
     from maskaq_jax.experiment import Experiment
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -50,26 +53,37 @@ def main(argv: list[str]) -> None:
         _refuse("--config is missing; try --config=configs/vit_fashion.py")
 
     # JAX loads when it is needed: --help and a missing --config are answered at once.
-    from maskaq_jax import config, experiment, interruption, memory, parallel, programs
+    from maskaq_jax import config, interruption, memory, parallel, programs
 
     memory.keep_freed_memory()
     memory.spare_loaded_objects()
     if _CACHE.value:
-        programs.keep_on_disk(Path(_CACHE.value).expanduser())
+        programs.keep_on_disk(os.path.expanduser(_CACHE.value))
     try:
         settings = config.validated(_CONFIG.value)
         _check_process_flags()
         if _is_distributed():
             parallel.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
-        workdir = Path(_WORKDIR.value) if _WORKDIR.value else _fresh_workdir()
     except (ValueError, OSError) as error:
         _refuse(str(error))
     with interruption.catch_termination() as is_terminated, interruption.quiet_background():
-        try:
-            prepared = experiment.prepare(settings, workdir)
-        except (ValueError, OSError) as error:
-            _refuse(str(error))
-        _run(prepared, is_terminated)
+        _run(_prepare(settings), is_terminated)
+
+
+def _prepare(settings: "Config") -> "Experiment":
+    """What `experiment.prepare` does; processes refuse together, or the others would wait."""
+    from maskaq_jax import data, experiment, parallel
+
+    workdir = data.expanded_path(_WORKDIR.value) if _WORKDIR.value else _fresh_workdir()
+    try:
+        prepared = experiment.prepare(settings, workdir)
+    except (ValueError, OSError) as error:
+        with contextlib.suppress(RuntimeError):  # no device, and so no way to tell the others
+            parallel.any_host(True)
+        _refuse(str(error))
+    if parallel.any_host(False):
+        _refuse("another process refuses: its own message says why")
+    return prepared
 
 
 def _run(prepared: "Experiment", is_terminated: Callable[[], bool]) -> None:
@@ -115,6 +129,8 @@ def _check_process_flags() -> None:
         _refuse("--coordinator, --num_processes and --process_id go together")
     if _is_distributed() and not _WORKDIR.value:
         _refuse("--workdir is missing: processes of one run share a directory")
+    if "://" in (_WORKDIR.value or ""):
+        _refuse(f"--workdir must be a directory, as a mounted bucket is; got {_WORKDIR.value!r}")
     if _COORDINATOR.value is not None:
         host, _, port = _COORDINATOR.value.rpartition(":")
         if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
@@ -126,34 +142,35 @@ def _say_nothing(*values: object, **options: object) -> None:
 
 
 def _fresh_workdir() -> Path:
-    """runs/CONFIG-TIME, with a number behind it where that exists."""
+    """runs/CONFIG-TIME-PROCESS: several runs may start in one second."""
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    workdir = Path("runs") / f"{name}-{stamp}"
-    number = 2
-    while workdir.exists():
-        workdir = Path("runs") / f"{name}-{stamp}-{number}"
-        number += 1
-    return workdir
+    return Path("runs") / f"{name}-{stamp}-{os.getpid()}"
 
 
 def _parse_flags(argv: list[str]) -> list[str]:
     """Parses flags; a config file may fail in any way, and so may an override."""
-    for argument in argv:
-        flag, _, value = argument.partition("=")
-        path = value.partition(":")[0]
-        if flag.lstrip("-") != "config" or not path:
-            continue
-        if not Path(path).is_file():
+    if path := _config_path(argv):
+        if not path.is_file():
             from maskaq_jax import data
 
-            _refuse(f"--config: {data.missing_file(Path(path))}")
+            _refuse(f"--config: {data.missing_file(path)}")
         # A config may import its neighbours, as `configs.common`, wherever one starts.
-        sys.path.append(str(Path(path).resolve().parent.parent))
+        sys.path.append(str(path.resolve().parent.parent))
     try:
         return flags.FLAGS(argv)
     except Exception as error:  # whatever the config file raises
         _refuse(_misspelt_field(argv) or _explain(error))
+
+
+def _config_path(argv: list[str]) -> Path | None:
+    """The file that `--config=FILE:args` or `--config FILE:args` names."""
+    for argument, following in itertools.zip_longest(argv, argv[1:], fillvalue=""):
+        flag, has_value, value = argument.partition("=")
+        if flag in ("--config", "-config"):
+            path, _, _ = (value if has_value else following).partition(":")
+            return Path(path) if path else None
+    return None
 
 
 def _misspelt_field(argv: list[str]) -> str | None:

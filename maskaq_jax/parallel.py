@@ -117,13 +117,13 @@ def leading_axis_specs(tree: Any) -> Any:
     return jax.tree.map(lambda leaf: SHARDED if np.ndim(leaf) else REPLICATED, tree)
 
 
-def share_batch(first: int, stop: int, mesh: Mesh) -> HostShare:
+def share_batch(first: int, stop: int, mesh: Mesh, least: int = 0) -> HostShare:
     """This host's share of the batch of images from number `first` to before `stop`.
 
-    A batch that the devices don't divide is padded with its own first images.
+    A batch of fewer than `least` images, or that the devices don't divide, is padded with its own.
     """
     count = stop - first
-    size = -(-count // mesh.size) * mesh.size
+    size = -(-max(count, least) // mesh.size) * mesh.size
     mine = [i for i, device in enumerate(mesh.devices.flat) if _is_local(device)]
     per_device = size // mesh.size
     rows = slice(mine[0] * per_device, (mine[-1] + 1) * per_device)
@@ -139,11 +139,7 @@ def share_batches(count: int, batch_size: int, mesh: Mesh) -> Iterator[HostShare
     """
     batch_size = min(batch_size, count)
     for first in range(0, count, batch_size):
-        share = share_batch(first, first + batch_size, mesh)
-        yield share._replace(
-            indices=np.minimum(share.indices, count - 1),
-            valid=share.valid & (share.indices < count),
-        )
+        yield share_batch(first, min(first + batch_size, count), mesh, least=batch_size)
 
 
 def put(tree: Any, mesh: Mesh, spec: PartitionSpec) -> Any:
@@ -183,7 +179,7 @@ def fetch(tree: Any) -> Any:
 
 
 def take_from_main(value: Any) -> Any:
-    """Process 0's value on every host: a number, or an array of one shape everywhere."""
+    """Process 0's value on every host: numbers and arrays of one shape everywhere, or a tree."""
     if jax.process_count() == 1:
         return value
     return multihost_utils.broadcast_one_to_all(value)

@@ -205,13 +205,15 @@ def make_finetuning(
     memory of the state before. While accelerators work on a step it reads the images of the next.
 
     An epoch visits every sample once in an order drawn for it; its last batch is filled from the
-    order's beginning. A batch that the devices don't divide is padded with images that don't count.
+    order's beginning. No batch is larger than all the samples, and one that the devices don't
+    divide is padded with images that don't count.
     """
     settings = spec.settings
+    batch_size = min(settings.batch_size, num_samples)
     steps_per_epoch = finetune.steps_per_epoch(settings, num_samples)
     num_steps = settings.epochs * steps_per_epoch
     optimizer = finetune.create_optimizer(settings, num_steps)
-    share = parallel.share_batch(0, settings.batch_size, mesh)
+    share = parallel.share_batch(0, batch_size, mesh)
 
     take_step = programs.map_finetuning(model, spec, num_steps, mesh, share.is_padded)
     valid = parallel.put(share.valid, mesh, SHARDED) if share.is_padded else None
@@ -221,7 +223,7 @@ def make_finetuning(
     def draw_order(epoch: int) -> np.ndarray:
         order_key = jax.random.fold_in(randomness.named_key(key, "order"), epoch)
         order = np.asarray(jax.random.permutation(order_key, num_samples), np.int32)
-        return np.resize(order, (steps_per_epoch, settings.batch_size))
+        return np.resize(order, (steps_per_epoch, batch_size))
 
     def read_batches(
         steps: range, read_images: ReadImages, params: Any

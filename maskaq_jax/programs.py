@@ -4,7 +4,6 @@
 there or to ask XLA what it costs.
 """
 
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -25,9 +24,9 @@ from maskaq_jax.models import Model
 from maskaq_jax.parallel import AXIS, REPLICATED, SHARDED
 
 
-def keep_on_disk(directory: Path) -> None:
-    """Has programs of every size kept in a directory, so that the next start compiles none."""
-    jax.config.update("jax_compilation_cache_dir", str(directory))
+def keep_on_disk(directory: str) -> None:
+    """Has programs of every size kept in a directory or bucket: the next start compiles none."""
+    jax.config.update("jax_compilation_cache_dir", directory)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 

@@ -1,8 +1,10 @@
 """Fake quantization of weights and activations with straight-through gradients.
 
 Quantized values stay in floating point, on the grid their integer codes stand for, so the forward
-pass is the low-bit model's and the backward pass can train it. Source: `docs/method.md` section 1;
-activations follow LSQ with a learned offset (Esser et al. 2020, Bhalgat et al. 2020).
+pass is the low-bit model's and the backward pass can train it. A model that computes in bfloat16
+rounds them once more: by up to half a step at 7 bits, and a whole one at 8. Source:
+`docs/method.md` section 1; activations follow LSQ with a learned offset (Esser et al. 2020, Bhalgat
+et al. 2020).
 """
 
 import flax.struct

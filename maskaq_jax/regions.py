@@ -112,14 +112,16 @@ def coupled_regions(
     Returns:
       [B, n] float32 of 0 and 1 for each layer, without gradient; as many ones for every image.
     """
+
+    def drop(mask: Array) -> Array:
+        if not drop_rate:
+            return mask
+        return jax.vmap(drop_regions, (0, 0, None))(keys, mask, drop_rate)
+
     if num_prefix_tokens:
-        masks = [informative_regions(logits, ratio, num_prefix_tokens)]
-    else:
-        masks = list(window_regions(logits, ratio, len(keys)))
-    if drop_rate:
-        drop = jax.vmap(drop_regions, (0, 0, None))
-        masks = [drop(keys, mask, drop_rate) for mask in masks]
-    return masks * len(logits) if num_prefix_tokens else masks
+        mask = drop(informative_regions(logits, ratio, num_prefix_tokens))
+        return [mask] * len(logits)
+    return [drop(mask) for mask in window_regions(logits, ratio, len(keys))]
 
 
 def _top_share(scores: Array, ratio: ArrayLike) -> Array:

@@ -120,7 +120,8 @@ class Reporter:
 
     def message(self, text: str) -> None:
         """Prints a line above the bar."""
-        self.console.print(text, highlight=False, soft_wrap=True)
+        # As it is: a path may hold what rich takes for markup.
+        self.console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
     def warn(self, text: str) -> None:
         """Prints a warning above the bar."""
@@ -190,7 +191,8 @@ def _summary_writer(workdir: Path) -> Any:
             del sys.modules["torch"]
         else:
             sys.modules["torch"] = torch
-    return SummaryWriter(str(workdir))
+    # Without a limit: where its thread fails, as on a full disk, a queue of ten makes runs wait.
+    return SummaryWriter(str(workdir), max_queue=0)
 
 
 def print_results(console: Console, results: dict[str, Any]) -> None:

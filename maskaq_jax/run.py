@@ -172,7 +172,8 @@ def run(prepared: Experiment, is_terminated: Callable[[], bool] = lambda: False)
 def _calibrated(prepared: Experiment, read_images: phases.ReadImages, count: int) -> dict[str, Any]:
     """Q's variables with P's weights and quantizers initialised on the first `count` images."""
     images = jnp.asarray(read_images(np.arange(count)))
-    quant = calibration.calibrate(prepared.model, prepared.params, images)
+    # Hosts may round differently, and must not train different models.
+    quant = parallel.take_from_main(calibration.calibrate(prepared.model, prepared.params, images))
     memory.give_back()
     return {"params": prepared.params, "quant": quant}
 

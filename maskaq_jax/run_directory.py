@@ -1,6 +1,7 @@
 """The directory of a run: whether it can start or continue there, and that it is alone there."""
 
 import contextlib
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -20,6 +21,8 @@ _REMAINS = (
     run_files.WEIGHTS,
     *(files.unfinished(Path(name)).name for name in (run_files.WEIGHTS, run_files.CONFIG)),
 )
+# What a file system without `flock` says.
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 def check(workdir: Path, settings: Config) -> None:
@@ -104,10 +107,12 @@ def claim(workdir: Path, settings: Config, params: Any) -> Iterator[None]:
     if parallel.take_from_main(refusal is not None):
         lock.release()
         raise refusal or ConfigError(f"process 0 refuses {workdir}: its own message says why")
-    if not (workdir / run_files.CONFIG).is_file():
+    is_shared = (workdir / run_files.CONFIG).is_file() and os.access(workdir, os.W_OK | os.X_OK)
+    if parallel.any_host(not is_shared):
+        lock.release()
         raise ConfigError(
-            f"process {jax.process_index()} doesn't see {workdir}: name a --workdir that all hosts "
-            "share"
+            f"process {jax.process_index()} {'sees' if is_shared else 'lacks'} {workdir}, but all "
+            "must see it and write there: name a --workdir that all hosts share"
         )
     try:
         yield
@@ -124,7 +129,17 @@ def _write_start(workdir: Path, settings: Config, params: Any, lock: filelock.Ba
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:
-        raise ConfigError(f"another run is at work in {workdir}: name another --workdir") from None
+        raise ConfigError(
+            f"another run is at work in {workdir}: name another --workdir (if none is, remove "
+            f"{lock.lock_file})"
+        ) from None
+    except (NotImplementedError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
+            raise
+        raise ConfigError(
+            f"workdir {workdir} is on a disk that can't lock files, which keeps two runs apart: "
+            "name one on another disk, or have it mounted with flock"
+        ) from error
     check(workdir, settings)
     files.write_json(workdir / run_files.WEIGHTS, {"crc32": checkpoint.checksum(params)})
     files.write_json(workdir / run_files.CONFIG, config.as_dict(settings))

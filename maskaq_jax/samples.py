@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from maskaq_jax import failures, files
 
@@ -60,7 +60,8 @@ def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
     arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     with files.replacing(path) as unfinished:
-        save_file(arrays, unfinished, metadata={_CHECKSUM: str(_checksum(arrays))})
+        # `save_file` would leave it to this user alone to read.
+        unfinished.write_bytes(save(arrays, metadata={_CHECKSUM: str(_checksum(arrays))}))
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:

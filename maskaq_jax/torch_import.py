@@ -140,7 +140,10 @@ def _read_pickled_state(path: Path) -> dict[str, np.ndarray]:
     for key in ("model", "state_dict"):  # as training scripts store it beside other things
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
-    if not isinstance(content, dict) or not all(map(torch.is_tensor, content.values())):
+    is_state = isinstance(content, dict) and all(
+        isinstance(name, str) and torch.is_tensor(value) for name, value in content.items()
+    )
+    if not is_state:
         raise ValueError(f"{path}: expected a state dict of tensors")
     try:
         return {name: tensor.detach().float().numpy() for name, tensor in content.items()}

@@ -19,6 +19,11 @@ CASES = {
     # The command line.
     "no config": ([], "--config is missing; try --config=configs/vit_fashion.py"),
     "no such config": (["--config=gone.py"], "--config: no file gone.py"),
+    "no such config behind a space": (["--config", "gone.py"], "--config: no file gone.py"),
+    "no such weights at home": (
+        _smoke("model.weights=~/gone.safetensors"),
+        f"config.model.weights: no file {Path.home()}/gone.safetensors",
+    ),
     "a config of almost that name": (
         [f"--config={ROOT}/configs/vit_fashio.py"],
         f"did you mean {ROOT}/configs/vit_fashion.py?",
@@ -139,6 +144,8 @@ CASES = {
     "half a block": (["--config=half.py"], "config.model: depth must be an integer, got 2.5"),
     "a list of heads": (["--config=heads.py"], "num_heads must be an integer, got [2, 2]"),
     "no width": (["--config=width.py"], "mlp_ratio must be a number, got None"),
+    "a width of nothing": (["--config=thin.py"], "make an MLP of 0 features, which must be 1 to"),
+    "a width that is no number": (["--config=nan.py"], "mlp_ratio must be finite, got nan"),
     "an unknown dtype": (["--config=dtype.py"], "dtype must be 'float32' or 'bfloat16', got 'f33'"),
     "two channels": (["--config=two.py"], "config.model.arguments.in_chans must be 1 or 3, got 2"),
     "pixels of other channels": (
@@ -256,6 +263,10 @@ CASES = {
         "list, line 2: expected an image's name and a label from 0 to 9, got 'n01/1.png seven'",
     ),
     # Work directories.
+    "a work directory in a bucket": (
+        [*_smoke(), "--workdir=gs://bucket/run"],
+        "--workdir must be a directory, as a mounted bucket is; got 'gs://bucket/run'",
+    ),
     "a work directory that is a file": ([*_smoke(), "--workdir=list"], "list is not a directory"),
     "a work directory below a file": ([*_smoke(), "--workdir=list/new"], "list is not a directory"),
     "a work directory that links to nothing": (

@@ -49,12 +49,15 @@ def _write_files(directory):
     for name, argument, value in (
         *[("grey", "in_chans", 1), ("two", "in_chans", 2), ("half", "depth", 2.5)],
         *[("heads", "num_heads", [2, 2]), ("dtype", "dtype", "f33")],
-        ("width", "mlp_ratio", None),
+        *[("width", "mlp_ratio", None), ("thin", "mlp_ratio", 0)],
     ):
         (directory / f"{name}.py").write_text(
             "from configs import smoke\n\n\ndef get_config():\n    config = smoke.get_config()\n"
             f"    config.model.arguments = {{{argument!r}: {value!r}}}\n    return config\n"
         )
+    (directory / "nan.py").write_text(
+        (directory / "thin.py").read_text().replace("'mlp_ratio': 0", "'mlp_ratio': float('nan')")
+    )
     (directory / "list").write_text("n01/0.png 0\nn01/1.png seven\n")
     (directory / "weights.txt").write_text("1 2 3")
     (directory / "text.safetensors").write_text("these are no weights")

@@ -5,6 +5,7 @@ import pytest
 
 from maskaq_jax import checkpoint
 from maskaq_jax.quantizers import ActivationQuantizer
+from maskaq_jax.schema import ConfigError
 from tests import tiny
 
 pytestmark = tiny.ignore_orbax_warnings
@@ -93,6 +94,15 @@ def test_none_is_left_where_all_are_damaged(directory):
     told = []
     assert _restore(directory, told.append) is None
     assert len(told) == 3
+
+
+def test_a_state_of_another_version_is_refused_and_kept(directory):
+    template = _trees(0)
+    template["training"]["momentum"] = jnp.float32(0)
+    before = sorted(directory.iterdir())
+    with pytest.raises(ConfigError, match="7 was saved by another version of this program or of"):
+        _restore(directory, template=template)
+    assert sorted(directory.iterdir()) == before
 
 
 def test_a_step_that_cannot_be_continued_from_is_passed_over(directory):

@@ -1,3 +1,5 @@
+import errno
+import os
 import shutil
 
 import jax
@@ -113,6 +115,26 @@ def test_hidden_names_are_neither_classes_nor_images(folder, num_classes):
     assert labels == ([0, 0, 1, 1] if num_classes else [-1] * 4)
 
 
+@pytest.mark.parametrize("num_classes", [2, 0])
+def test_links_to_folders_are_followed(folder, num_classes, tmp_path):
+    _save(tmp_path / "elsewhere" / "2.JPEG", 200)
+    (folder / "n01" / "more").symlink_to(tmp_path / "elsewhere")
+    assert len(_open(folder, num_classes)) == 5
+
+
+def test_a_folder_that_cannot_be_listed_is_not_left_out(folder, monkeypatch):
+    scandir = os.scandir
+
+    def fail(path):
+        if os.fspath(path).endswith("n02"):
+            raise PermissionError(errno.EACCES, "Permission denied", os.fspath(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", fail)
+    with pytest.raises(PermissionError, match=r"Permission denied: .*n02"):
+        _open(folder, num_classes=0)
+
+
 def test_a_folder_of_other_classes_is_refused(folder):
     with pytest.raises(ValueError, match="2 class folders, but the model has 1000 classes"):
         _open(folder, 1000)
@@ -152,6 +174,11 @@ def test_labels_stand_behind_any_gap(folder, tmp_path, gap):
     labels.write_text(f"n01/0.JPEG{gap}1\nn01/0.JPEG{gap}1\nn02/0.JPEG{gap}0\n")
     dataset = _open(folder, 2, labels)
     assert [dataset[i][1] for i in range(len(dataset))] == [1, 0]
+
+
+def test_a_byte_order_mark_is_no_part_of_a_name(folder, tmp_path):
+    (tmp_path / "labels").write_text("n01/0.JPEG 1", encoding="utf-8-sig")
+    assert [label for _, label in _open(folder, labels=tmp_path / "labels")] == [1]
 
 
 def test_labels_need_classes(folder, tmp_path):

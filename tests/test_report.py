@@ -3,6 +3,7 @@ import json
 
 import pytest
 from rich.console import Console
+from tensorboardX import event_file_writer
 
 from maskaq_jax import report
 
@@ -142,6 +143,24 @@ def test_a_continued_run_forgets_what_it_writes_again(tmp_path):
         ("finetuning", 0),
         ("finetuning", 1),
     ]
+
+
+def test_a_path_is_shown_as_it_is(reporter, capsys):
+    reporter.warn("/data/val[raw]/:bug:/[/b]/1.png is broken")
+    assert "/data/val[raw]/:bug:/[/b]/1.png is broken" in capsys.readouterr().err
+
+
+# The thread that writes events ends by the error.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_events_that_cannot_be_written_stop_no_run(tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise OSError("disk full")
+
+    with report.Reporter(tmp_path, WORK, 1.0) as reporter:
+        monkeypatch.setattr(event_file_writer.EventsWriter, "write_event", fail)
+        for epoch in range(30):
+            reporter.metrics("finetuning", epoch, {"loss": 0.5})
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 30
 
 
 def test_a_silent_reporter_shows_and_writes_nothing(tmp_path, capsys):

@@ -1,6 +1,7 @@
 """Whose a directory is, and whether a run can start or continue there."""
 
 import dataclasses
+import errno
 
 import numpy as np
 import pytest
@@ -74,6 +75,19 @@ def test_settings_that_cannot_be_read_are_named(settings, started):
     (started / "config.json").write_text("{")
     with pytest.raises(ConfigError, match=r"config\.json is not readable"):
         run_directory.check(started, settings)
+
+
+@pytest.mark.parametrize("error", [NotImplementedError(), OSError(errno.ENOLCK, "No locks")])
+def test_a_disk_without_locks_is_named(settings, tmp_path, monkeypatch, error):
+    def fail(lock, timeout):
+        raise error
+
+    monkeypatch.setattr(run_directory.filelock.FileLock, "acquire", fail)
+    with (
+        pytest.raises(ConfigError, match=r"is on a disk that can't lock files"),
+        run_directory.claim(tmp_path / "run", settings, PARAMS),
+    ):
+        pass
 
 
 def test_other_weights_of_the_same_name_are_refused(settings, started):

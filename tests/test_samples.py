@@ -1,3 +1,5 @@
+import pathlib
+
 import numpy as np
 import pytest
 
@@ -48,14 +50,22 @@ def test_a_batch_that_cannot_be_written_leaves_the_one_before(tmp_path, batch, m
     path = tmp_path / "shard.safetensors"
     samples.write_arrays(path, batch)
 
-    def fail(arrays, unfinished, metadata):
-        unfinished.write_bytes(b"half")
+    def fail(unfinished, content):
+        with unfinished.open("wb") as file:
+            file.write(content[: len(content) // 2])
         raise OSError("disk full")
 
-    monkeypatch.setattr(samples, "save_file", fail)
+    monkeypatch.setattr(pathlib.Path, "write_bytes", fail)
     with pytest.raises(OSError, match="disk full"):
         samples.write_arrays(path, {"images": batch["images"] + 1})
     np.testing.assert_array_equal(samples.read_arrays(path)["images"], batch["images"])
+
+
+def test_who_may_read_other_files_may_read_a_batch(tmp_path, batch):
+    (tmp_path / "text").write_text("")
+    samples.write_arrays(tmp_path / "shard.safetensors", batch)
+    modes = {path.stat().st_mode for path in tmp_path.iterdir()}
+    assert len(modes) == 1
 
 
 @pytest.mark.parametrize(

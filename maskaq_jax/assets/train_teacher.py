@@ -4,8 +4,9 @@ r"""Trains an embedded teacher on Fashion-MNIST's training split.
         --output=vit_fashion.safetensors
 
 The config says which model. `DIR` holds Fashion-MNIST's `*-ubyte.gz` files. The state is saved
-every epoch beside the output, and the same command continues from it. Validation accuracy is
-printed every epoch; test accuracy once, at the end.
+every epoch beside the output, in a file that is named by its flags, and the same command continues
+from it. Validation accuracy is printed every epoch; the weights are written and test accuracy is
+printed once, at the end.
 """
 
 import functools
@@ -23,22 +24,25 @@ import optax
 from absl import app, flags
 from jax import Array
 from ml_collections import config_flags
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
-from maskaq_jax import torch_import
+from maskaq_jax import files, torch_import
 from maskaq_jax.assets import fashion_mnist
 from maskaq_jax.models import create_model
 from maskaq_jax.pixels import Pixels
 
+_WARMUP_EPOCHS = 2
+_EMA_DECAY = 0.999
+_LABEL_SMOOTHING = 0.1
+
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment whose model to train.")
 _DATA = flags.DEFINE_string("data", None, "Folder of Fashion-MNIST's files.", required=True)
 _OUTPUT = flags.DEFINE_string("output", None, "Weights to write (.safetensors).", required=True)
-_EPOCHS = flags.DEFINE_integer("epochs", 30, "Passes over the training images.")
+_EPOCHS = flags.DEFINE_integer(
+    "epochs", 30, "Passes over the training images.", lower_bound=_WARMUP_EPOCHS + 1
+)
 _BATCH = flags.DEFINE_integer("batch", 128, "Images a step.")
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the initial weights, the order and the views.")
-
-_EMA_DECAY = 0.999
-_LABEL_SMOOTHING = 0.1
 
 
 @flax.struct.dataclass
@@ -104,7 +108,7 @@ def main(argv: list[str]) -> None:
     model = create_model(settings.name, settings.num_classes, **settings.arguments)
     pixels = Pixels(**_CONFIG.value.pixels)
     schedule = optax.warmup_cosine_decay_schedule(
-        0.0, 2e-3, 2 * steps, _EPOCHS.value * steps, end_value=1e-5
+        0.0, 2e-3, _WARMUP_EPOCHS * steps, _EPOCHS.value * steps, end_value=1e-5
     )
     optimizer = optax.chain(
         optax.clip_by_global_norm(1.0), optax.adamw(schedule, b2=0.98, weight_decay=0.05)
@@ -126,7 +130,7 @@ def main(argv: list[str]) -> None:
         return jax.lax.scan(body, state, order.reshape(steps, _BATCH.value))[0]
 
     output = Path(_OUTPUT.value)
-    saved = output.with_suffix(".state")
+    saved = output.with_suffix(f".{_EPOCHS.value}_{_BATCH.value}_{_SEED.value}.state")
     if saved.exists():
         state = flax.serialization.from_bytes(state, saved.read_bytes())
     for epoch in range(int(state.step) // steps, _EPOCHS.value):
@@ -134,13 +138,15 @@ def main(argv: list[str]) -> None:
         state = jax.block_until_ready(
             train_epoch(state, jax.random.fold_in(jax.random.fold_in(root, 1), epoch))
         )
-        saved.write_bytes(flax.serialization.to_bytes(state))
-        save_file(torch_import.to_torch_state(state.average), output)
+        with files.replacing(saved) as unfinished:
+            unfinished.write_bytes(flax.serialization.to_bytes(state))
         accuracy = _accuracy(model, state.average, pixels, *splits["validation"])
         seconds = time.perf_counter() - started
         print(
             json.dumps({"epoch": epoch + 1, "validation": accuracy, "seconds": seconds}), flush=True
         )
+    with files.replacing(output) as unfinished:
+        unfinished.write_bytes(save(torch_import.to_torch_state(state.average)))
     accuracy = _accuracy(model, state.average, pixels, *splits["test"])
     print(json.dumps({"test": accuracy}), flush=True)
 

@@ -200,7 +200,9 @@ class Mlp(nn.Module):
         """[..., C] -> [..., C] of `dtype`."""
         rows = x.reshape(-1, x.shape[-1])
         hidden = Dense(self.hidden_features, self.quantization, self.dtype, name="fc1")(rows)
-        # The exact GELU; by erf, which XLA computes in fewer operations than jax.nn.gelu's erfc.
-        hidden = hidden * (0.5 + 0.5 * jax.lax.erf(hidden * math.sqrt(0.5)))
+        # The exact GELU; by erf, which XLA computes in fewer operations than jax.nn.gelu's erfc. In
+        # float32, since 1 + erf of a negative value cancels.
+        share = 0.5 + 0.5 * jax.lax.erf(hidden.astype(jnp.float32) * math.sqrt(0.5))
+        hidden = (hidden * share).astype(hidden.dtype)
         rows = Dense(x.shape[-1], self.quantization, self.dtype, name="fc2")(hidden)
         return rows.reshape(x.shape)

@@ -1,6 +1,7 @@
 """Model names and what they stand for."""
 
 import difflib
+import math
 from collections.abc import Collection
 from typing import Any
 
@@ -84,7 +85,16 @@ def create_model(
         _check_argument(argument, value, family.__dataclass_fields__[argument].default)
     if num_classes is None:
         num_classes = 0 if name.endswith("_dinov2") else 1000
-    return family(num_classes=num_classes, quantization=quantization, **arguments)
+    elif num_classes != 0:
+        _check_size("num_classes", num_classes, _LARGEST_SIZE)
+    model = family(num_classes=num_classes, quantization=quantization, **arguments)
+    hidden = model.embed_dim * model.mlp_ratio
+    if not 1 <= hidden <= _LARGEST_SIZE:  # not for NaN either
+        raise ValueError(
+            f"embed_dim={model.embed_dim} and mlp_ratio={model.mlp_ratio} make an MLP of "
+            f"{hidden:g} features, which must be 1 to {_LARGEST_SIZE}"
+        )
+    return model
 
 
 def full_precision(model: Model) -> Model:
@@ -117,8 +127,11 @@ def _check_argument(argument: str, value: Any, default: Any) -> None:
             raise ValueError(f"{argument} must be True or False, got {value!r}")
     elif isinstance(default, int):
         _check_size(argument, value, largest)
-    elif isinstance(value, bool) or not isinstance(value, (int, float, type(default))):
-        raise ValueError(f"{argument} must be a number, got {value!r}")
+    elif value is not None or default is not None:
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise ValueError(f"{argument} must be a number, got {value!r}")
+        if not math.isfinite(value):
+            raise ValueError(f"{argument} must be finite, got {value}")
 
 
 def _check_size(what: str, value: Any, largest: int) -> None:

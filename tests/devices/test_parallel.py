@@ -25,6 +25,8 @@ def test_batches_of_a_dataset_are_of_one_size_and_end_with_it():
     seen = [share.indices[share.valid].tolist() for share in shares]
     assert seen == [[0, 1, 2, 3, 4, 5], [6, 7, 8, 9, 10]]
     assert max(share.indices.max() for share in shares) == 10
+    assert [(share.first, share.stop) for share in shares] == [(0, 6), (6, 11)]
+    assert all(share.is_padded for share in shares)
 
 
 def test_a_batch_is_no_larger_than_all_images_together():

@@ -183,6 +183,19 @@ def test_a_training_batch_that_the_devices_do_not_divide_is_padded(
         np.testing.assert_allclose(results[4][1][name], term, rtol=1e-4, err_msg=name)
 
 
+def test_a_training_batch_holds_no_sample_twice(model, images, params, variables):
+    spec = finetune.Spec(dataclasses.replace(FINETUNING.settings, batch_size=64), Pixels())
+    init_state, train = phases.make_finetuning(model, spec, 6, KEY, MESHES[1])
+    read = []
+
+    def read_images(indices):
+        read.append(sorted(indices.tolist()))
+        return np.asarray(images)[indices]
+
+    next(train(init_state(variables), range(1), read_images, params))
+    assert read == [list(range(6))]
+
+
 def test_every_evaluation_runs_one_program(model, images, variables, traces):
     accuracy = phases.make_accuracy(model, MESHES[4])
     before = traces["count_correct"]

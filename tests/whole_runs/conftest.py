@@ -21,7 +21,7 @@ def compiled_quickly_and_once(compiled):
     """Every run makes its programs anew, and most of them are the same."""
     names = "jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs"
     before = {name: getattr(jax.config, name) for name in names}
-    programs.keep_on_disk(compiled)
+    programs.keep_on_disk(str(compiled))
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     for name, value in (before | {"jax_disable_most_optimizations": False}).items():
