@@ -22,7 +22,7 @@ def _png(level):
 
 
 class MaskaqToy(tfds.core.GeneratorBasedBuilder):
-    """Five images of two classes, the second of them broken."""
+    """Five images of two classes, the second of them broken; the same to test on, unlabelled."""
 
     VERSION = tfds.core.Version("1.0.0")
 
@@ -39,12 +39,15 @@ class MaskaqToy(tfds.core.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, manager):
-        return {"validation": self._generate_examples()}
+        return {
+            "validation": self._generate_examples(is_labelled=True),
+            "test": self._generate_examples(is_labelled=False),
+        }
 
-    def _generate_examples(self):
+    def _generate_examples(self, is_labelled):
         for number in range(5):
             image = io.BytesIO(b"no picture") if number == 1 else _png(50 * number)
-            yield number, {"image": image, "label": number % 2}
+            yield number, {"image": image, "label": number % 2 if is_labelled else -1}
 
 
 class MaskaqUnlabelled(MaskaqToy):
@@ -77,6 +80,10 @@ def test_images_and_labels_are_those_that_were_prepared(prepared, num_classes):
         assert label == number % 2
 
 
+def test_a_model_without_classes_needs_no_labels(prepared):
+    assert len(_open(prepared, split="test", num_classes=0)) == 5
+
+
 def test_a_slice_of_a_split_is_a_split(prepared):
     image, label = _open(prepared, split="validation[3:]")[0]
     assert (image == 150).all()
@@ -96,7 +103,8 @@ def test_a_broken_image_is_named_and_not_counted(prepared):
     ("arguments", "message"),
     [
         ({"dataset": "imagenet2021"}, "TFDS knows no dataset 'imagenet2021'"),
-        ({"split": "test"}, "'maskaq_toy': Unknown split 'test'"),
+        ({"split": "train"}, "'maskaq_toy': Unknown split 'train'"),
+        ({"split": "test"}, "'maskaq_toy' has no labels in its split 'test'"),
         ({"num_classes": 1000}, "'maskaq_toy' has 2 classes, but the model has 1000"),
         ({"dataset": "maskaq_unlabelled"}, "'maskaq_unlabelled' has no labels"),
         ({"data_dir": "gone"}, "not prepared in gone: prepare it with tfds.builder\\('maskaq_toy'"),
