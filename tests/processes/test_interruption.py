@@ -1,4 +1,4 @@
-"""Runs that are killed, told to stop, out of disk, or not alone in their directory."""
+"""Runs that are killed, told to stop, out of disk, refused, or not alone in their directory."""
 
 import functools
 import random
@@ -149,6 +149,22 @@ def test_a_second_run_in_the_directory_is_refused(directory):
     assert second.returncode == 2, output
     assert f"another run is at work in {workdir}" in output
     runs.finish(first)
+
+
+def test_what_one_process_refuses_no_other_waits_for(directory):
+    workdir, damaged = directory / "refused", directory / "damaged.safetensors"
+    damaged.write_text("these are no weights")
+    group = [f"--coordinator=127.0.0.1:{runs.free_port()}", "--num_processes=2"]
+    mistake = f"--config.model.weights={damaged}"
+    processes = [
+        runs.start(directory, workdir, *group, "--process_id=0"),
+        runs.start(directory, workdir, *group, "--process_id=1", mistake),
+    ]
+    said = [process.communicate(timeout=900)[0] for process in processes]
+    assert [process.returncode for process in processes] == [2, 2], said
+    assert "error: another process refuses: its own message says why" in said[0]
+    assert f"error: {damaged}" in said[1]
+    assert not workdir.exists()
 
 
 def test_programs_of_every_size_are_kept_on_disk(directory, finished):
