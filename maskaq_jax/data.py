@@ -28,6 +28,9 @@ _BATCHES_AHEAD = 2
 # An image, [height, width, channels] uint8, and its label, -1 where unknown.
 Example = tuple[np.ndarray, int]
 
+# Of an image that has none.
+UNKNOWN_LABEL = -1
+
 
 class Dataset(Protocol):
     """Examples that several threads may read, in any order."""

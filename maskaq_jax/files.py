@@ -30,6 +30,12 @@ def replacing(path: Path) -> Iterator[Path]:
         written.unlink(missing_ok=True)
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes bytes."""
+    with replacing(path) as written:
+        written.write_bytes(content)
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes a text."""
     with replacing(path) as written:

@@ -5,11 +5,10 @@ import os
 from pathlib import Path
 
 from maskaq_jax import preprocessing
-from maskaq_jax.data import Dataset, Example
+from maskaq_jax.data import UNKNOWN_LABEL, Dataset, Example
 from maskaq_jax.preprocessing import Preprocessing
 
 _ENDINGS = (".jpeg", ".jpg", ".png", ".bmp", ".webp")
-_UNKNOWN_LABEL = -1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +59,7 @@ def open_folder(
     if labels_file is not None:
         files = _read_labels(root, labels_file, num_classes)
     elif num_classes == 0:
-        files = [(path, _UNKNOWN_LABEL) for path in _images_below(root)]
+        files = [(path, UNKNOWN_LABEL) for path in _images_below(root)]
     else:
         files = _read_class_folders(root, num_classes)
     if not files:

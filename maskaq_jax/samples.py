@@ -59,9 +59,8 @@ def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Stores named arrays with a checksum; the file appears whole or not at all."""
     arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    with files.replacing(path) as unfinished:
-        # `save_file` would leave it to this user alone to read.
-        unfinished.write_bytes(save(arrays, metadata={_CHECKSUM: str(_checksum(arrays))}))
+    # `save_file` would leave it to this user alone to read.
+    files.write_bytes(path, save(arrays, metadata={_CHECKSUM: str(_checksum(arrays))}))
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:

@@ -6,11 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from maskaq_jax import preprocessing
-from maskaq_jax.data import Dataset, Example
+from maskaq_jax.data import UNKNOWN_LABEL, Dataset, Example
 from maskaq_jax.preprocessing import Preprocessing
-
-# TFDS's label of images whose class is kept secret.
-_UNKNOWN_LABEL = -1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +85,7 @@ def open_split(
         ) from error
     except ValueError as error:  # no such split
         raise ValueError(f"TFDS dataset {dataset!r}: {error}") from error
-    if num_classes and len(records) and records[0]["label"] == _UNKNOWN_LABEL:
+    if num_classes and len(records) and records[0]["label"] == UNKNOWN_LABEL:
         raise ValueError(f"TFDS dataset {dataset!r} has no labels in its split {split!r}")
     return TfdsImages(records, f"{dataset} {split}", size, settings)
 

@@ -138,15 +138,13 @@ def main(argv: list[str]) -> None:
         state = jax.block_until_ready(
             train_epoch(state, jax.random.fold_in(jax.random.fold_in(root, 1), epoch))
         )
-        with files.replacing(saved) as unfinished:
-            unfinished.write_bytes(flax.serialization.to_bytes(state))
+        files.write_bytes(saved, flax.serialization.to_bytes(state))
         accuracy = _accuracy(model, state.average, pixels, *splits["validation"])
         seconds = time.perf_counter() - started
         print(
             json.dumps({"epoch": epoch + 1, "validation": accuracy, "seconds": seconds}), flush=True
         )
-    with files.replacing(output) as unfinished:
-        unfinished.write_bytes(save(torch_import.to_torch_state(state.average)))
+    files.write_bytes(output, save(torch_import.to_torch_state(state.average)))
     accuracy = _accuracy(model, state.average, pixels, *splits["test"])
     print(json.dumps({"test": accuracy}), flush=True)
 

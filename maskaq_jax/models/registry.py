@@ -89,7 +89,7 @@ def create_model(
         _check_size("num_classes", num_classes, _LARGEST_SIZE)
     model = family(num_classes=num_classes, quantization=quantization, **arguments)
     hidden = model.embed_dim * model.mlp_ratio
-    if not 1 <= hidden <= _LARGEST_SIZE:  # not for NaN either
+    if not 1 <= hidden <= _LARGEST_SIZE:
         raise ValueError(
             f"embed_dim={model.embed_dim} and mlp_ratio={model.mlp_ratio} make an MLP of "
             f"{hidden:g} features, which must be 1 to {_LARGEST_SIZE}"
