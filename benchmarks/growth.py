@@ -46,7 +46,7 @@ _REPEATS = 3
 def main() -> None:
     """Measures all points, or, in a process of its own, one."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="deit_t", help="a ViT or DeiT of configs/")
+    parser.add_argument("--model", default="deit_t", help="of configs/, with patches of 16 pixels")
     parser.add_argument("--phase", default="synthesis", choices=PHASES)
     parser.add_argument("--out", type=Path, default=Path("docs/growth"))
     parser.add_argument("--point", type=json.loads, help="measure this one, and print it as JSON")

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from benchmarks.problems import make_problem
-from benchmarks.processes import Step, interleave, timed
+from benchmarks.processes import Step, interleave, parse_repeats, timed
 from maskaq_jax import memory
 from maskaq_jax.models import vit
 
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--model", default="deit_t", help="a ViT or DeiT of configs/")
     parser.add_argument("--batch", type=int, default=8, help="images a step")
     parser.add_argument("--bits", type=int, default=3, help="of weights and activations")
-    parser.add_argument("--repeats", type=int, default=10, help="timed steps of each kind")
+    parser.add_argument("--repeats", type=parse_repeats, default=10, help="timed steps, of each")
     options = parser.parse_args()
     memory.keep_freed_memory()  # as a run does
     problem = make_problem(options.model, options.batch, options.bits)

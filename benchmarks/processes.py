@@ -1,5 +1,6 @@
 """Processes of their own, so that one measurement does not touch the next, and what they take."""
 
+import argparse
 import contextlib
 import dataclasses
 import json
@@ -106,6 +107,13 @@ def answer(step: TimedStep, measure_peak: Callable[[], int] = peak_of_process) -
                     raise
                 seconds = math.nan
         print(json.dumps([seconds, measure_peak()]), flush=True)
+
+
+def parse_repeats(text: str) -> int:
+    """An argument's number of timed steps: as many as a spread takes."""
+    if not text.isdecimal() or int(text) < 2:
+        raise argparse.ArgumentTypeError(f"{text!r}, but a spread takes 2 or more")
+    return int(text)
 
 
 def interleave(steps: Mapping[str, TimedStep], repeats: int) -> dict[str, list[float]]:

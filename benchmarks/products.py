@@ -46,18 +46,22 @@ def count_product_flops(model: Model, phase: str) -> float:
     model_p = full_precision(model)
     images = jax.ShapeDtypeStruct((1, *model.input_shape), jnp.float32)
     shapes = jax.eval_shape(model_p.init, jax.random.key(0), images)
-    jaxpr = jax.make_jaxpr(model_p.apply)(shapes, images)
-    dense = attention = 0.0
-    for flops, is_batched in _products(jaxpr.jaxpr):
-        if is_batched:
-            attention += flops
-        else:
-            dense += flops
+    products = list(_products(jax.make_jaxpr(model_p.apply)(shapes, images).jaxpr))
+    dense, attention = _sums(products)
     if phase == "synthesis":  # both models, forward and to the images
-        return 2 * (2 * dense + 3 * attention)
+        # Q is read up to its last attention logits, the last but one product of activations.
+        last = [number for number, (_, is_batched) in enumerate(products) if is_batched][-2]
+        dense_q, attention_q = _sums(products[: last + 1])
+        return 2 * (dense + dense_q) + 3 * (attention + attention_q)
     if phase == "finetuning":  # P forward; Q forward, and to its inputs and weights
         return 4 * dense + 4 * attention
     return dense + attention
+
+
+def _sums(products: list[tuple[float, bool]]) -> tuple[float, float]:
+    """FLOPs of the products with weights, and of those of activations alone."""
+    dense = sum(flops for flops, is_batched in products if not is_batched)
+    return dense, sum(flops for flops, is_batched in products if is_batched)
 
 
 def _products(jaxpr: Any) -> Iterator[tuple[float, bool]]:

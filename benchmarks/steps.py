@@ -7,9 +7,9 @@ a GPU, whose memory one implementation may fill, they come one after another; th
 between two waits for it, or one where one of PyTorch takes a tenth of a second. Figures are medians
 after warm-up. Ours of synthesis are dispatched as a run does it, ten at a time, and a tenth of that
 is one step. PyTorch (the `torch` extra) is measured twice, as `benchmarks/torch_steps.py` says, for
-ViT and DeiT; a Swin has none of that. Weights are random, and all see the same. Each implementation
-has a process of its own: the allocator's settings, which are a part of ours, would make PyTorch
-faster too.
+ViT and DeiT; Swin and DINOv2 have none of that. Weights are random, and all see the same. Each
+implementation has a process of its own: the allocator's settings, which are a part of ours, would
+make PyTorch faster too.
 
 Peak memory on a CPU is that of the process with all it imports, JAX among them in PyTorch's, which
 make the problem with it. On a GPU it is the most that the allocator of JAX or PyTorch had given
@@ -42,13 +42,14 @@ from benchmarks.processes import (
     TimedStep,
     answer,
     interleave,
+    parse_repeats,
     peak_of_process,
     serve,
     timed,
 )
 from benchmarks.products import count_product_flops, measure_product_rate
 from maskaq_jax import memory, phases, programs
-from maskaq_jax.models import Model
+from maskaq_jax.models import Model, vit
 
 # Seconds from which a step of PyTorch on a GPU is timed alone: a wait no longer shows in it.
 _LONG_STEP = 0.1
@@ -62,7 +63,7 @@ def main() -> None:
     parser.add_argument("--batch", default="8", help="images a step, or several numbers")
     parser.add_argument("--bits", type=int, default=3, help="of weights and activations")
     parser.add_argument("--dtype", default="float32", help="of the models' layers; bfloat16; both")
-    parser.add_argument("--repeats", type=int, default=10, help="timed steps of each kind")
+    parser.add_argument("--repeats", type=parse_repeats, default=10, help="timed steps, of each")
     parser.add_argument("--phases", default=",".join(PHASES))
     parser.add_argument(
         "--keep_memory",
@@ -195,8 +196,14 @@ def measure_all(
 
 
 def implementations(model: Model) -> tuple[str, ...]:
-    """What there is of a model's steps: of a Swin only ours."""
-    return _IMPLEMENTATIONS if model.num_prefix_tokens else _IMPLEMENTATIONS[:1]
+    """What there is of a model's steps: PyTorch's are of a plain ViT or DeiT."""
+    has_torch = (
+        isinstance(model, vit.VisionTransformer)
+        and model.num_classes
+        and model.init_values is None
+        and not model.distilled
+    )
+    return _IMPLEMENTATIONS if has_torch else _IMPLEMENTATIONS[:1]
 
 
 def make_served_step(options: argparse.Namespace) -> tuple[TimedStep, Callable[[], int]]:

@@ -150,9 +150,38 @@ def test_products_are_counted_for_every_phase():
     # By hand: 1.08 G multiplications of dense layers, 0.18 G of attention.
     assert forward == pytest.approx(2.5e9, rel=0.02)
     assert products.count_product_flops(model, "finetuning") == 4 * forward
-    assert 4 * forward < products.count_product_flops(model, "synthesis") < 4.5 * forward
+    # Both models forward and back, where attention's products have two each, without what follows
+    # the logits in Q's last block: half of its attention, all dense layers but the first, the head.
+    attention, dense = 4 * 197**2 * 192, 2 * 197 * 12 * 192**2
+    patches, head = 2 * 196 * 768 * 192, 2 * 192 * 1000
+    needed = 4 * (12 * dense + patches + head) + 6 * 12 * attention
+    skipped = 2 * (dense * 3 / 4 + head) + 3 * attention / 2
+    assert products.count_product_flops(model, "synthesis") == needed - skipped
     with pytest.raises(ValueError, match="no phase 'fine-tuning'"):
         products.count_product_flops(model, "fine-tuning")
+
+
+@pytest.mark.parametrize(
+    ("name", "num_classes", "has_torch"),
+    [
+        ("deit_tiny_patch16_224", 1000, True),
+        ("deit_tiny_distilled_patch16_224", 1000, False),
+        ("vit_small_patch14_dinov2", 0, False),
+        ("swin_tiny_patch4_window7_224", 1000, False),
+    ],
+)
+def test_torch_is_asked_for_what_it_has(name, num_classes, has_torch):
+    model = create_model(name, num_classes, Quantization(3, 3))
+    assert ("torch" in steps.implementations(model)) == has_torch
+
+
+@pytest.mark.parametrize("repeats", ["1", "none", "-2"])
+@pytest.mark.parametrize("bench", [steps, loops])
+def test_repeats_of_which_is_no_spread_are_refused(bench, repeats, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["bench", f"--repeats={repeats}"])
+    with pytest.raises(SystemExit):
+        bench.main()
+    assert "a spread takes 2 or more" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("code", ["input(); exit(3)", "exit(3)"])
