@@ -1,4 +1,4 @@
-"""What an error tells of: the machine rather than a file, or a full disk."""
+"""What an error tells of: the machine rather than a file, too little memory, or a full disk."""
 
 import errno
 import os
@@ -21,6 +21,11 @@ def is_of_machine(error: Exception) -> bool:
     if told := _TENSORSTORE_NUMBER.search(str(error)):
         return int(told[1]) not in _OF_FILE
     return isinstance(error, MemoryError | jax.errors.JaxRuntimeError)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a device has too little memory for a program or an array."""
+    return isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
 
 
 def check_opens(path: Path) -> None:

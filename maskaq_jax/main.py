@@ -112,6 +112,13 @@ def _run(prepared: "Experiment", is_terminated: Callable[[], bool]) -> None:
             os._exit(_FAILURE)
         if isinstance(error, OSError):
             _end(str(error), _FAILURE)
+        if failures.is_out_of_memory(error):
+            told = str(error).splitlines()[0].rstrip(".")
+            _end(
+                f"{told}: lower config.samples.batch_size, config.finetuning.batch_size or "
+                "config.evaluation.batch_size, with another --workdir",
+                _FAILURE,
+            )
         raise
     say(f"done: {workdir / run_files.RESULTS}")
 

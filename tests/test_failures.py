@@ -3,6 +3,8 @@
 import contextlib
 import resource
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tensorstore
@@ -33,6 +35,13 @@ def test_what_tensorstore_can_not_open_is_of_the_machine_and_what_is_missing_is_
     with pytest.raises(ValueError, match="NOT_FOUND") as raised:
         tensorstore.open(array).result()
     assert not failures.is_of_machine(raised.value)
+
+
+def test_an_array_larger_than_memory_is_out_of_memory():
+    with pytest.raises(jax.errors.JaxRuntimeError) as raised:
+        jnp.zeros(1 << 44).block_until_ready()
+    assert failures.is_out_of_memory(raised.value)
+    assert not failures.is_out_of_memory(RuntimeError("RESOURCE_EXHAUSTED: of a library"))
 
 
 def _list_missing(folder):

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import jax
 import pytest
 
 from maskaq_jax import main, run
@@ -81,6 +82,12 @@ def test_smoke_runs_every_phase_without_torch_or_tensorflow(tmp_path, traps):
     [
         (FloatingPointError("diverged at step 3:\n  lower it"), "diverged at step 3: lower it"),
         (OSError(errno.EIO, "Input/output error", "a"), "[Errno 5] Input/output error: 'a'"),
+        (
+            jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nAt"),
+            "RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes: lower "
+            "config.samples.batch_size, config.finetuning.batch_size or "
+            "config.evaluation.batch_size, with another --workdir",
+        ),
     ],
 )
 def test_a_run_that_fails_ends_with_one_line(error, line, monkeypatch, capsys):
