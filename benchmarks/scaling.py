@@ -1,10 +1,11 @@
-"""A cost model of whole runs: memory a device, and the least time, for 1 to 256 chips.
+"""A cost model of whole runs: their least time, and memory a device, for 1 to 256 chips.
 
     python -m benchmarks.scaling [deit_t swin_t ...]
 
 Nothing is run: XLA tells of the compiled programs how many floating-point operations a step takes,
 how many bytes it moves to and from memory and how many it holds; the lowered ones tell what their
-all-reduces add up. Published rates of the chips make times of it. Prints Markdown tables.
+all-reduces add up. Published rates of the chips make times of it. The programs are the CPU's, and
+so is the memory, of which an accelerator's may hold less. Prints Markdown tables.
 """
 
 import argparse
@@ -151,7 +152,7 @@ def print_backbone(backbone: str) -> None:
         f"{settings.finetuning.batch_size} images each.\n"
     )
     print(
-        "| chips | synthesis batch | memory a device | "
+        "| chips | synthesis batch | memory a device, on CPUs | "
         + " | ".join(
             f"hours on {chip.name.partition(':')[0]}: synthesis + fine-tuning" for chip in CHIPS
         )
@@ -184,8 +185,6 @@ def print_row(
     hours = [
         f"{synthesis_steps * synthesis_cost.seconds(made, num_chips, chip) / 3600:.2f} + "
         f"{plan.num_steps * finetuning_cost.seconds(learnt, num_chips, chip) / 3600:.2f}"
-        if memory <= chip.memory
-        else "too large"
         for chip in CHIPS
     ]
     print(
