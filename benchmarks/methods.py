@@ -146,7 +146,8 @@ def make_row(cell: Cell, results: dict[str, Any]) -> dict[str, Any]:
 
 def write_results(rows: list[dict[str, Any]], out: Path) -> None:
     """Writes the chart, and the tables into the page of what they say."""
-    charts.draw_accuracies(out / "methods.png", collect_lines(rows), "bits")
+    if panels := collect_lines(rows):  # of ablations alone there are none
+        charts.draw_accuracies(out / "methods.png", panels, "bits")
     tables.write(out / "README.md", [describe_cell(cell, rows) for cell in sort_cells(rows)])
 
 

@@ -93,8 +93,10 @@ class Record:
             for texts in csv.DictReader(file):
                 row = {name: _parse(text) for name, text in texts.items()}
                 run = run_of(row)
-                if run is not None and digests.get(run.name) == run.digest:
-                    self.rows[run.name] = row
+                # A config may have left since.
+                with contextlib.suppress(ModuleNotFoundError):
+                    if run is not None and digests.get(run.name) == run.digest:
+                        self.rows[run.name] = row
         self._digests = {name: digests[name] for name in self.rows}
 
     def lacks(self, runs: Iterable[Run]) -> list[Run]:

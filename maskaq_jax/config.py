@@ -258,14 +258,23 @@ def _check_outputs(config: Config) -> None:
 
 def _check_evaluation(config: Config, network: models.Model) -> None:
     evaluation = config.evaluation
-    if evaluation.dataset.startswith(data.TFDS_SCHEME):
+    is_folder = evaluation.dataset == "folder"
+    scheme = data.TFDS_SCHEME
+    is_of_tfds = evaluation.dataset.startswith(scheme) and evaluation.dataset != scheme
+    for field, is_read in (("path", is_folder or is_of_tfds), ("labels", is_folder)):
+        if getattr(evaluation, field) and not is_read:
+            raise ConfigError(
+                f"config.evaluation.{field} is set, but config.evaluation.dataset "
+                f"{evaluation.dataset!r} does not read it: set that to 'folder'"
+            )
+    if is_of_tfds:
         if not evaluation.split:
             raise ConfigError(
                 "config.evaluation.split is missing: name a split of "
                 f"{evaluation.dataset!r}, such as 'validation'"
             )
     else:
-        options = (data.EMBEDDED, "folder", f"{data.TFDS_SCHEME}NAME", "")
+        options = (data.EMBEDDED, "folder", f"{scheme}NAME", "")
         schema.choose("config.evaluation.dataset", evaluation.dataset, options)
     if evaluation.dataset == data.EMBEDDED:
         schema.choose("config.evaluation.split", evaluation.split, data.EMBEDDED_SPLITS)
@@ -280,7 +289,7 @@ def _check_evaluation(config: Config, network: models.Model) -> None:
             "config.method 'real' trains on the embedded images of 28 x 28 pixels, but the model "
             f"takes {network.input_shape[0]} x {network.input_shape[1]}"
         )
-    if evaluation.dataset == "folder":
+    if is_folder:
         folder, labels = map(data.expanded_path, (evaluation.path, evaluation.labels))
         if not folder.is_dir() or not evaluation.path:
             raise ConfigError(f"config.evaluation.path: no folder {evaluation.path!r}")

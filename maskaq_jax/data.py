@@ -28,7 +28,7 @@ _BATCHES_AHEAD = 2
 # An image, [height, width, channels] uint8, and its label, -1 where unknown.
 Example = tuple[np.ndarray, int]
 
-# Of an image that has none.
+# The label of an image that has none.
 UNKNOWN_LABEL = -1
 
 
@@ -82,6 +82,22 @@ def load_embedded(split: str, num_channels: int) -> tuple[np.ndarray, np.ndarray
         images, labels = arrays["images"], arrays["labels"]
     images = np.repeat(images[..., None], num_channels, axis=-1)
     return images, labels.astype(np.int32)
+
+
+def check_readable(dataset: Dataset) -> None:
+    """Raises OSError if no image can be read; where there are no labels, none is before training.
+
+    Reads as many as it takes to find one that can.
+    """
+    broken = ""
+    for index in range(len(dataset)):
+        try:
+            dataset[index]
+        except BrokenImageError as error:
+            broken = broken or f"no evaluation image can be read: {error}"
+        else:
+            return
+    raise OSError(broken or "there are no evaluation images")
 
 
 def batches(

@@ -64,6 +64,8 @@ def prepare(settings: Config, workdir: Path) -> Experiment:
         run_directory.check(workdir, settings)
     model = config.create_model(settings)
     evaluation = _open_evaluation(settings, model)
+    if evaluation is not None:
+        data.check_readable(evaluation)
     params = torch_import.load_torch_weights(_weights_source(settings.model.weights), model)
     if parallel.is_main_process():
         run_directory.check_weights(workdir, settings, params)
@@ -126,7 +128,7 @@ def _open_evaluation(settings: Config, model: Model) -> data.Dataset | None:
         return tfds_images.open_split(
             evaluation.dataset.removeprefix(data.TFDS_SCHEME),
             evaluation.split,
-            evaluation.path,
+            str(data.expanded_path(evaluation.path)) if evaluation.path else "",
             model.num_classes,
             size,
             evaluation.preprocessing,

@@ -81,7 +81,7 @@ def _evaluation_batches(experiment: Experiment, reporter: report.Reporter) -> It
     yield from data.batches(dataset, config.pixels, shape, shares, broken.append)
     if broken:
         listed = "; ".join(broken[:_SHOWN]) + ("; ..." if len(broken) > _SHOWN else "")
-        reporter.message(f"{len(broken)} images could not be read: {listed}")
+        reporter.message_of_process(f"{len(broken)} images could not be read: {listed}")
 
 
 @contextlib.contextmanager

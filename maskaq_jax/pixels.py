@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from maskaq_jax.ranges import PositiveFloat
+from maskaq_jax.ranges import PositiveShare, Share
 
 Images = TypeVar("Images", np.ndarray, jax.Array)
 
@@ -17,13 +17,13 @@ class Pixels:
     """The normalisation of pixels in [0, 1]: `input = (pixel - mean) / std`.
 
     Attributes:
-      mean: per channel.
-      std: per channel.
+      mean: per channel, of pixels in [0, 1].
+      std: per channel, of the same.
       grey: whether the model only knows images whose channels are equal.
     """
 
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    std: tuple[PositiveFloat, ...] = (0.229, 0.224, 0.225)
+    mean: tuple[Share, ...] = (0.485, 0.456, 0.406)
+    std: tuple[PositiveShare, ...] = (0.229, 0.224, 0.225)
     grey: bool = False
 
     def from_bytes(self, images: Images) -> Images:

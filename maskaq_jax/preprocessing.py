@@ -41,7 +41,12 @@ def preprocess(image: Image.Image, size: int, settings: Preprocessing) -> np.nda
 
     Returns:
       [size, size, 3] uint8.
+
+    Raises:
+      ValueError: its pixels have more than 8 bits, which would be cut off at white.
     """
+    if image.mode == "F" or image.mode.startswith("I"):
+        raise ValueError(f"pixels of more than 8 bits (mode {image.mode}): convert it to 8")
     image = image.convert("RGB")
     width, height = image.size
     shorter, smallest = math.floor(size / settings.crop_ratio), min(width, height)

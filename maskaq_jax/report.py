@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
@@ -38,7 +39,14 @@ class Reporter:
         total_work: float,
         is_silent: bool = False,
     ):
-        """Args: directory; phases and their work; all work; whether to show and write nothing."""
+        """Opens the files of metrics.
+
+        Args:
+          workdir: of the run.
+          work_per_unit: of each phase.
+          total_work: of the whole run.
+          is_silent: whether to show and write nothing.
+        """
         self.console = Console(stderr=True, quiet=is_silent)
         self._seconds_path = workdir / run_files.SECONDS
         self._stored_seconds = _read_seconds(self._seconds_path)
@@ -122,6 +130,13 @@ class Reporter:
         """Prints a line above the bar."""
         # As it is: a path may hold what rich takes for markup.
         self.console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+    def message_of_process(self, text: str) -> None:
+        """Prints what this process alone knows, on all of them."""
+        if self._is_silent:
+            print(f"process {jax.process_index()}: {text}", file=sys.stderr, flush=True)
+        else:
+            self.message(text)
 
     def warn(self, text: str) -> None:
         """Prints a warning above the bar."""

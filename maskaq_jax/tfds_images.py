@@ -18,7 +18,7 @@ class TfdsImages:
       records: of the split, with the image's file as it is.
       name: of dataset and split, for errors.
       size: side the images are made to.
-      settings: how.
+      settings: crop ratio and interpolation.
     """
 
     records: Sequence[dict[str, Any]]
@@ -46,7 +46,7 @@ def open_split(
       data_dir: where it was prepared; empty for TFDS's own place.
       num_classes: classes of the model; 0 for a model without classifier.
       size: side the images are made to.
-      settings: how.
+      settings: crop ratio and interpolation.
 
     Returns:
       Images that are decoded when they are asked for, and their labels.
@@ -74,18 +74,21 @@ def open_split(
         )
     if not builder.is_prepared():
         raise ValueError(
-            f"TFDS dataset {dataset!r} is not prepared {_where(data_dir)}: {_how(dataset)}"
+            f"TFDS dataset {dataset!r} is not prepared {_where(data_dir)}: "
+            f"{_how(dataset, data_dir)}"
         )
     try:
         records = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
     except NotImplementedError as error:
         raise ValueError(
             f"TFDS dataset {dataset!r} is prepared {_where(data_dir)}, but not as ArrayRecord: "
-            f"{_how(dataset)}"
+            f"{_how(dataset, data_dir)}"
         ) from error
     except ValueError as error:  # no such split
         raise ValueError(f"TFDS dataset {dataset!r}: {error}") from error
-    if num_classes and len(records) and records[0]["label"] == UNKNOWN_LABEL:
+    # Splits may be added, as in 'validation+test': one of them may lack labels.
+    ends = {0, len(records) - 1} if len(records) else set()
+    if num_classes and any(records[index]["label"] == UNKNOWN_LABEL for index in ends):
         raise ValueError(f"TFDS dataset {dataset!r} has no labels in its split {split!r}")
     return TfdsImages(records, f"{dataset} {split}", size, settings)
 
@@ -94,8 +97,9 @@ def _where(data_dir: str) -> str:
     return f"in {data_dir}" if data_dir else "in TFDS's own folder"
 
 
-def _how(dataset: str) -> str:
+def _how(dataset: str, data_dir: str) -> str:
+    place = f", data_dir={data_dir!r}" if data_dir else ""
     return (
-        f"prepare it with tfds.builder({dataset!r}, file_format='array_record')"
+        f"prepare it with tfds.builder({dataset!r}, file_format='array_record'{place})"
         ".download_and_prepare(), as the README tells"
     )

@@ -254,6 +254,10 @@ CASES = {
         _smoke("evaluation.dataset=folder", "evaluation.path=images"),
         "images holds 2 class folders, but the model has 10 classes",
     ),
+    "images none of which can be read": (
+        _smoke("evaluation.dataset=folder", "evaluation.path=pointers"),
+        "no evaluation image can be read: pointers/0/1.jpg: cannot identify image file",
+    ),
     "no such labels": (
         _smoke(*("evaluation.dataset=folder", "evaluation.path=images", "evaluation.labels=gone")),
         "config.evaluation.labels: no file gone",

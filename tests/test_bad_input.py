@@ -87,6 +87,10 @@ def _write_files(directory):
         path = directory / "images" / f"n0{number // 2}" / f"{number % 2}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.full((9, 9, 3), number, np.uint8)).save(path)
+    for number in range(10):
+        path = directory / "pointers" / str(number) / "1.jpg"
+        path.parent.mkdir(parents=True)
+        path.write_text("version https://git-lfs.github.com/spec/v1\n")
     (directory / "dangling").symlink_to(directory / "gone")
     for name, content in (("weighed", '{"crc32": 1}'), ("blank", "")):
         (directory / name).mkdir()

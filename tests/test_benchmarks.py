@@ -157,6 +157,13 @@ def test_results_hold_every_run_and_the_way_from_noise_to_real(tmp_path):
     assert f"{real}| +9.50 (" in page
 
 
+def test_ablations_alone_have_a_table_and_no_chart(tmp_path):
+    record = _fill(tmp_path, {"without entropy": (80.0,)})
+    methods.write_results(list(record.rows.values()), tmp_path)
+    assert "| without entropy | 1 |" in (tmp_path / "README.md").read_text()
+    assert not (tmp_path / "methods.png").exists()
+
+
 def test_a_record_is_read_again_and_other_settings_are_another_run(tmp_path, monkeypatch):
     run = methods.Cell("vit_fashion", 3, 3, "maskaq", 0).run
     other = methods.Cell("vit_fashion", 3, 3, "maskaq", 1).run
@@ -173,9 +180,11 @@ def test_a_record_is_read_again_and_other_settings_are_another_run(tmp_path, mon
         assert run.digest != before
         assert read().rows == {}
         assert read().lacks([run, other]) == [run, other]
-    # A kill between the two files, and a method that the bench no longer has.
+    # A kill between the two files, and a method and a model that the bench no longer has.
     table = tmp_path / "methods.csv"
-    table.write_text(table.read_text() + table.read_text().splitlines()[1].replace("maskaq", "x"))
+    row = table.read_text().splitlines()[1]
+    gone = [row.replace("maskaq", "x"), row.replace("vit_fashion", "vit_gone")]
+    table.write_text(table.read_text() + "\n".join(gone) + "\n")
     assert read().lacks([run, other]) == [other]
     table.with_suffix(".json").unlink()
     assert read().lacks([run, other]) == [run, other]

@@ -6,8 +6,10 @@ import pytest
 
 from maskaq_jax import data, parallel
 from maskaq_jax.pixels import Pixels
+from maskaq_jax.preprocessing import BrokenImageError
 
 ONE_DEVICE = parallel.make_mesh(jax.devices()[:1])
+IMAGE = np.zeros((2, 2, 3), np.uint8)
 PIXELS = Pixels(mean=(0.5, 0.25), std=(0.5, 0.125))
 
 
@@ -35,6 +37,20 @@ def test_splits_share_no_image():
     ]
     for first, second in ((0, 1), (0, 2), (1, 2)):
         assert not splits[first] & splits[second]
+
+
+def test_a_dataset_is_readable_where_one_image_is():
+    class Dataset(list):
+        def __getitem__(self, index):
+            if super().__getitem__(index) is None:
+                raise BrokenImageError(f"image {index} is broken")
+            return super().__getitem__(index)
+
+    data.check_readable(Dataset([None, (IMAGE, 0), None]))
+    with pytest.raises(OSError, match="no evaluation image can be read: image 0 is broken"):
+        data.check_readable(Dataset([None, None]))
+    with pytest.raises(OSError, match="no evaluation images"):
+        data.check_readable(Dataset())
 
 
 def test_the_last_batch_is_padded_and_says_where():

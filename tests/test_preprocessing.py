@@ -23,6 +23,13 @@ def test_any_picture_becomes_rgb_of_the_models_size(size, mode):
     assert pixels.dtype == np.uint8
 
 
+@pytest.mark.parametrize("mode", ["I;16", "I", "F"])
+def test_pixels_of_more_than_8_bits_are_refused(mode):
+    picture = Image.fromarray(np.full((8, 8), 300, np.uint16 if mode == "I;16" else np.int32))
+    with pytest.raises(ValueError, match=r"more than 8 bits \(mode (I|F)"):
+        preprocess(picture if mode == "I;16" else picture.convert(mode), 8, Preprocessing())
+
+
 def test_the_whole_of_a_square_picture_is_kept_without_a_crop():
     picture = _picture((24, 24))
     np.testing.assert_array_equal(preprocess(picture, 24, Preprocessing(1.0)), picture)

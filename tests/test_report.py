@@ -170,5 +170,7 @@ def test_a_silent_reporter_shows_and_writes_nothing(tmp_path, capsys):
         reporter.store_seconds("synthesis")
         reporter.metrics("finetuning", 0, {"loss": 0.5})
         reporter.warn("a file is damaged")
-    assert capsys.readouterr() == ("", "")
+        assert capsys.readouterr() == ("", "")
+        reporter.message_of_process("an image of its own is broken")
+        assert capsys.readouterr() == ("", "process 0: an image of its own is broken\n")
     assert not any(tmp_path.iterdir())

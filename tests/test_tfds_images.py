@@ -107,7 +107,11 @@ def test_a_broken_image_is_named_and_not_counted(prepared):
         ({"split": "test"}, "'maskaq_toy' has no labels in its split 'test'"),
         ({"num_classes": 1000}, "'maskaq_toy' has 2 classes, but the model has 1000"),
         ({"dataset": "maskaq_unlabelled"}, "'maskaq_unlabelled' has no labels"),
-        ({"data_dir": "gone"}, "not prepared in gone: prepare it with tfds.builder\\('maskaq_toy'"),
+        (
+            {"data_dir": "gone"},
+            "not prepared in gone: .*'maskaq_toy', file_format='array_record', data_dir='gone'",
+        ),
+        ({"split": "validation+test"}, "no labels in its split 'validation\\+test'"),
     ],
 )
 def test_what_cannot_be_evaluated_on_is_told(prepared, arguments, message):

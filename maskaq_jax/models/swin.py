@@ -221,7 +221,7 @@ class SwinTransformer(nn.Module):
         object.__setattr__(self, "depths", tuple(self.depths))
         object.__setattr__(self, "num_heads", tuple(self.num_heads))
         layers.check_patches(self.img_size, self.patch_size)
-        if len(self.depths) != len(self.num_heads):
+        if not self.depths or len(self.depths) != len(self.num_heads):
             raise ValueError(
                 f"depths and num_heads must have a value for each stage, got "
                 f"depths={self.depths} and num_heads={self.num_heads}"
