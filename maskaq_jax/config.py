@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from ml_collections import ConfigDict
 
-from maskaq_jax import data, hub, models, schema
+from maskaq_jax import data, hub, models, paths, schema
 from maskaq_jax.finetune import Settings as FinetuningSettings
 from maskaq_jax.models import Quantization
 from maskaq_jax.pixels import Pixels
@@ -290,11 +290,11 @@ def _check_evaluation(config: Config, network: models.Model) -> None:
             f"takes {network.input_shape[0]} x {network.input_shape[1]}"
         )
     if is_folder:
-        folder, labels = map(data.expanded_path, (evaluation.path, evaluation.labels))
+        folder, labels = map(paths.expanded_path, (evaluation.path, evaluation.labels))
         if not folder.is_dir() or not evaluation.path:
             raise ConfigError(f"config.evaluation.path: no folder {evaluation.path!r}")
         if evaluation.labels and not labels.is_file():
-            raise ConfigError(f"config.evaluation.labels: {data.missing_file(labels)}")
+            raise ConfigError(f"config.evaluation.labels: {paths.missing_file(labels)}")
     if evaluation.dataset not in ("", data.EMBEDDED) and network.input_shape[-1] != 3:
         raise ConfigError(
             f"config.evaluation.dataset {evaluation.dataset!r} has images of 3 channels; the model "
@@ -305,11 +305,11 @@ def _check_evaluation(config: Config, network: models.Model) -> None:
 def _check_weights(weights: str) -> None:
     if not weights:
         raise ConfigError("config.model.weights is missing: name a file of trained weights")
-    path = data.weights_path(weights)
+    path = paths.weights_path(weights)
     if weights.startswith(hub.SCHEME):
         try:
             hub.parse_address(weights)
         except ValueError as error:
             raise ConfigError(f"config.model.weights: {error}") from error
     elif not path.is_file():
-        raise ConfigError(f"config.model.weights: {data.missing_file(path)}")
+        raise ConfigError(f"config.model.weights: {paths.missing_file(path)}")

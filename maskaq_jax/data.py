@@ -1,16 +1,13 @@
 """Labelled images: the embedded ones, and batches of any."""
 
 import collections
-import difflib
-import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from importlib import resources
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
+from maskaq_jax import paths
 from maskaq_jax.parallel import HostShare
 from maskaq_jax.pixels import Pixels
 from maskaq_jax.preprocessing import BrokenImageError
@@ -19,7 +16,6 @@ EMBEDDED = "fashion_mnist"
 EMBEDDED_SIZE = (28, 28)
 # Of evaluation; "real" has images for the method of that name, which the teachers were trained on.
 EMBEDDED_SPLITS = ("test", "validation")
-EMBEDDED_SCHEME = "embedded:"
 TFDS_SCHEME = "tfds:"
 # Enough that reading does not wait for the model, or the model for reading.
 _BATCHES_AHEAD = 2
@@ -41,32 +37,6 @@ class Dataset(Protocol):
         """Raises BrokenImageError, or what the machine failed with."""
 
 
-def expanded_path(text: str) -> Path:
-    """A path whose `~` is the home directory: behind a `=` shells leave it as it is."""
-    return Path(os.path.expanduser(text))
-
-
-def asset_path(name: str) -> Path:
-    """Where a file of `maskaq_jax/assets` lies."""
-    return Path(str(resources.files("maskaq_jax.assets"))) / name
-
-
-def weights_path(weights: str) -> Path:
-    """A path as given, or the asset that `embedded:NAME` stands for."""
-    if weights.startswith(EMBEDDED_SCHEME):
-        return asset_path(f"{weights.removeprefix(EMBEDDED_SCHEME)}.safetensors")
-    return expanded_path(weights)
-
-
-def missing_file(path: Path) -> str:
-    """Says that there is no such file, and which one beside it has the nearest name."""
-    if path.is_dir():
-        return f"{path} is a folder, not a file"
-    beside = [other.name for other in path.parent.glob(f"*{path.suffix}")]
-    near = difflib.get_close_matches(path.name, beside, n=1)
-    return f"no file {path}" + (f": did you mean {path.parent / near[0]}?" if near else "")
-
-
 def load_embedded(split: str, num_channels: int) -> tuple[np.ndarray, np.ndarray]:
     """Reads the embedded Fashion-MNIST images, the grey value on every channel.
 
@@ -78,7 +48,7 @@ def load_embedded(split: str, num_channels: int) -> tuple[np.ndarray, np.ndarray
       images: [N, 28, 28, num_channels] uint8.
       labels: [N] int32.
     """
-    with np.load(asset_path(f"fashion_{split}.npz"), allow_pickle=False) as arrays:
+    with np.load(paths.asset_path(f"fashion_{split}.npz"), allow_pickle=False) as arrays:
         images, labels = arrays["images"], arrays["labels"]
     images = np.repeat(images[..., None], num_channels, axis=-1)
     return images, labels.astype(np.int32)

@@ -16,6 +16,7 @@ from maskaq_jax import (
     hub,
     image_folder,
     parallel,
+    paths,
     programs,
     run_directory,
     run_files,
@@ -117,7 +118,7 @@ def _fail(message: str) -> None:
 
 
 def _weights_source(weights: str) -> str | Path:
-    return weights if weights.startswith(hub.SCHEME) else data.weights_path(weights)
+    return weights if weights.startswith(hub.SCHEME) else paths.weights_path(weights)
 
 
 def _open_evaluation(settings: Config, model: Model) -> data.Dataset | None:
@@ -128,14 +129,14 @@ def _open_evaluation(settings: Config, model: Model) -> data.Dataset | None:
         return tfds_images.open_split(
             evaluation.dataset.removeprefix(data.TFDS_SCHEME),
             evaluation.split,
-            str(data.expanded_path(evaluation.path)) if evaluation.path else "",
+            str(paths.expanded_path(evaluation.path)) if evaluation.path else "",
             model.num_classes,
             size,
             evaluation.preprocessing,
         )
     if evaluation.dataset == "folder":
-        labels = data.expanded_path(evaluation.labels) if evaluation.labels else None
-        folder = data.expanded_path(evaluation.path)
+        labels = paths.expanded_path(evaluation.labels) if evaluation.labels else None
+        folder = paths.expanded_path(evaluation.path)
         return image_folder.open_folder(
             folder, labels, model.num_classes, size, evaluation.preprocessing
         )

@@ -6,8 +6,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
-from maskaq_jax import parallel
+from maskaq_jax import failures, parallel
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -45,10 +46,15 @@ def catch_termination() -> Iterator[Callable[[], bool]]:
 
 
 class Clock:
-    """Asked after every dispatch; the hosts answer alike, so all of them must ask."""
+    """When to save and when to stop. Hosts agree on every answer, so all of them must ask."""
 
     def __init__(self, seconds: float, is_terminated: Callable[[], bool]):
-        """Args: least seconds between two saves; whether the run is asked to stop."""
+        """Starts the clock.
+
+        Args:
+          seconds: between two saves, at least.
+          is_terminated: whether this host is asked to stop.
+        """
         self._seconds, self._is_terminated = seconds, is_terminated
         self._saved = time.monotonic()
 
@@ -56,25 +62,44 @@ class Clock:
         """Whether any host is asked to stop."""
         return parallel.any_host(self._is_terminated())
 
-    def is_due(self) -> bool:
+    def save_if_asked(self, save: Callable[[], None], is_last: bool = False) -> None:
+        """Saves where that is due, at the end, and before a stop.
+
+        Args:
+          save: what to call.
+          is_last: whether this is the end of what there is to save.
+
+        Raises:
+          Interrupted: the run is asked to stop, and has saved.
+        """
+        is_stopping = self.is_stopping()
+        if is_stopping or is_last or self._is_due():
+            save()
+            self._saved = time.monotonic()
+        if is_stopping:
+            raise Interrupted
+
+    def _is_due(self) -> bool:
         """Whether the last save is long enough ago on any host."""
         return parallel.any_host(time.monotonic() - self._saved >= self._seconds)
 
-    def restart(self) -> None:
-        """Counts from now, when something was saved."""
-        self._saved = time.monotonic()
-
 
 @contextlib.contextmanager
-def quiet_background() -> Iterator[None]:
-    """Lets threads that write in the background fail without a word.
+def quiet_about_a_full_disk() -> Iterator[None]:
+    """Lets threads that write in the background fail without a word where the disk has no room.
 
-    What stops them is raised again where the run waits for them. Their own tracebacks, hundreds for
-    one full disk, would hide the line that says so.
+    That is raised again where the run waits for them. Their own tracebacks, hundreds for one full
+    disk, would hide the line that says so.
     """
     hooks = sys.unraisablehook, threading.excepthook
-    sys.unraisablehook, threading.excepthook = (lambda _: None), (lambda _: None)
+    sys.unraisablehook = _unless_disk_is_full(sys.unraisablehook)
+    threading.excepthook = _unless_disk_is_full(threading.excepthook)
     try:
         yield
     finally:
         sys.unraisablehook, threading.excepthook = hooks
+
+
+def _unless_disk_is_full(hook: Callable[[Any], object]) -> Callable[[Any], object]:
+    """A hook for errors that nobody waits for, which passes on all but those of a full disk."""
+    return lambda told: None if failures.find_full_disk(told.exc_value) else hook(told)

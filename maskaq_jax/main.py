@@ -66,15 +66,15 @@ def main(argv: list[str]) -> None:
             parallel.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     except (ValueError, OSError) as error:
         _refuse(str(error))
-    with interruption.catch_termination() as is_terminated, interruption.quiet_background():
+    with interruption.catch_termination() as is_terminated, interruption.quiet_about_a_full_disk():
         _run(_prepare(settings), is_terminated)
 
 
 def _prepare(settings: "Config") -> "Experiment":
     """What `experiment.prepare` does; processes refuse together, or the others would wait."""
-    from maskaq_jax import data, experiment, parallel
+    from maskaq_jax import experiment, parallel, paths
 
-    workdir = data.expanded_path(_WORKDIR.value) if _WORKDIR.value else _fresh_workdir()
+    workdir = paths.expanded_path(_WORKDIR.value) if _WORKDIR.value else _fresh_workdir()
     try:
         prepared = experiment.prepare(settings, workdir)
     except (ValueError, OSError) as error:
@@ -159,9 +159,9 @@ def _parse_flags(argv: list[str]) -> list[str]:
     """Parses flags; a config file may fail in any way, and so may an override."""
     if path := _config_path(argv):
         if not path.is_file():
-            from maskaq_jax import data
+            from maskaq_jax import paths
 
-            _refuse(f"--config: {data.missing_file(path)}")
+            _refuse(f"--config: {paths.missing_file(path)}")
         # A config may import its neighbours, as `configs.common`, wherever one starts.
         sys.path.append(str(path.resolve().parent.parent))
     try:

@@ -8,7 +8,7 @@ The first samples calibrate once more, on themselves.
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -101,7 +101,7 @@ def run(prepared: Experiment, is_terminated: Callable[[], bool] = lambda: False)
             )
         measure = functools.partial(measures.measure_accuracy, prepared, reporter, clock)
         make_samples = sources.make_source(prepared, key, reporter, clock)
-        save = functools.partial(_save, checkpoints, plan, reporter, clock)
+        save = functools.partial(_save, checkpoints, plan, reporter)
         find_missing = functools.cache(
             functools.partial(
                 batches.find_missing,
@@ -140,14 +140,11 @@ def run(prepared: Experiment, is_terminated: Callable[[], bool] = lambda: False)
                 with reporter.phase("finetuning") as advance:
                     trained = next(training)
                     advance(config.finetuning.batch_size)
-                is_finite = all(map(math.isfinite, trained.terms.values()))
-                _check_finite(checkpoints, plan, step, is_finite, trained.terms)
+                if not all(map(math.isfinite, trained.terms.values())):
+                    _give_up(checkpoints, plan, step, trained.terms)
                 progress = _after_step(progress, trained, plan, reporter)
-                is_stopping = clock.is_stopping()
-                if is_stopping or clock.is_due() or progress.step == plan.num_steps:
-                    save(progress)
-                if is_stopping:
-                    raise interruption.Interrupted
+                is_last = progress.step == plan.num_steps
+                clock.save_if_asked(functools.partial(save, progress), is_last)
         checkpoints.wait_until_finished()
 
         quantized, num_evaluated = measure(accuracy_of_q, progress.state.variables)
@@ -209,16 +206,14 @@ def _save(
     checkpoints: checkpoint.Manager,
     plan: schedule.Plan,
     reporter: report.Reporter,
-    clock: interruption.Clock,
     progress: Progress,
 ) -> None:
     """Saves where the run stands, if that is finite."""
-    is_finite = bool(phases.is_finite(progress.state.variables))
-    _check_finite(checkpoints, plan, progress.step, is_finite, progress.last_terms)
+    if not phases.is_finite(progress.state.variables):
+        _give_up(checkpoints, plan, progress.step, progress.last_terms)
     kept = {"top1": progress.top1, "epoch_terms": progress.epoch_terms}
     checkpoint.save(checkpoints, progress.step, _to_trees(progress.state), kept)
     reporter.store_seconds(*reporter.seconds)
-    clock.restart()
 
 
 def _after_step(
@@ -232,15 +227,10 @@ def _after_step(
     return Progress(progress.step + 1, trained.state, progress.top1, epoch_terms, trained.terms)
 
 
-def _check_finite(
-    checkpoints: checkpoint.Manager,
-    plan: schedule.Plan,
-    step: int,
-    is_finite: bool,
-    terms: dict[str, float],
-) -> None:
-    if is_finite:
-        return
+def _give_up(
+    checkpoints: checkpoint.Manager, plan: schedule.Plan, step: int, terms: dict[str, float]
+) -> NoReturn:
+    """Ends a run that has diverged, and says what to lower."""
     # A state that gives no finite loss is not a good one, saved or not.
     checkpoint.discard_after(checkpoints, step - 1)
     losses = ", ".join(f"{name} {value:g}" for name, value in terms.items())

@@ -87,6 +87,11 @@ def _make_synthesis(
         refresh_key = jax.random.fold_in(synthesis_key, refresh)
         progress_path = batches.progress_path(folder, share)
         before = batches.read_progress(progress_path, share, reporter.warn)
+
+        def save(progress: SynthesisProgress) -> None:
+            batches.write_progress(progress_path, share, progress)
+            reporter.store_seconds("synthesis")
+
         reporter.keep("synthesis", size * before.step if before else 0)
         with reporter.phase("synthesis") as advance:
             synthesize_batch = prepare_synthesis()
@@ -96,13 +101,7 @@ def _make_synthesis(
             ):
                 if progress.step == num_steps:
                     continue  # finished, or to be drawn again
-                is_stopping = clock.is_stopping()
-                if is_stopping or clock.is_due():
-                    batches.write_progress(progress_path, share, progress)
-                    reporter.store_seconds("synthesis")
-                    clock.restart()
-                if is_stopping:
-                    raise interruption.Interrupted
+                clock.save_if_asked(functools.partial(save, progress))
         batches.write_batch(folder, share, progress)
         reporter.store_seconds("synthesis")
         progress_path.unlink(missing_ok=True)

@@ -30,7 +30,7 @@ LAYERS = [
     ["synthesis"],
     ["first_images", "inception_score", "interruption", "programs"],
     ["phases"],
-    ["memory", "schema"],
+    ["memory", "paths", "schema"],
     ["preprocessing"],
     ["data", "samples"],
     ["image_folder", "tfds_images"],
@@ -156,7 +156,7 @@ def test_a_dependency_is_known_where_it_belongs(dependency, importers):
 
 
 @pytest.mark.parametrize("name", [*FILES, *CONFIGS])
-def test_a_file_does_one_thing(name):
+def test_a_file_is_read_in_one_sitting(name):
     path = (FILES | CONFIGS)[name]
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 350
 

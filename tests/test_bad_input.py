@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
-from maskaq_jax import data
+from maskaq_jax import paths
 from tests.mistakes import CASES, ROOT
 
-EMBEDDED = data.weights_path("embedded:vit_fashion")
+EMBEDDED = paths.weights_path("embedded:vit_fashion")
 
 # Runs the command line once for each case, each in a process of its own that is forked after the
 # imports: they take longer than the answer.
@@ -67,7 +67,7 @@ def _write_files(directory):
     length = len(header).to_bytes(8, "little")
     (directory / "bomb.safetensors").write_bytes(length + header.encode())
     (directory / "swin.safetensors").write_bytes(
-        data.weights_path("embedded:swin_fashion").read_bytes()
+        paths.weights_path("embedded:swin_fashion").read_bytes()
     )
     arrays = load_file(EMBEDDED)
     save_file(

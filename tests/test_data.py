@@ -113,8 +113,3 @@ def test_a_later_batch_is_read_before_the_first_is_done_with():
     _, labels, _ = next(batches)
     assert labels.tolist() == [0, 1]
     assert is_later_asked_for.wait(timeout=30)
-
-
-def test_embedded_weights_are_found_by_name():
-    assert data.weights_path("embedded:vit_fashion").is_file()
-    assert str(data.weights_path("some/where.safetensors")) == "some/where.safetensors"
