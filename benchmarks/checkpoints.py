@@ -55,11 +55,7 @@ def initial_state(name: str) -> dict[str, Any]:
         lambda variables: finetune.init_state(optimizer, variables),
         programs.variable_shapes(model),
     )
-    state = jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), shapes)
-    return {
-        "variables": state.variables,
-        "training": {"step": state.step, "opt_state": state.opt_state},
-    }
+    return finetune.to_trees(jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), shapes))
 
 
 def measure(trees: dict[str, Any]) -> tuple[float, float, float]:

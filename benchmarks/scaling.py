@@ -142,14 +142,13 @@ def print_backbone(backbone: str) -> None:
         lambda size: programs.finetuning_shapes(model, finetuning_spec, size),
     )
     plan = schedule.make_plan(settings)
-    num_syntheses = 1 + plan.refresh_of(plan.num_steps)
-    image_steps = num_syntheses * settings.samples.num_samples * settings.synthesis.num_steps
+    image_steps = plan.num_syntheses * settings.samples.num_samples * settings.synthesis.num_steps
     print(
         f"\n### `configs/{backbone}.py`: {settings.model.name}\n\n"
         f"A step takes {_describe(synthesis_cost)} of synthesis, {_describe(finetuning_cost)} of "
         f"fine-tuning. A run has {image_steps / 1e6:.0f} million steps of an image in "
-        f"{num_syntheses} syntheses and {plan.num_steps / 1e3:.0f} thousand steps of fine-tuning, "
-        f"{settings.finetuning.batch_size} images each.\n"
+        f"{plan.num_syntheses} syntheses and {plan.num_steps / 1e3:.0f} thousand steps of "
+        f"fine-tuning, {settings.finetuning.batch_size} images each.\n"
     )
     print(
         "| chips | synthesis batch | memory a device, on CPUs | "
@@ -161,13 +160,12 @@ def print_backbone(backbone: str) -> None:
         + "|"
     )
     for num_chips in CHIP_COUNTS:
-        print_row(settings, plan, num_syntheses, synthesis_cost, finetuning_cost, num_chips)
+        print_row(settings, plan, synthesis_cost, finetuning_cost, num_chips)
 
 
 def print_row(
     settings: Config,
     plan: schedule.Plan,
-    num_syntheses: int,
     synthesis_cost: Cost,
     finetuning_cost: Cost,
     num_chips: int,
@@ -181,7 +179,7 @@ def print_row(
     num_batches = batches.num_batches(
         dataclasses.replace(settings, samples=dataclasses.replace(samples, batch_size=batch_size))
     )
-    synthesis_steps = num_syntheses * num_batches * settings.synthesis.num_steps
+    synthesis_steps = plan.num_syntheses * num_batches * settings.synthesis.num_steps
     hours = [
         f"{synthesis_steps * synthesis_cost.seconds(made, num_chips, chip) / 3600:.2f} + "
         f"{plan.num_steps * finetuning_cost.seconds(learnt, num_chips, chip) / 3600:.2f}"

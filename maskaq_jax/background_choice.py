@@ -20,7 +20,7 @@ def choose_background(
 ) -> synthesis.Spec:
     """The spec with the colour of background in front of which P tells first images apart best.
 
-    It is told, and in the metrics. Every host must call it.
+    Prints the choice, and writes both scores to the metrics. Every host must call it.
 
     Args:
       experiment: of the run; its model has classes.

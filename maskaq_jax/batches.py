@@ -1,6 +1,7 @@
 """Batches of a refresh's images: which are yet to be made, and what is kept of the others."""
 
 import contextlib
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +18,7 @@ REDRAWS = "redraws"
 
 def num_batches(config: Config) -> int:
     """Batches a synthesis of all samples takes."""
-    return -(-config.samples.num_samples // batch_size(config))
+    return math.ceil(config.samples.num_samples / batch_size(config))
 
 
 def batch_size(config: Config) -> int:
@@ -105,7 +106,7 @@ def write_progress(path: Path, share: parallel.HostShare, progress: SynthesisPro
 def read_progress(
     path: Path, share: parallel.HostShare, on_broken: Callable[[str], None]
 ) -> SavedProgress | None:
-    """Where a stopped synthesis of this batch stood; None unless every host knows it alike.
+    """Where a stopped synthesis of this batch stood; None unless all hosts have the same step.
 
     Every host must call it.
 

@@ -1,4 +1,4 @@
-"""What an error tells of: the machine rather than a file, too little memory, or a full disk."""
+"""Tells a failing machine, too little memory and a full disk from a damaged file."""
 
 import errno
 import os
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import jax
 
-# What a file that isn't there, or is none, makes the system say; all else it says of itself.
+# What the system says where a file is missing or is no file; all other numbers are the machine's.
 _OF_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL)
 # TensorStore, which reads Orbax's arrays, tells the system's number in its words alone.
 _TENSORSTORE_NUMBER = re.compile(r"os_error_code='(\d+)'")

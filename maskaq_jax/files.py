@@ -15,7 +15,7 @@ def unfinished(path: Path) -> Path:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yields where to write; what is there at the end becomes `path`, or nothing does.
+    """Yields a path to write to, whose file then replaces `path`; not where the writing fails.
 
     Raises:
       OSError: the disk fails.

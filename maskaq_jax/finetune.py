@@ -4,6 +4,7 @@ Source: `docs/method.md` section 3. Functions are written for one device of a ma
 """
 
 import dataclasses
+import math
 from typing import Any, Literal
 
 import flax.struct
@@ -112,9 +113,22 @@ class Batch:
     valid: Array | None = None
 
 
+def to_trees(state: State) -> dict[str, Any]:
+    """What a checkpoint holds of a state; Q's variables can be restored without the rest."""
+    return {
+        "variables": state.variables,
+        "training": {"step": state.step, "opt_state": state.opt_state},
+    }
+
+
+def from_trees(trees: dict[str, Any]) -> State:
+    """The inverse of `to_trees`."""
+    return State(variables=trees["variables"], **trees["training"])
+
+
 def steps_per_epoch(settings: Settings, num_samples: int) -> int:
     """Steps that visit every sample once; the last batch is filled up."""
-    return -(-num_samples // settings.batch_size)
+    return math.ceil(num_samples / settings.batch_size)
 
 
 def create_optimizer(settings: Settings, num_steps: int) -> optax.GradientTransformation:

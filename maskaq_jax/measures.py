@@ -95,4 +95,4 @@ def _interruptible(reporter: report.Reporter, clock: interruption.Clock) -> Iter
                 raise interruption.Interrupted
 
         yield advance_or_stop
-    memory.give_back()
+    memory.return_freed_memory()

@@ -15,7 +15,7 @@ _SETTINGS = {
 }
 
 
-def give_back() -> None:
+def return_freed_memory() -> None:
     """Returns what is freed to the system, so that phases don't pile up theirs.
 
     Worth its time where a phase ends: the next one's programs need pieces of other sizes.
@@ -25,7 +25,7 @@ def give_back() -> None:
 
 
 def keep_freed_memory() -> bool:
-    """Makes the C library's allocator keep what is freed, until `give_back`.
+    """Makes the C library's allocator keep what is freed, until `return_freed_memory`.
 
     A program of XLA's CPU backend allocates its temporary values anew whenever it runs, and glibc
     would fetch them from the system, a page fault for every 4 KB, and give them back

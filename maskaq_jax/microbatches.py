@@ -5,6 +5,7 @@ in parts, it needs the memory of one part; on a CPU that is faster too, since mo
 in the caches (`docs/performance.md`).
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -27,7 +28,7 @@ def choose_num_parts(num_images: int, values_per_image: int) -> int:
       num_images: of a device.
       values_per_image: channels of all tokens in a model's first block.
     """
-    least = max(_LEAST_IMAGES, -(-_LEAST_VALUES // values_per_image))
+    least = max(_LEAST_IMAGES, math.ceil(_LEAST_VALUES / values_per_image))
     counts = range(1, num_images // least + 1)
     return max((count for count in counts if num_images % count == 0), default=1)
 

@@ -1,5 +1,6 @@
 """The devices of one host or many, and how a per-device function is mapped over them."""
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -21,7 +22,7 @@ class HostShare(NamedTuple):
       stop: number after its last.
       indices: [n] int32 numbers of this host's images.
       valid: [n] bool, false where an image is padding.
-      is_padded: whether any host's is.
+      is_padded: whether any host's share has padding.
     """
 
     first: int
@@ -120,10 +121,11 @@ def leading_axis_specs(tree: Any) -> Any:
 def share_batch(first: int, stop: int, mesh: Mesh, least: int = 0) -> HostShare:
     """This host's share of the batch of images from number `first` to before `stop`.
 
-    A batch of fewer than `least` images, or that the devices don't divide, is padded with its own.
+    A batch of fewer than `least` images, or that the devices don't divide, is padded by its own
+    images, once more; `valid` is false for these.
     """
     count = stop - first
-    size = -(-max(count, least) // mesh.size) * mesh.size
+    size = math.ceil(max(count, least) / mesh.size) * mesh.size
     mine = [i for i, device in enumerate(mesh.devices.flat) if _is_local(device)]
     per_device = size // mesh.size
     rows = slice(mine[0] * per_device, (mine[-1] + 1) * per_device)

@@ -55,6 +55,9 @@ def quantize_weight(w: Array, bits: int, channel_axis: int = -1) -> Array:
 
     Returns:
       The quantized weight, shape and dtype of `w`.
+
+    Raises:
+      ValueError: bits are not 2 to 8.
     """
     _check_bits(bits)
     reduced = tuple(axis for axis in range(w.ndim) if axis != channel_axis % w.ndim)
@@ -101,6 +104,9 @@ def quantize_activation(
 
     Returns:
       The quantized values, shape and dtype of `x`.
+
+    Raises:
+      ValueError: bits are not 2 to 8.
     """
     grid = _grid(quantizer, bits, grad_scale)
     return _round_to_grid(x.astype(jnp.float32), *grid).astype(x.dtype)
@@ -109,7 +115,7 @@ def quantize_activation(
 def quantize_softmax(
     logits: Array, quantizer: ActivationQuantizer, bits: int, grad_scale: ArrayLike = 1.0
 ) -> Array:
-    """`quantize_activation` of the softmax over the last axis, but for the last bit.
+    """`quantize_activation` of the softmax over the last axis, up to float32's rounding.
 
     In fewer passes: its backward pass keeps the exponentials, and of their sum one number a row.
 
@@ -121,6 +127,9 @@ def quantize_softmax(
 
     Returns:
       [..., N] float32 quantized probabilities.
+
+    Raises:
+      ValueError: bits are not 2 to 8.
     """
     grid = _grid(quantizer, bits, grad_scale)
     return _round_softmax_to_grid(logits.astype(jnp.float32), *grid)
@@ -149,7 +158,7 @@ def _grid(
 ) -> tuple[Array, Array, Array, Array]:
     """Step, with its gradient scaled; zero point; smallest and largest code; all of shape []."""
     _check_bits(bits)
-    # One number each, as which PyTorch's arrays of one element serve too.
+    # Scalars; arrays of one element, as PyTorch code stores them, are accepted too.
     step, zero_point = jnp.reshape(quantizer.step, ()), jnp.reshape(quantizer.zero_point, ())
     step = _straight_through(step, step * grad_scale)
     return step, zero_point, *_code_range(quantizer.signed, bits)

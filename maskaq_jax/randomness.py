@@ -18,7 +18,7 @@ def image_keys(key: Array, indices: Array, step: ArrayLike = 0) -> Array:
     Args:
       key: a purpose's key.
       indices: [B] global numbers of the images.
-      step: [] step or epoch.
+      step: [] step.
 
     Returns:
       [B] PRNG keys.

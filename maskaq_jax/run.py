@@ -125,7 +125,7 @@ def run(prepared: Experiment, is_terminated: Callable[[], bool] = lambda: False)
             save(progress)
         else:
             progress = Progress(
-                saved.step, _from_trees(saved.trees), **saved.progress, last_terms={}
+                saved.step, finetune.from_trees(saved.trees), **saved.progress, last_terms={}
             )
             refresh = plan.refresh_of(progress.step)
             samples = make_samples(refresh, progress.state.variables, find_missing(refresh))
@@ -171,7 +171,7 @@ def _calibrated(prepared: Experiment, read_images: phases.ReadImages, count: int
     images = jnp.asarray(read_images(np.arange(count)))
     # Hosts may round differently, and must not train different models.
     quant = parallel.take_from_main(calibration.calibrate(prepared.model, prepared.params, images))
-    memory.give_back()
+    memory.return_freed_memory()
     return {"params": prepared.params, "quant": quant}
 
 
@@ -190,7 +190,7 @@ def _restore(
     newest = checkpoints.latest_step()
     spec = finetune.Spec(prepared.config.finetuning, prepared.config.pixels)
     shapes = programs.finetuning_state_shapes(prepared.model, spec, prepared.mesh)
-    saved = checkpoint.restore(checkpoints, _to_trees(shapes), reporter.warn, is_usable)
+    saved = checkpoint.restore(checkpoints, finetune.to_trees(shapes), reporter.warn, is_usable)
     step = saved.step if saved else 0
     if newest is not None and newest > step:
         reporter.warn(f"training goes back from step {newest} to {step}, the last that is whole")
@@ -212,7 +212,7 @@ def _save(
     if not phases.is_finite(progress.state.variables):
         _give_up(checkpoints, plan, progress.step, progress.last_terms)
     kept = {"top1": progress.top1, "epoch_terms": progress.epoch_terms}
-    checkpoint.save(checkpoints, progress.step, _to_trees(progress.state), kept)
+    checkpoint.save(checkpoints, progress.step, finetune.to_trees(progress.state), kept)
     reporter.store_seconds(*reporter.seconds)
 
 
@@ -246,18 +246,6 @@ def _give_up(
 
 def _mean(history: list[dict[str, float]]) -> dict[str, float]:
     return {name: float(np.mean([terms[name] for terms in history])) for name in history[0]}
-
-
-def _to_trees(state: finetune.State) -> dict[str, Any]:
-    """What a checkpoint holds; Q's variables can be restored without the rest."""
-    return {
-        "variables": state.variables,
-        "training": {"step": state.step, "opt_state": state.opt_state},
-    }
-
-
-def _from_trees(trees: dict[str, Any]) -> finetune.State:
-    return finetune.State(variables=trees["variables"], **trees["training"])
 
 
 def _open_reporter(prepared: Experiment, plan: schedule.Plan) -> report.Reporter:

@@ -1,5 +1,6 @@
 """The picture of a run's samples, each beside its informative regions."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ def draw(
     gap = 8
     pairs_per_row = min(4, len(images))
     cell_width, cell_height = 2 * width * zoom + gap // 2, height * zoom
-    num_rows = -(-len(images) // pairs_per_row)
+    num_rows = math.ceil(len(images) / pairs_per_row)
     sheet = Image.new(
         "RGB",
         (pairs_per_row * (cell_width + 2 * gap) + gap, num_rows * (cell_height + gap) + gap),

@@ -41,6 +41,11 @@ class Plan:
         """Which synthesis a step's samples are of."""
         return self.epoch_of(step) // self.refresh_every if self.refresh_every else 0
 
+    @property
+    def num_syntheses(self) -> int:
+        """Of the whole run, the first one among them."""
+        return 1 + self.refresh_of(self.num_steps)
+
     def is_refresh(self, step: int) -> bool:
         """Whether a step is the first with samples made against the state before it."""
         return 0 < step < self.num_steps and step % self.steps_per_refresh == 0

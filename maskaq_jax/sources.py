@@ -120,7 +120,7 @@ def _make_synthesis(
         folder = samples.refresh_folder(store, refresh)
         for number in missing:
             make_batch(folder, refresh, number, variables)
-        memory.give_back()
+        memory.return_freed_memory()
         return samples.open_images(folder)
 
     return make_images

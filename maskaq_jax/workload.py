@@ -13,7 +13,7 @@ WORK_PER_UNIT = {"evaluation": 1.0, "synthesis": 8.0, "finetuning": 8.0}
 def total(experiment: Experiment, plan: Plan) -> float:
     """All of a run's work."""
     evaluated = sum(measures.images_measured(experiment))
-    return _add_up(experiment, evaluated, 1 + plan.refresh_of(plan.num_steps), plan.num_steps)
+    return _add_up(experiment, evaluated, plan.num_syntheses, plan.num_steps)
 
 
 def before(experiment: Experiment, plan: Plan, step: int) -> float:

@@ -182,6 +182,8 @@ def test_total_variation_of_a_constant_image_is_zero_with_zero_gradient():
 def test_unknown_distance_is_named():
     with pytest.raises(ValueError, match="ssim, mse, l1, kl, got 'cosine'"):
         losses.masked_attention_distillation_loss(OUTPUTS_P, OUTPUTS_Q, distance="cosine")
+    with pytest.raises(ValueError, match="cosine or mse, got 'l1'"):
+        losses.feature_distillation_loss(jnp.ones((2, 3)), jnp.ones((2, 3)), "l1")
 
 
 @pytest.fixture(scope="module")

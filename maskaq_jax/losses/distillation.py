@@ -53,7 +53,12 @@ def feature_distillation_loss(
       distance: 'cosine', `1 - cos`, mean over images; or 'mse', mean over images and channels.
       axis_name: mapped axis of the global batch.
       valid: images that count.
+
+    Raises:
+      ValueError: unknown distance.
     """
+    if distance not in ("cosine", "mse"):
+        raise ValueError(f"distance must be cosine or mse, got {distance!r}")
     student = student.astype(jnp.float32)
     teacher = jax.lax.stop_gradient(teacher).astype(jnp.float32)
     if distance == "mse":
@@ -80,8 +85,8 @@ def masked_attention_distillation_loss(
     """Aligns Q's attention outputs with P's, the patches important to P weighing more.
 
     The top `max(1, round(ratio n))` patches by mean |O_P| weigh `high`, the others `low`. 'ssim' is
-    the mean over channels and heads of 1 - SSIM over the patches, without its luminance term, with
-    weighted moments.
+    `1 - (2 cov_w(p, q) + C2) / (var_w(p) + var_w(q) + C2 + 1e-6)` with moments over the patches,
+    weighted by w, mean over images, heads and channels.
 
     Args:
       outputs_p: O of P's layers, [B, H, N, d] each; no gradient flows to them.
@@ -105,7 +110,8 @@ def masked_attention_distillation_loss(
     def layer_loss(layer_p: Array, layer_q: Array) -> Array:
         target = jax.lax.stop_gradient(layer_p)[:, :, num_prefix_tokens:].astype(jnp.float32)
         output = layer_q[:, :, num_prefix_tokens:].astype(jnp.float32)
-        weight = _importance_weight(target, ratio, high, low)
+        importance = jnp.abs(target).mean(axis=(1, 3))
+        weight = _weights_of_top(importance, ratio, high, low)[:, None, :, None]
 
         def expectation(x: Array) -> Array:
             return jnp.sum(weight * x, axis=2, keepdims=True)
@@ -145,25 +151,25 @@ def masked_block_distillation_loss(
     def layer_loss(layer_p: Array, layer_q: Array) -> Array:
         target = jax.lax.stop_gradient(layer_p).astype(jnp.float32)
         spread = target - target.mean(axis=1, keepdims=True)
-        weight = _importance_weight(spread[:, None], ratio, high, low)[:, 0]
+        importance = jnp.abs(spread).mean(axis=-1)
+        weight = _weights_of_top(importance, ratio, high, low)[:, :, None]
         error = weight * jnp.square(target - layer_q.astype(jnp.float32))
         variance = jnp.square(spread).mean(axis=(1, 2))
-        # P's tokens of a blank image are all alike: without a bound its share would be thousands,
-        # and its gradient all that the optimiser sees.
+        # P's tokens of a blank image are all alike: without a bound its relative error would be
+        # thousands, and its gradient all that the optimiser sees.
         least = _LEAST_VARIANCE_SHARE * reductions.mean(variance, axis_name, valid)
-        share = error.sum(axis=1).mean(axis=-1) / (jnp.maximum(variance, least) + 1e-6)
-        return reductions.mean(share, axis_name, valid)
+        relative_error = error.sum(axis=1).mean(axis=-1) / (jnp.maximum(variance, least) + 1e-6)
+        return reductions.mean(relative_error, axis_name, valid)
 
     return reductions.mean_over_layers(layer_loss, blocks_p, blocks_q)
 
 
-def _importance_weight(target: Array, ratio: float, high: float, low: float) -> Array:
-    """[B, H, n, d] -> [B, 1, n, 1], `high` for the top patches by mean absolute value, sum 1."""
-    importance = jnp.abs(target).mean(axis=(1, 3))
+def _weights_of_top(importance: Array, ratio: float, high: float, low: float) -> Array:
+    """[B, n] -> [B, n]: `high` for the top `max(1, round(ratio n))`, else `low`; sum 1."""
     count = max(1, round(ratio * importance.shape[-1]))
     rows = jnp.arange(importance.shape[0])[:, None]
     _, top = jax.lax.top_k(importance, count)
     weight = jnp.full_like(importance, low).at[rows, top].set(high)
     # The authors add 1e-6 before normalising: weights of 0 are allowed.
     weight = weight + 1e-6
-    return (weight / weight.sum(axis=-1, keepdims=True))[:, None, :, None]
+    return weight / weight.sum(axis=-1, keepdims=True)

@@ -38,10 +38,11 @@ def inter_head_similarity_loss(
     """Pulls the heads' attention patterns together (MimiQ): mean of `1 - SSIM^2`.
 
     Each query row is min-max normalised; SSIM compares two heads' rows over the keys, for every
-    query and every pair of heads, a head with itself included.
+    query and every pair of heads, a head with itself included:
+    `(2 m_h m_g + C1) / (m_h^2 + m_g^2 + C1) (2 cov_hg + C2) / (v_h + v_g + C2)`.
 
     Args:
-      logits: A of each layer.
+      logits: A of each layer, [B, H, N, N] before softmax.
       num_prefix_tokens: leading tokens left out.
       axis_name: mapped axis of the global batch.
       valid: images that count.
@@ -78,7 +79,7 @@ def patch_similarity_entropy_loss(
     head-averaged attention rows.
 
     Args:
-      logits: A of each layer.
+      logits: A of each layer, [B, H, N, N] before softmax.
       num_prefix_tokens: leading tokens left out.
       key: draws the rows where there are more than `max_patches`; the same ones for all images.
       max_patches: rows compared at most.
@@ -127,7 +128,7 @@ def patch_similarity_density_loss(
     an image depend on the others.
 
     Args:
-      outputs: O of each layer.
+      outputs: O of each layer, [B, H, N, d].
       num_prefix_tokens: leading tokens left out.
       bandwidth: the kernel's standard deviation.
       num_points: points the density is evaluated at.
@@ -166,7 +167,7 @@ def masked_attention_loss(
     both models' logits carry gradient.
 
     Args:
-      logits_p: A of P's layers.
+      logits_p: A of P's layers, [B, H, N, N] before softmax.
       logits_q: A of Q's layers.
       mask: [B, n] of 0 and 1 for all layers, or a sequence with one a layer; where layers are of
         [B * windows, H, N, N], its n is windows * N, an image's windows in a row.

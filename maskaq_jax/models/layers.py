@@ -102,14 +102,14 @@ def rounding_arguments(
     return quantizer, bits, grad_scale
 
 
-def is_calibrating(module: nn.Module) -> bool:
+def _is_calibrating(module: nn.Module) -> bool:
     """Whether the pass initialises quantizers; `calibration.py` says why that is not compiled."""
     return module.is_mutable_collection("quant")
 
 
 def traced_once(block: Callable[..., Any], module: nn.Module) -> Callable[..., Any]:
-    """`block`, a class, traced once for all alike in `module`; as it is while calibrating."""
-    return block if is_calibrating(module) else _jitted(block)
+    """A class of blocks, those of one kind traced once; as it is while `module` is calibrated."""
+    return block if _is_calibrating(module) else _jitted(block)
 
 
 # Each result is a class of its own, and traced anew.
@@ -169,7 +169,7 @@ class PatchProjection(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """Image to patch embeddings, nested as timm nests it; normalised where `norm_epsilon` is."""
+    """Image to patch embeddings, as timm nests it; with a LayerNorm if `norm_epsilon` is given."""
 
     features: int
     patch_size: int
@@ -200,9 +200,9 @@ class Mlp(nn.Module):
         """[..., C] -> [..., C] of `dtype`."""
         rows = x.reshape(-1, x.shape[-1])
         hidden = Dense(self.hidden_features, self.quantization, self.dtype, name="fc1")(rows)
-        # The exact GELU; by erf, which XLA computes in fewer operations than jax.nn.gelu's erfc. In
+        # By erf, which XLA computes in fewer operations than jax.nn.gelu's erfc. In
         # float32, since 1 + erf of a negative value cancels.
-        share = 0.5 + 0.5 * jax.lax.erf(hidden.astype(jnp.float32) * math.sqrt(0.5))
-        hidden = (hidden * share).astype(hidden.dtype)
+        normal_cdf = 0.5 + 0.5 * jax.lax.erf(hidden.astype(jnp.float32) * math.sqrt(0.5))
+        hidden = (hidden * normal_cdf).astype(hidden.dtype)
         rows = Dense(x.shape[-1], self.quantization, self.dtype, name="fc2")(hidden)
         return rows.reshape(x.shape)

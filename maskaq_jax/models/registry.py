@@ -46,7 +46,7 @@ _SWINS: dict[str, dict[str, Any]] = {
     "swin_base_patch4_window7_224": _SWIN_BASE,
 }
 
-# Beyond any model there is, and soon beyond any machine: for a number of blocks, and for the rest.
+# More than any model has, of blocks and of all else: a slip is refused before it takes all memory.
 _MOST_BLOCKS, _LARGEST_SIZE = 1000, 65536
 _DTYPES = ("float32", "bfloat16", jnp.float32, jnp.bfloat16)
 
