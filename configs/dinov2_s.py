@@ -2,10 +2,11 @@
 
     python -m maskaq_jax.main --config=configs/dinov2_s.py:w=4,a=4,val=DIR
 
-Arguments: those of `configs/common.py`; `val` is a folder of any images, on which the features of
-both models are compared. Weights come from the Hugging Face hub (the `hub` extra);
-`--config.model.weights=FILE` takes a file instead. The paper has no such model; apart from the
-terms that need a classifier, the settings are the paper's. Time and agreement are not measured yet.
+Arguments: `w` and `a`, bits of weights and activations; `method`; `seed`; and `val`, a folder of
+any images, on which the features of both models are compared. Weights come from the Hugging Face
+hub (the `hub` extra); `--config.model.weights=FILE` takes a file instead. The paper has no such
+model; apart from the terms that need a classifier, the settings are the paper's. `docs/scaling.md`
+estimates the time; agreement is not measured yet.
 """
 
 from ml_collections import ConfigDict

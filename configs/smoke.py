@@ -16,6 +16,7 @@ def get_config(argument: str | None = None) -> ConfigDict:
     config = vit_fashion.get_config(argument)
     config.samples.num_samples = 32
     config.samples.batch_size = 32
+    # 0, for no refresh, stays, and so does the single step of `without=synthesis` below.
     config.samples.refresh_every = min(config.samples.refresh_every, 1)
     config.samples.calibration_size = 32
     config.synthesis.num_steps = min(config.synthesis.num_steps, 10)

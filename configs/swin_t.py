@@ -2,8 +2,10 @@
 
     python -m maskaq_jax.main --config=configs/swin_t.py:w=4,a=4,val=DIR
 
-Arguments: those of `configs/common.py`. Weights come from the Hugging Face hub (the `hub` extra);
-`--config.model.weights=FILE` takes a file instead. Time and accuracy are not measured yet.
+Arguments: `w` and `a`, bits of weights and activations; `method`; `seed`; and `val`, evaluation
+images: a folder for each class, or `tfds:imagenet2012`. Weights come from the Hugging Face hub (the
+`hub` extra); `--config.model.weights=FILE` takes a file instead. `docs/scaling.md` estimates the
+time; accuracy is not measured yet.
 """
 
 from ml_collections import ConfigDict
