@@ -2,6 +2,7 @@
 
 import importlib
 import operator
+import typing
 from pathlib import Path
 
 import pytest
@@ -132,7 +133,7 @@ def test_images_and_training_can_have_settings_of_their_own(module):
 
 
 def test_it_is_valid_whatever_its_arguments(module):
-    for method in config_lib.METHODS:
+    for method in typing.get_args(config_lib.Method):
         for preset in ("best", "paper"):
             argument = f"method={method},preset={preset},w=4,a=8,seed=5,split=validation"
             config = config_lib.validated(module.get_config(argument))
