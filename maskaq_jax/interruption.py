@@ -62,6 +62,11 @@ class Clock:
         """Whether any host is asked to stop."""
         return parallel.any_host(self._is_terminated())
 
+    def save(self, save: Callable[[], None]) -> None:
+        """Saves, and counts from now."""
+        save()
+        self._saved = time.monotonic()
+
     def save_if_asked(self, save: Callable[[], None], is_last: bool = False) -> None:
         """Saves where that is due, at the end, and before a stop.
 
@@ -74,8 +79,7 @@ class Clock:
         """
         is_stopping = self.is_stopping()
         if is_stopping or is_last or self._is_due():
-            save()
-            self._saved = time.monotonic()
+            self.save(save)
         if is_stopping:
             raise Interrupted
 

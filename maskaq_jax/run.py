@@ -122,7 +122,7 @@ def run(prepared: Experiment, is_terminated: Callable[[], bool] = lambda: False)
                 variables = _calibrated(prepared, samples, count)
             top1["calibrated"], _ = measure(accuracy_of_q, variables)
             progress = Progress(0, init_state(variables), top1, epoch_terms=[], last_terms={})
-            save(progress)
+            clock.save(functools.partial(save, progress))
         else:
             progress = Progress(
                 saved.step, finetune.from_trees(saved.trees), **saved.progress, last_terms={}
@@ -133,7 +133,7 @@ def run(prepared: Experiment, is_terminated: Callable[[], bool] = lambda: False)
         first_step = progress.step
         for steps in plan.rounds(first_step):
             if steps.start > first_step:
-                save(progress)
+                clock.save(functools.partial(save, progress))
                 samples = make_samples(plan.refresh_of(steps.start), progress.state.variables)
             training = train(progress.state, steps, samples, params)
             for step in steps:

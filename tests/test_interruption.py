@@ -17,6 +17,11 @@ def test_a_save_is_due_when_the_last_one_is_long_enough_ago(monkeypatch):
     assert saved == [160.0, 220.0]
     clock.save_if_asked(lambda: saved.append("last"), is_last=True)
     assert saved[2:] == ["last"]
+    now[0] += 59.0
+    clock.save(lambda: saved.append("refresh"))
+    now[0] += 59.0
+    clock.save_if_asked(lambda: saved.append("too soon"))
+    assert saved[3:] == ["refresh"]
 
 
 def test_a_clock_without_seconds_is_always_due():

@@ -1,6 +1,6 @@
 """The losses of fine-tuning: how far Q is from P. Source: `docs/method.md` section 3."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -57,8 +57,9 @@ def feature_distillation_loss(
     Raises:
       ValueError: unknown distance.
     """
-    if distance not in ("cosine", "mse"):
-        raise ValueError(f"distance must be cosine or mse, got {distance!r}")
+    known = get_args(FeatureDistance)
+    if distance not in known:
+        raise ValueError(f"distance must be {' or '.join(known)}, got {distance!r}")
     student = student.astype(jnp.float32)
     teacher = jax.lax.stop_gradient(teacher).astype(jnp.float32)
     if distance == "mse":
