@@ -249,18 +249,18 @@ def make_torch_step(problem: Problem, phase: str, kind: str, device: str) -> Ste
     """The same step in eager PyTorch, in the version called `kind`."""
     import torch
 
-    from benchmarks import torch_steps
+    from benchmarks import torch_model, torch_steps
 
     version = {"torch": torch_steps.ORIGINAL, "torch_tuned": torch_steps.TUNED}[kind]
     model, bits = problem.model, problem.settings.quantization.weight_bits
     dtype = getattr(torch, jnp.dtype(model.dtype).name)
     # Fine-tuning trains Q in both versions, and no version needs P's gradients there.
     is_frozen = version.is_frozen
-    params = torch_steps.load(
+    params = torch_model.load(
         problem.params, {}, None, is_frozen or phase != "synthesis", dtype, device
     )
     is_q_frozen = is_frozen and phase != "finetuning"
-    variables = torch_steps.load(
+    variables = torch_model.load(
         problem.params, problem.variables["quant"], bits, is_q_frozen, dtype, device
     )
     images = np.asarray(problem.images)

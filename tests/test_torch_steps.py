@@ -9,7 +9,7 @@ from maskaq_jax import calibration, finetune, regions, synthesis_terms
 from maskaq_jax.models import Quantization, create_model
 
 pytest.importorskip("torch", reason="needs the torch extra")
-from benchmarks import torch_steps
+from benchmarks import torch_losses, torch_model, torch_steps
 
 pytestmark = pytest.mark.torch
 
@@ -37,8 +37,8 @@ def _torch_inputs(images, params, variables, version):
     pixels = torch.tensor(np.moveaxis(images, -1, 1)).requires_grad_()
     return (
         pixels,
-        torch_steps.load(params, {}, None, version.is_frozen),
-        torch_steps.load(params, variables["quant"], 3, version.is_frozen),
+        torch_model.load(params, {}, None, version.is_frozen),
+        torch_model.load(params, variables["quant"], 3, version.is_frozen),
     )
 
 
@@ -76,7 +76,7 @@ def test_finetuning_has_the_same_terms(problem, version):
     moved = variables | {"params": jax.tree.map(lambda leaf: 1.1 * leaf, params)}
     expected = finetune.loss_terms(MODEL, finetune.Settings(), params, moved, images)
     pixels, p, _ = _torch_inputs(images, params, variables, version)
-    q = torch_steps.load(moved["params"], moved["quant"], 3, is_frozen=False)
+    q = torch_model.load(moved["params"], moved["quant"], 3, is_frozen=False)
     terms = torch_steps.finetuning_loss(MODEL, version, p, q, pixels)
     assert terms.keys() == expected.keys()
     for name, value in terms.items():
@@ -92,8 +92,8 @@ def test_bfloat16_has_nearly_the_same_terms(problem, version):
 
     def terms_in(dtype):
         pixels = torch.tensor(np.moveaxis(images, -1, 1))
-        p = torch_steps.load(params, {}, None, version.is_frozen, dtype)
-        q = torch_steps.load(params, variables["quant"], 3, version.is_frozen, dtype)
+        p = torch_model.load(params, {}, None, version.is_frozen, dtype)
+        q = torch_model.load(params, variables["quant"], 3, version.is_frozen, dtype)
         kept = dtype if version.is_frozen else torch.float32
         assert {leaf.dtype for leaf in p.params.values()} == {kept}
         return torch_steps.synthesis_loss(
@@ -116,4 +116,4 @@ def test_regions_are_the_same():
 
     scores = np.random.default_rng(0).normal(size=(3, 20)).astype(np.float32)
     ours = regions._top_share(jnp.asarray(scores), RATIO)
-    np.testing.assert_array_equal(torch_steps._regions(torch.tensor(scores), RATIO), ours)
+    np.testing.assert_array_equal(torch_losses.regions(torch.tensor(scores), RATIO), ours)
