@@ -1,8 +1,8 @@
 """The terms of the paper's losses in eager PyTorch, and its informative regions.
 
-Where the authors' code multiplies all pairs of heads or loops over images, there are two of a
-kind: like that, and as well as eager mode can do it. Values are float32; B counts images, H heads,
-n patches and d the channels of a head.
+What the authors' code does with products of all pairs of heads or in loops over images is here
+twice: so, and as fast as eager mode can. Values are float32; B counts images, H heads, n patches
+and d the channels of a head.
 """
 
 import math
@@ -40,7 +40,7 @@ def head_similarity(logits: Tensor) -> Tensor:
 
 
 def entropy(rows: Tensor, max_rows: int = 64) -> Tensor:
-    """The entropy of `losses.patch_similarity_entropy_loss`, of [B, n, n]; all draw the same."""
+    """`-losses.patch_similarity_entropy_loss` of [B, n, n]; all images draw the same rows."""
     if rows.shape[1] > max_rows:
         rows = rows[:, torch.randperm(rows.shape[1], device=rows.device)[:max_rows]]
     rows = rows / (rows.norm(dim=-1, keepdim=True) + 1e-6)
@@ -50,7 +50,7 @@ def entropy(rows: Tensor, max_rows: int = 64) -> Tensor:
 
 
 def entropy_in_loops(rows: Tensor) -> Tensor:
-    """The same, an image at a time, each with rows of its own."""
+    """The same, an image at a time; each draws rows of its own."""
     return torch.stack([entropy(image[None]) for image in rows]).mean()
 
 
