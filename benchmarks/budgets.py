@@ -93,6 +93,13 @@ def make_row(point: Point, results: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def redraw(out: Path) -> None:
+    """Draws the chart of what is recorded in a folder, if anything is."""
+    record = runs.Record(out / "budgets.csv", COLUMNS, run_of)
+    if record.rows:
+        draw(list(record.rows.values()), out / "budgets.png")
+
+
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
     """Draws the chart."""
     models = sorted({row["model"] for row in rows})

@@ -5,8 +5,9 @@
 For each model, writes into `docs/results/`: `samples_MODEL.png`, images of each method side by
 side; `similarity_MODEL.png`, how similar P finds the patches of an image of each; and
 `attention_MODEL.png`, where P and Q look in MaskAQ's images, with the informative regions outlined.
-All of seed 0 at W3A3, and of the last block. Runs that are not in `--workdir` are made first.
-Charts of accuracy against the number of images and of refreshes are those of `benchmarks.budgets`.
+All of seed 0 at W3A3, and of the last block. Runs that are not in `--workdir` are made first. The
+chart of accuracy against the number of images and of refreshes is drawn again from the rows that
+`benchmarks.budgets` has made.
 """
 
 import argparse
@@ -18,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import charts, methods, runs
+from benchmarks import budgets, charts, methods, runs
 from maskaq_jax import attention, experiment, run_directory, run_files, samples, sources
 from maskaq_jax.models import full_precision
 
@@ -45,6 +46,7 @@ def main() -> None:
         draw_attention(
             options.out / f"attention_{model}.png", images["maskaq"], variables, prepared
         )
+    budgets.redraw(options.out)
 
 
 def open_run(model: str, method: str, workdir: Path) -> experiment.Experiment:

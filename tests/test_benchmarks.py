@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy import stats
 
 from benchmarks import budgets, methods, runs, tables
@@ -111,6 +112,16 @@ def test_budgets_vary_images_and_refreshes_at_the_same_number_of_steps():
         assert settings_of_run.synthesis.background == "none"
     row = budgets.make_row(points[0], {"epochs": 600, "quantized_top1": 80.0, "seconds": {"a": 1}})
     assert tuple(row) == budgets.COLUMNS
+
+
+def test_the_chart_of_budgets_is_drawn_again_from_its_table(tmp_path):
+    budgets.redraw(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    for name in ("budgets.csv", "budgets.json"):
+        (tmp_path / name).write_bytes((RESULTS / name).read_bytes())
+    budgets.redraw(tmp_path)
+    with Image.open(tmp_path / "budgets.png") as again, Image.open(RESULTS / "budgets.png") as now:
+        assert again.size == now.size
 
 
 @pytest.mark.parametrize("bench", [methods, budgets])
