@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 # What JAX and PyTorch say where an accelerator's memory is used up.
 _OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "out of memory")
@@ -24,11 +25,15 @@ class Served:
     """Steps of another process.
 
     Attributes:
+      wait: until the process has prepared its step.
       step: takes one there; NaN where the memory does not suffice.
+      end: the process, so that others have its memory.
       peak_bytes: of that process' memory, up to the last step.
     """
 
+    wait: Callable[[], None]
     step: TimedStep
+    end: Callable[[], None]
     peak_bytes: int = 0
 
 
@@ -55,7 +60,7 @@ def measure(*arguments: str) -> tuple[float, float]:
 def serve(*arguments: str) -> Iterator[Served]:
     """A Python process that calls `answer`, on Linux.
 
-    Its steps raise RuntimeError once the process has ended.
+    What is asked of it raises RuntimeError once the process has ended.
     """
     with subprocess.Popen(
         [sys.executable, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
@@ -63,21 +68,34 @@ def serve(*arguments: str) -> Iterator[Served]:
         requests, answers = process.stdin, process.stdout
         assert requests is not None
         assert answers is not None
+        is_ready = False
 
-        def take_step() -> float:
-            line = b""
-            if not requests.closed:  # as the end of the context leaves them
-                with contextlib.suppress(BrokenPipeError):
-                    requests.write(b"\n")
-                line = answers.readline()
+        def read_answer() -> Any:
+            line = b"" if requests.closed else answers.readline()  # as the end leaves them
             if not line:
                 raise RuntimeError(
                     f"the process of {' '.join(arguments)} ended with status {process.wait()}"
                 )
-            seconds, served.peak_bytes = json.loads(line)
+            return json.loads(line)
+
+        def wait() -> None:
+            nonlocal is_ready
+            if not is_ready:
+                read_answer()
+                is_ready = True
+
+        def take_step() -> float:
+            wait()
+            with contextlib.suppress(BrokenPipeError, ValueError):  # it has ended, or is closed
+                requests.write(b"\n")
+            seconds, served.peak_bytes = read_answer()
             return seconds
 
-        served = Served(take_step)
+        def end() -> None:
+            requests.close()
+            process.wait()
+
+        served = Served(wait, take_step, end)
         yield served
 
 
@@ -90,13 +108,14 @@ def peak_of_process() -> int:
 
 
 def answer(step: TimedStep, measure_peak: Callable[[], int] = peak_of_process) -> None:
-    """Takes a step for every line on standard input, until there are no more.
+    """Says that it is ready, and takes a step for every line on standard input.
 
     Args:
       step: to take; where an accelerator's memory does not suffice for it, it and all after it are
         said to take NaN seconds, and are not tried again.
       measure_peak: bytes held at most so far.
     """
+    print(json.dumps("ready"), flush=True)
     seconds = 0.0
     for _ in sys.stdin:
         if not math.isnan(seconds):

@@ -3,8 +3,9 @@
     python -m benchmarks.steps --models=deit_t,deit_s,swin_t,vit_fashion --batch=8 --json=FILE
 
 Runs on the CPU or on one GPU. On a CPU steps are interleaved, so that all see the same machine. On
-a GPU, whose memory one implementation may fill, they come one after another; there it is ten steps
-between two waits for it, or one where one of PyTorch takes a tenth of a second. Figures are medians
+a GPU, whose memory one implementation may fill, they come one after another, when all are prepared;
+there it is ten steps between two waits for it, or one where one of PyTorch takes a tenth of a
+second. Figures are medians
 after warm-up. Ours of synthesis are dispatched as a run does it, ten at a time, and a tenth of that
 is one step. PyTorch (the `torch` extra) is measured twice, as `benchmarks/torch_steps.py` says, for
 ViT and DeiT; Swin and DINOv2 have none of that. Weights are random, and all see the same. Each
@@ -15,7 +16,9 @@ Peak memory on a CPU is that of the process with all it imports, JAX among them 
 make the problem with it. On a GPU it is the most that the allocator of JAX or PyTorch had given
 out. The matrix rate is the best of large products of the same dtype, before those processes start.
 On a GPU float32 products are TF32's in all of them, as they are by XLA's default. Prints a Markdown
-table; `--json` writes all figures.
+table; `--json` writes all figures. A GPU's programs take half a minute each to compile: several
+runs with `--compile_only` and the same `--cache` compile them side by side, and a run with that
+cache finds them, whose compile_seconds then are those of the cache.
 """
 
 import argparse
@@ -71,6 +74,8 @@ def main() -> None:
         default=True,
         help="whether ours keep what a step frees, as a run does",
     )
+    parser.add_argument("--cache", type=Path, help="directory that keeps what is compiled")
+    parser.add_argument("--compile_only", action="store_true", help="only fill --cache")
     parser.add_argument("--json", type=Path, help="file of all figures")
     parser.add_argument("--serve", choices=_IMPLEMENTATIONS, help="take a step for a line of input")
     options = parser.parse_args()
@@ -79,6 +84,8 @@ def main() -> None:
             check_phase(phase)
     except ValueError as error:
         parser.error(str(error))
+    if options.compile_only and not options.cache:
+        parser.error("--compile_only fills a --cache, and none is named")
     if options.keep_memory and options.serve in (None, "ours"):
         memory.keep_freed_memory()
     # Processes share a GPU: JAX would take most of its memory at once.
@@ -89,24 +96,41 @@ def main() -> None:
     if not is_on_cpu() and (jax.default_backend() != "gpu" or jax.device_count() > 1):
         parser.error("this takes the CPU or one GPU: CUDA_VISIBLE_DEVICES=0 leaves others out")
     memory.spare_loaded_objects()  # as a run does
-    with tempfile.TemporaryDirectory() as cache:
+    with contextlib.ExitStack() as stack:
+        cache = options.cache or stack.enter_context(tempfile.TemporaryDirectory())
         # The processes that take the steps find here what is compiled: a compiler needs memory.
-        os.environ["JAX_COMPILATION_CACHE_DIR"] = cache
-        programs.keep_on_disk(cache)
-        benchmark_all(options)
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(cache)
+        programs.keep_on_disk(str(cache))
+        lists = (
+            getattr(options, name).split(",") for name in ("models", "dtype", "batch", "phases")
+        )
+        rows = [
+            (name, dtype, int(batch), phase)
+            for name, dtype, batch, phase in itertools.product(*lists)
+        ]
+        if options.compile_only:
+            for row in rows:
+                compile_row(*row, options.bits)
+        else:
+            benchmark_all(rows, options)
 
 
-def benchmark_all(options: argparse.Namespace) -> None:
-    """Measures, and prints and stores as it goes."""
+def compile_row(name: str, dtype: str, batch: int, phase: str, bits: int) -> None:
+    """Has a row's program in the cache, and says what it took."""
+    _, compiled = make_step(make_problem(name, batch, bits, dtype=dtype), phase)
+    print(f"{name}, {dtype}, batch {batch}, {phase}: {compiled.seconds:.3g} s", flush=True)
+
+
+def benchmark_all(rows: Sequence[tuple[str, str, int, str]], options: argparse.Namespace) -> None:
+    """Measures rows of model, dtype, batch and phase, and prints and stores as it goes."""
     print(
         "| model | step | ours | PyTorch | tuned | ratios | peak memory: ours, PyTorch's, tuned "
         "| compiled, from the cache; traced | share of the matrix rate |\n"
         "|---|---|---|---|---|---|---|---|---|"
     )
     records = []
-    lists = (getattr(options, name).split(",") for name in ("models", "dtype", "batch", "phases"))
-    for name, dtype, batch, phase in itertools.product(*lists):
-        record = benchmark(name, dtype, int(batch), phase, options)
+    for row in rows:
+        record = benchmark(*row, options)
         records.append(record)
         print(format_row(record), flush=True)
         if options.json:
@@ -120,9 +144,11 @@ def benchmark(
     rate = measure_product_rate(dtype)
     problem = make_problem(name, batch, options.bits, dtype=dtype)
     _, compiled = make_step(problem, phase)
-    jax.clear_caches()
-    # From the cache on disk, as the next run does.
-    _, cached = make_step(problem, phase)
+    cached = compiled
+    if not options.cache:
+        jax.clear_caches()
+        # From the cache on disk, as the next run does.
+        _, cached = make_step(problem, phase)
     commands = {
         kind: (
             *("-m", "benchmarks.steps", f"--models={name}", f"--phases={phase}", f"--serve={kind}"),
@@ -177,20 +203,22 @@ def measure_all(
     Args:
       commands: arguments of Python for each process, by name.
       repeats: steps that count, of each.
-      side_by_side: whether they take steps in turn; else a process starts when the one before it
-        has ended, so that it has the device and its memory for itself.
+      side_by_side: whether they take steps in turn; else a process takes its first when all are
+        ready and the one before it has ended, so that it has the device and its memory for itself.
 
     Returns:
       Seconds of each, without those that memory does not suffice for; all processes, ended.
     """
     groups = [tuple(commands)] if side_by_side else [(kind,) for kind in commands]
     seconds: dict[str, list[float]] = {}
-    served: dict[str, Served] = {}
-    for group in groups:
-        with contextlib.ExitStack() as stack:
-            some = {kind: stack.enter_context(serve(*commands[kind])) for kind in group}
-            seconds |= interleave({kind: one.step for kind, one in some.items()}, repeats)
-        served |= some
+    with contextlib.ExitStack() as stack:
+        served = {kind: stack.enter_context(serve(*commands[kind])) for kind in commands}
+        for one in served.values():
+            one.wait()
+        for group in groups:
+            seconds |= interleave({kind: served[kind].step for kind in group}, repeats)
+            for kind in group:
+                served[kind].end()
     fitting = {kind: values for kind, values in seconds.items() if not any(map(math.isnan, values))}
     return fitting, served
 

@@ -3,6 +3,7 @@
 import csv
 import importlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -120,6 +121,17 @@ def test_what_memory_does_not_suffice_for_has_no_seconds(side_by_side, words):
         served["ours"].step()
 
 
+def test_processes_that_take_turns_are_all_ready_before_the_first_step(tmp_path):
+    # Each notes when it is ready and when it takes a step.
+    code = "from benchmarks import processes\nlog = open({log!r}, 'a', buffering=1)\n" + (
+        "log.write('ready\\n')\nprocesses.answer(lambda: log.write({name!r} + '\\n') * 0.0)"
+    )
+    log = tmp_path / "log"
+    commands = {name: ("-c", code.format(log=str(log), name=name)) for name in ("ours", "torch")}
+    steps.measure_all(commands, repeats=2, side_by_side=False)
+    assert log.read_text().split() == ["ready"] * 2 + ["ours"] * 4 + ["torch"] * 4
+
+
 def test_another_error_ends_the_process():
     code = SHORT_OF_MEMORY.format(words="INTERNAL: no such kernel")
     with processes.serve("-c", code) as served, pytest.raises(RuntimeError, match="status 1"):
@@ -184,7 +196,27 @@ def test_repeats_of_which_is_no_spread_are_refused(bench, repeats, monkeypatch, 
     assert "a spread takes 2 or more" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("code", ["input(); exit(3)", "exit(3)"])
+def test_compiling_only_needs_a_place_for_it(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["bench", "--compile_only"])
+    with pytest.raises(SystemExit):
+        steps.main()
+    assert "--compile_only fills a --cache, and none is named" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is kept on Linux")
+def test_a_run_that_only_compiles_leaves_programs_to_the_next(tmp_path):
+    command = [sys.executable, "-m", "benchmarks.steps", "--models=vit_fashion", "--batch=2"]
+    command += ["--phases=evaluation", "--compile_only", f"--cache={tmp_path}"]
+    environment = os.environ | {"XLA_FLAGS": ""}  # one device
+    first = subprocess.run(command, check=True, env=environment, capture_output=True, text=True)
+    assert first.stdout.startswith("vit_fashion, float32, batch 2, evaluation: ")
+    programs = set(tmp_path.glob("*per_device*-cache"))
+    assert programs
+    subprocess.run(command, check=True, env=environment)
+    assert set(tmp_path.glob("*per_device*-cache")) == programs
+
+
+@pytest.mark.parametrize("code", ["print('null', flush=True); input(); exit(3)", "exit(3)"])
 def test_a_step_of_a_process_that_ended_is_an_error(code):
     with processes.serve("-c", code) as served, pytest.raises(RuntimeError, match="status 3"):
         served.step()
