@@ -105,7 +105,7 @@ def check_known(what: str, name: Any, known: Iterable[str]) -> None:
     options = list(known)
     if name not in options:
         near = difflib.get_close_matches(str(name), options, n=1, cutoff=0)[0]
-        listed = f" Expected one of {', '.join(map(str, options))}" if len(options) < 10 else ""
+        listed = f" Expected one of {', '.join(map(str, options))}" if len(options) <= 12 else ""
         raise ConfigError(f"unknown {what}: did you mean {near!r}?{listed}")
 
 
