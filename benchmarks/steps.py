@@ -5,12 +5,11 @@
 Runs on the CPU or on one GPU. On a CPU steps are interleaved, so that all see the same machine. On
 a GPU, whose memory one implementation may fill, they come one after another, when all are prepared;
 there it is ten steps between two waits for it, or one where one of PyTorch takes a tenth of a
-second. Figures are medians
-after warm-up. Ours of synthesis are dispatched as a run does it, ten at a time, and a tenth of that
-is one step. PyTorch (the `torch` extra) is measured twice, as `benchmarks/torch_steps.py` says, for
-ViT and DeiT; Swin and DINOv2 have none of that. Weights are random, and all see the same. Each
-implementation has a process of its own: the allocator's settings, which are a part of ours, would
-make PyTorch faster too.
+second. Figures are medians after warm-up. Ours of synthesis are dispatched as a run does it, ten at
+a time, and a tenth of that is one step. PyTorch, where it is installed (the `torch` extra), is
+measured twice, as `benchmarks/torch_steps.py` says, for ViT and DeiT; Swin and DINOv2 have none of
+that. Weights are random, and all see the same. Each implementation has a process of its own: the
+allocator's settings, which are a part of ours, would make PyTorch faster too.
 
 Peak memory on a CPU is that of the process with all it imports, JAX among them in PyTorch's, which
 make the problem with it. On a GPU it is the most that the allocator of JAX or PyTorch had given
@@ -24,11 +23,13 @@ cache finds them, whose compile_seconds then are those of the cache.
 import argparse
 import contextlib
 import functools
+import importlib.util
 import itertools
 import json
 import math
 import os
 import statistics
+import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -38,6 +39,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import step_table
 from benchmarks.problems import PHASES, Problem, check_phase, is_on_cpu, make_problem, make_step
 from benchmarks.processes import (
     Served,
@@ -123,16 +125,14 @@ def compile_row(name: str, dtype: str, batch: int, phase: str, bits: int) -> Non
 
 def benchmark_all(rows: Sequence[tuple[str, str, int, str]], options: argparse.Namespace) -> None:
     """Measures rows of model, dtype, batch and phase, and prints and stores as it goes."""
-    print(
-        "| model | step | ours | PyTorch | tuned | ratios | peak memory: ours, PyTorch's, tuned "
-        "| compiled, from the cache; traced | share of the matrix rate |\n"
-        "|---|---|---|---|---|---|---|---|---|"
-    )
+    if not has_torch():
+        print("ours alone: pip install '.[torch]' for those of PyTorch", file=sys.stderr)
+    print(step_table.HEADER)
     records = []
     for row in rows:
         record = benchmark(*row, options)
         records.append(record)
-        print(format_row(record), flush=True)
+        print(step_table.format_row(record), flush=True)
         if options.json:
             options.json.write_text(json.dumps(records, indent=2) + "\n")
 
@@ -149,13 +149,14 @@ def benchmark(
         jax.clear_caches()
         # From the cache on disk, as the next run does.
         _, cached = make_step(problem, phase)
+    kinds = implementations(problem.model) if has_torch() else _IMPLEMENTATIONS[:1]
     commands = {
         kind: (
             *("-m", "benchmarks.steps", f"--models={name}", f"--phases={phase}", f"--serve={kind}"),
             *(f"--batch={batch}", f"--bits={options.bits}", f"--dtype={dtype}"),
             "--keep_memory" if options.keep_memory else "--no-keep_memory",
         )
-        for kind in implementations(problem.model)
+        for kind in kinds
     }
     seconds, served = measure_all(commands, options.repeats, side_by_side=is_on_cpu())
     peaks = {kind: served[kind].peak_bytes for kind in seconds}
@@ -232,6 +233,11 @@ def implementations(model: Model) -> tuple[str, ...]:
         and not model.distilled
     )
     return _IMPLEMENTATIONS if has_torch else _IMPLEMENTATIONS[:1]
+
+
+def has_torch() -> bool:
+    """Whether PyTorch is installed."""
+    return importlib.util.find_spec("torch") is not None
 
 
 def make_served_step(options: argparse.Namespace) -> tuple[TimedStep, Callable[[], int]]:
@@ -311,39 +317,6 @@ def make_torch_step(problem: Problem, phase: str, kind: str, device: str) -> Ste
 
 def _peak_of_gpu() -> int:
     return jax.devices()[0].memory_stats()["peak_bytes_in_use"]
-
-
-def format_row(record: dict[str, Any]) -> str:
-    """A record as a row of the table."""
-
-    def show(name: str, unit: str, factor: float = 1.0) -> str:
-        value = record[name]
-        return "" if value is None else f"{factor * value:.3g}{unit}"
-
-    def show_seconds(kind: str, name: str) -> str:
-        is_lacking = kind in record["implementations"] and record[name] is None
-        return "out of memory" if is_lacking else show(name, " s")
-
-    seconds = show_seconds("ours", "seconds")
-    if record["seconds_spread"] is not None:
-        seconds += f" ± {show('seconds_spread', '')}"
-    cells = (
-        f"{record['model']}, {record['dtype']}, batch {record['batch']}",
-        record["phase"],
-        seconds,
-        show_seconds("torch", "torch_seconds"),
-        show_seconds("torch_tuned", "torch_tuned_seconds"),
-        _join(show("ratio", ""), show("ratio_tuned", "")),
-        _join(*(show(f"{kind}peak_bytes", " GB", 1e-9) for kind in ("", "torch_", "torch_tuned_"))),
-        f"{show('compile_seconds', ' s')}, {show('cached_compile_seconds', ' s')}; "
-        + show("trace_seconds", " s"),
-        show("utilization", "%", 100),
-    )
-    return f"| {' | '.join(cells)} |"
-
-
-def _join(*texts: str) -> str:
-    return ", ".join(filter(None, texts))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """What benches draw and read, of figures that are there already."""
 
+import argparse
 import csv
 import importlib
 import json
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import growth, loops, problems, processes, products, profile, steps
+from benchmarks import growth, loops, problems, processes, products, profile, step_table, steps
 from maskaq_jax.models import Quantization, create_model
 
 ROOT = Path(__file__).parents[1]
@@ -148,12 +149,12 @@ def test_a_row_says_what_memory_did_not_suffice_for():
         **{"compile_seconds": 36.0, "cached_compile_seconds": 3.2, "trace_seconds": 1.3},
         "utilization": 0.15,
     }
-    assert steps.format_row(record) == (
+    assert step_table.format_row(record) == (
         "| deit_t, float32, batch 512 | synthesis | 0.106 s ± 0.001 | out of memory | 0.377 s "
         "| 3.5 | 34 GB, 56 GB | 36 s, 3.2 s; 1.3 s | 15% |"
     )
     without = record | {"implementations": ["ours"], "torch_tuned_seconds": None}
-    assert "memory" not in steps.format_row(without)
+    assert "memory" not in step_table.format_row(without)
 
 
 def test_products_are_counted_for_every_phase():
@@ -185,6 +186,22 @@ def test_products_are_counted_for_every_phase():
 def test_torch_is_asked_for_what_it_has(name, num_classes, has_torch):
     model = create_model(name, num_classes, Quantization(3, 3))
     assert ("torch" in steps.implementations(model)) == has_torch
+
+
+def test_without_torch_ours_are_measured_alone(monkeypatch):
+    asked = []
+
+    def measure_all(commands, repeats, side_by_side):
+        asked.extend(commands)
+        return {"ours": [0.1, 0.2]}, {"ours": processes.Served(print, float, print, 9)}
+
+    monkeypatch.setattr(steps, "has_torch", lambda: False)
+    monkeypatch.setattr(steps, "measure_all", measure_all)
+    options = argparse.Namespace(bits=3, repeats=2, keep_memory=False, cache=Path("kept"))
+    record = steps.benchmark("vit_fashion", "float32", 4, "evaluation", options)
+    assert asked == ["ours"]
+    assert record["ratio"] is None
+    assert step_table.format_row(record).startswith("| vit_fashion, float32, batch 4 | ")
 
 
 @pytest.mark.parametrize("repeats", ["1", "none", "-2"])
