@@ -22,7 +22,7 @@ TimedStep = Callable[[], float]
 
 @dataclasses.dataclass
 class Served:
-    """Steps of another process.
+    """Another process, which takes steps.
 
     Attributes:
       wait: until the process has prepared its step.
@@ -71,7 +71,7 @@ def serve(*arguments: str) -> Iterator[Served]:
         is_ready = False
 
         def read_answer() -> Any:
-            line = b"" if requests.closed else answers.readline()  # as the end leaves them
+            line = b"" if requests.closed else answers.readline()
             if not line:
                 raise RuntimeError(
                     f"the process of {' '.join(arguments)} ended with status {process.wait()}"
@@ -96,7 +96,11 @@ def serve(*arguments: str) -> Iterator[Served]:
             process.wait()
 
         served = Served(wait, take_step, end)
-        yield served
+        try:
+            yield served
+        except BaseException:
+            process.kill()  # it may be preparing for long
+            raise
 
 
 def peak_of_process() -> int:

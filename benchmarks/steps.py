@@ -16,8 +16,8 @@ make the problem with it. On a GPU it is the most that the allocator of JAX or P
 out. The matrix rate is the best of large products of the same dtype, before those processes start.
 On a GPU float32 products are TF32's in all of them, as they are by XLA's default. Prints a Markdown
 table; `--json` writes all figures. A GPU's programs take half a minute each to compile: several
-runs with `--compile_only` and the same `--cache` compile them side by side, and a run with that
-cache finds them, whose compile_seconds then are those of the cache.
+runs with `--compile_only` and the same `--cache` compile them side by side, each choosing kernels
+on a GPU that the others use too, and a run with that directory finds them there.
 """
 
 import argparse
@@ -76,7 +76,8 @@ def main() -> None:
         default=True,
         help="whether ours keep what a step frees, as a run does",
     )
-    parser.add_argument("--cache", type=Path, help="directory that keeps what is compiled")
+    # Absolute: JAX has programs depend on how it is spelt.
+    parser.add_argument("--cache", type=os.path.abspath, help="directory that keeps programs")
     parser.add_argument("--compile_only", action="store_true", help="only fill --cache")
     parser.add_argument("--json", type=Path, help="file of all figures")
     parser.add_argument("--serve", choices=_IMPLEMENTATIONS, help="take a step for a line of input")
@@ -101,8 +102,8 @@ def main() -> None:
     with contextlib.ExitStack() as stack:
         cache = options.cache or stack.enter_context(tempfile.TemporaryDirectory())
         # The processes that take the steps find here what is compiled: a compiler needs memory.
-        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(cache)
-        programs.keep_on_disk(str(cache))
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = cache
+        programs.keep_on_disk(cache)
         lists = (
             getattr(options, name).split(",") for name in ("models", "dtype", "batch", "phases")
         )
@@ -118,14 +119,14 @@ def main() -> None:
 
 
 def compile_row(name: str, dtype: str, batch: int, phase: str, bits: int) -> None:
-    """Has a row's program in the cache, and says what it took."""
+    """Puts a row's program into the cache, and says what it took."""
     _, compiled = make_step(make_problem(name, batch, bits, dtype=dtype), phase)
     print(f"{name}, {dtype}, batch {batch}, {phase}: {compiled.seconds:.3g} s", flush=True)
 
 
 def benchmark_all(rows: Sequence[tuple[str, str, int, str]], options: argparse.Namespace) -> None:
     """Measures rows of model, dtype, batch and phase, and prints and stores as it goes."""
-    if not has_torch():
+    if not is_torch_installed():
         print("ours alone: pip install '.[torch]' for those of PyTorch", file=sys.stderr)
     print(step_table.HEADER)
     records = []
@@ -144,12 +145,10 @@ def benchmark(
     rate = measure_product_rate(dtype)
     problem = make_problem(name, batch, options.bits, dtype=dtype)
     _, compiled = make_step(problem, phase)
-    cached = compiled
-    if not options.cache:
-        jax.clear_caches()
-        # From the cache on disk, as the next run does.
-        _, cached = make_step(problem, phase)
-    kinds = implementations(problem.model) if has_torch() else _IMPLEMENTATIONS[:1]
+    jax.clear_caches()
+    # From the cache on disk, as the next run does.
+    _, cached = make_step(problem, phase)
+    kinds = implementations(problem.model) if is_torch_installed() else _IMPLEMENTATIONS[:1]
     commands = {
         kind: (
             *("-m", "benchmarks.steps", f"--models={name}", f"--phases={phase}", f"--serve={kind}"),
@@ -205,7 +204,8 @@ def measure_all(
       commands: arguments of Python for each process, by name.
       repeats: steps that count, of each.
       side_by_side: whether they take steps in turn; else a process takes its first when all are
-        ready and the one before it has ended, so that it has the device and its memory for itself.
+        ready and the one before it has ended, so that it has the device for itself, and its memory
+        but for what the others have prepared.
 
     Returns:
       Seconds of each, without those that memory does not suffice for; all processes, ended.
@@ -235,7 +235,7 @@ def implementations(model: Model) -> tuple[str, ...]:
     return _IMPLEMENTATIONS if has_torch else _IMPLEMENTATIONS[:1]
 
 
-def has_torch() -> bool:
+def is_torch_installed() -> bool:
     """Whether PyTorch is installed."""
     return importlib.util.find_spec("torch") is not None
 
