@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import dataclasses
+import functools
 import json
 import math
 import subprocess
@@ -68,7 +69,6 @@ def serve(*arguments: str) -> Iterator[Served]:
         requests, answers = process.stdin, process.stdout
         assert requests is not None
         assert answers is not None
-        is_ready = False
 
         def read_answer() -> Any:
             line = b"" if requests.closed else answers.readline()
@@ -78,11 +78,9 @@ def serve(*arguments: str) -> Iterator[Served]:
                 )
             return json.loads(line)
 
+        @functools.cache
         def wait() -> None:
-            nonlocal is_ready
-            if not is_ready:
-                read_answer()
-                is_ready = True
+            read_answer()
 
         def take_step() -> float:
             wait()

@@ -104,18 +104,19 @@ def main() -> None:
         # The processes that take the steps find here what is compiled: a compiler needs memory.
         os.environ["JAX_COMPILATION_CACHE_DIR"] = cache
         programs.keep_on_disk(cache)
-        lists = (
-            getattr(options, name).split(",") for name in ("models", "dtype", "batch", "phases")
-        )
-        rows = [
-            (name, dtype, int(batch), phase)
-            for name, dtype, batch, phase in itertools.product(*lists)
-        ]
         if options.compile_only:
-            for row in rows:
+            for row in list_rows(options):
                 compile_row(*row, options.bits)
         else:
-            benchmark_all(rows, options)
+            benchmark_all(options)
+
+
+def list_rows(options: argparse.Namespace) -> list[tuple[str, str, int, str]]:
+    """Model, dtype, batch and phase of each row of the table."""
+    lists = (getattr(options, name).split(",") for name in ("models", "dtype", "batch", "phases"))
+    return [
+        (name, dtype, int(batch), phase) for name, dtype, batch, phase in itertools.product(*lists)
+    ]
 
 
 def compile_row(name: str, dtype: str, batch: int, phase: str, bits: int) -> None:
@@ -124,13 +125,13 @@ def compile_row(name: str, dtype: str, batch: int, phase: str, bits: int) -> Non
     print(f"{name}, {dtype}, batch {batch}, {phase}: {compiled.seconds:.3g} s", flush=True)
 
 
-def benchmark_all(rows: Sequence[tuple[str, str, int, str]], options: argparse.Namespace) -> None:
-    """Measures rows of model, dtype, batch and phase, and prints and stores as it goes."""
+def benchmark_all(options: argparse.Namespace) -> None:
+    """Measures, and prints and stores as it goes."""
     if not is_torch_installed():
         print("ours alone: pip install '.[torch]' for those of PyTorch", file=sys.stderr)
     print(step_table.HEADER)
     records = []
-    for row in rows:
+    for row in list_rows(options):
         record = benchmark(*row, options)
         records.append(record)
         print(step_table.format_row(record), flush=True)
