@@ -49,7 +49,7 @@ def main() -> None:
             seconds, gigabytes = measure(
                 "-m",
                 "maskaq_jax.main",
-                f"--config=configs/{config}.py:val={images}",
+                f"--config=configs/{config}.py:preset=paper,val={images}",
                 f"--config.model.weights={weights}",
                 f"--workdir={directory / config}",
                 *SMALL,

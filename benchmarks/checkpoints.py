@@ -17,9 +17,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from maskaq_jax import checkpoint, finetune, programs, run_files
 from maskaq_jax.config import Config
-from maskaq_jax.models import Quantization, create_model
+from maskaq_jax.finetuning import step as finetuning
+from maskaq_jax.finetuning.optimizer import create_optimizer
+from maskaq_jax.finetuning.step import FinetuningSettings
+from maskaq_jax.models import Quantization, create_model, shapes
+from maskaq_jax.runs import checkpoint, directory
 
 MODELS = ("deit_tiny_patch16_224", "deit_base_patch16_224")
 
@@ -50,12 +53,12 @@ def main() -> None:
 def initial_state(name: str) -> dict[str, Any]:
     """The trees a checkpoint of a model holds, all ones."""
     model = create_model(name, quantization=Quantization(4, 4))
-    optimizer = finetune.create_optimizer(finetune.Settings(), 1)
-    shapes = jax.eval_shape(
-        lambda variables: finetune.init_state(optimizer, variables),
-        programs.variable_shapes(model),
+    optimizer = create_optimizer(FinetuningSettings(), 1)
+    state = jax.eval_shape(
+        lambda variables: finetuning.init_state(optimizer, variables),
+        shapes.variable_shapes(model),
     )
-    return finetune.to_trees(jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), shapes))
+    return finetuning.to_trees(jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), state))
 
 
 def measure(trees: dict[str, Any]) -> tuple[float, float, float]:
@@ -94,7 +97,7 @@ def measure_start_again() -> float:
             )
             assert run.stderr is not None
             if is_first:
-                first = Path(name) / "run" / run_files.CHECKPOINTS / "0"
+                first = Path(name) / "run" / directory.CHECKPOINTS / "0"
                 while run.poll() is None and not first.exists():
                     time.sleep(0.1)
                 is_there = run.poll() is None

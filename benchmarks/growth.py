@@ -22,7 +22,7 @@ import jax
 from benchmarks import charts
 from benchmarks.problems import PHASES, make_problem, make_step
 from benchmarks.processes import interleave
-from maskaq_jax import memory
+from maskaq_jax.devices import memory
 
 # Where nothing else is said: images, pixels a side, blocks and devices.
 _DEFAULT = {"batch": 8, "img_size": 224, "depth": 12, "devices": 1}

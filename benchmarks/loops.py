@@ -22,7 +22,7 @@ from jax import Array
 
 from benchmarks.problems import make_problem
 from benchmarks.processes import Step, interleave, parse_repeats, timed
-from maskaq_jax import memory
+from maskaq_jax.devices import memory
 from maskaq_jax.models import vit
 
 # Sums a loss over all blocks, of their variables and the tokens that enter the first.
@@ -67,7 +67,7 @@ def main() -> None:
 
 def make_tokens(model: vit.VisionTransformer, batch_size: int) -> Array:
     """[B, N, C] random tokens for the first block."""
-    num_tokens = model.num_prefix_tokens + math.prod(model.patch_grid)
+    num_tokens = model.patches.num_before + math.prod(model.patch_grid)
     shape = (batch_size, num_tokens, model.embed_dim)
     return jax.random.normal(jax.random.key(0), shape, model.dtype)
 
@@ -85,7 +85,11 @@ def stack_blocks(variables: Any, depth: int) -> Any:
 def make_block(model: vit.VisionTransformer) -> Callable[[Array, Any], tuple[Array, Array]]:
     """A block's tokens and loss, of the tokens before and its variables."""
     block = vit.Block(
-        model.num_heads, model.mlp_ratio, model.init_values, model.quantization, model.dtype
+        num_heads=model.num_heads,
+        mlp_ratio=model.mlp_ratio,
+        init_values=model.init_values,
+        quantization=model.quantization,
+        dtype=model.dtype,
     )
 
     @jax.jit  # traced once, as `layers.traced_once` does

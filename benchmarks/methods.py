@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import charts, runs, tables
-from configs import common
+from maskaq_jax import config
 
 # Name of a method on the bench: its argument to a config, and the preset its row names.
 #
@@ -42,11 +42,9 @@ ABLATIONS = {
     "mimiq (best images)": ("method=mimiq", "best"),
     "maskaq (paper images)": ("method=maskaq,images=paper", "paper images"),
     "without background": ("method=maskaq,background=none", "best"),
-    **{f"without {part}": (f"method=maskaq,without={part}", "best") for part in common.ABLATIONS},
+    **{f"without {part}": (f"method=maskaq,without={part}", "best") for part in config.ABLATIONS},
 }
 _ALL = METHODS | ABLATIONS
-# Their images take no synthesis.
-_NOT_MADE = ("noise", "real")
 COLUMNS = (
     *("model", "weight_bits", "activation_bits", "method", "preset", "seed", "num_samples"),
     *("synthesis_steps", "epochs", "fp_top1", "calibrated_top1", "top1", "seconds"),
@@ -128,6 +126,8 @@ def list_ablations(models: Iterable[str], num_seeds: int) -> list[Cell]:
 
 def make_row(cell: Cell, results: dict[str, Any]) -> dict[str, Any]:
     """The row of a run."""
+    method = config.METHODS.get(cell.method)
+    is_made = method is None or method.synthesizes
     return {
         "model": cell.model,
         "weight_bits": cell.weight_bits,
@@ -135,7 +135,7 @@ def make_row(cell: Cell, results: dict[str, Any]) -> dict[str, Any]:
         **columns_of(cell.method),
         "seed": cell.seed,
         "num_samples": results["num_samples"],
-        "synthesis_steps": 0 if cell.method in _NOT_MADE else results["synthesis_steps"],
+        "synthesis_steps": results["synthesis_steps"] if is_made else 0,
         "epochs": results["epochs"],
         "fp_top1": results["fp_top1"],
         "calibrated_top1": results["calibrated_top1"],

@@ -20,8 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import budgets, charts, methods, runs
-from maskaq_jax import attention, experiment, run_directory, run_files, samples, sources
 from maskaq_jax.models import full_precision
+from maskaq_jax.runs import directory, training_images
+from maskaq_jax.runs.inputs import RunInputs, load, prepare
 
 _NUM_COLUMNS = 12
 
@@ -37,45 +38,31 @@ def main() -> None:
     for model in options.models.split(","):
         images = {}
         for method in methods.METHODS:
-            prepared = open_run(model, method, options.workdir)
-            images[method] = read_images(prepared, np.arange(_NUM_COLUMNS))
-        draw_samples(options.out / f"samples_{model}.png", images, prepared)
-        draw_similarity(options.out / f"similarity_{model}.png", images, prepared)
-        prepared = open_run(model, "maskaq", options.workdir)
-        _, variables = experiment.load(prepared.workdir)
-        draw_attention(
-            options.out / f"attention_{model}.png", images["maskaq"], variables, prepared
-        )
+            inputs = open_run(model, method, options.workdir)
+            images[method] = training_images.read_newest(inputs, np.arange(_NUM_COLUMNS))
+        draw_samples(options.out / f"samples_{model}.png", images, inputs)
+        draw_similarity(options.out / f"similarity_{model}.png", images, inputs)
+        inputs = open_run(model, "maskaq", options.workdir)
+        _, variables = load(inputs.workdir)
+        draw_attention(options.out / f"attention_{model}.png", images["maskaq"], variables, inputs)
     budgets.redraw(options.out)
 
 
-def open_run(model: str, method: str, workdir: Path) -> experiment.Experiment:
+def open_run(model: str, method: str, workdir: Path) -> RunInputs:
     """What a run of the bench read; it is made if it isn't there."""
     run = methods.Cell(model, 3, 3, method, seed=0).run
     runs.finish(run, workdir)
-    directory = run.directory(workdir)
-    return experiment.prepare(run_directory.read_settings(directory), directory)
+    workdir = run.directory(workdir)
+    return prepare(directory.read_settings(workdir), workdir)
 
 
-def read_images(prepared: experiment.Experiment, indices: np.ndarray) -> np.ndarray:
-    """[B, height, width, channels] images that the run was trained on at its end."""
-    if prepared.real is not None:
-        return prepared.real[indices]
-    if prepared.config.method == "noise":
-        return sources.read_noise(prepared, jax.random.key(prepared.config.seed))(indices)
-    folder = samples.list_refreshes(prepared.workdir / run_files.SAMPLES)[-1]
-    return samples.open_images(folder)(indices)
-
-
-def attention_logits(
-    prepared: experiment.Experiment, variables: Any, images: np.ndarray
-) -> Sequence[jax.Array]:
+def attention_logits(inputs: RunInputs, variables: Any, images: np.ndarray) -> Sequence[jax.Array]:
     """Attention logits of each block; of P where `variables` is its `params`.
 
     Raises:
       ValueError: the last block's windows are not whole images.
     """
-    model = prepared.model if "quant" in variables else full_precision(prepared.model)
+    model = inputs.model if "quant" in variables else full_precision(inputs.model)
     _, out = jax.jit(model.apply)(variables, jnp.asarray(images))
     logits = out["attention_logits"]
     if len(logits[-1]) != len(images):
@@ -83,48 +70,42 @@ def attention_logits(
     return logits
 
 
-def draw_samples(
-    path: Path, images: dict[str, np.ndarray], prepared: experiment.Experiment
-) -> None:
+def draw_samples(path: Path, images: dict[str, np.ndarray], inputs: RunInputs) -> None:
     """A row of images for each method."""
     figure, axes = charts.new_figure(len(images), _NUM_COLUMNS, (_NUM_COLUMNS, len(images)))
     for row, (method, own) in zip(axes, images.items(), strict=True):
-        for axis, picture in zip(row, prepared.config.pixels.denormalise(own), strict=True):
+        for axis, picture in zip(row, inputs.config.pixels.denormalise(own), strict=True):
             show(axis, picture)
         row[0].set_ylabel(method, rotation=0, ha="right", va="center")
     figure.savefig(path, dpi=100)
 
 
-def draw_similarity(
-    path: Path, images: dict[str, np.ndarray], prepared: experiment.Experiment
-) -> None:
+def draw_similarity(path: Path, images: dict[str, np.ndarray], inputs: RunInputs) -> None:
     """Cosines between the head-averaged attention rows of an image's patches, for each method."""
     figure, axes = charts.new_figure(2, len(images), (2 * len(images), 4))
     for column, (method, own) in enumerate(images.items()):
-        logits = attention_logits(prepared, {"params": prepared.params}, own[:1])[-1]
-        rows = attention.patch_logits(logits, prepared.model.num_prefix_tokens).mean(axis=1)[0]
+        logits = attention_logits(inputs, {"params": inputs.params}, own[:1])[-1]
+        rows = inputs.model.patches.logits(logits).mean(axis=1)[0]
         rows = rows / jnp.linalg.norm(rows, axis=-1, keepdims=True)
-        show(axes[0, column], prepared.config.pixels.denormalise(own)[0])
+        show(axes[0, column], inputs.config.pixels.denormalise(own)[0])
         axes[0, column].set_title(method)
         show(axes[1, column], rows @ rows.T, vmin=-1, vmax=1, cmap="RdBu_r")
     axes[1, 0].set_ylabel("patch similarity")
     figure.savefig(path, dpi=100)
 
 
-def draw_attention(
-    path: Path, images: np.ndarray, variables: Any, prepared: experiment.Experiment
-) -> None:
+def draw_attention(path: Path, images: np.ndarray, variables: Any, inputs: RunInputs) -> None:
     """Images, and what P and Q attend to in them; P's informative regions are outlined."""
-    model = prepared.model
+    model = inputs.model
     logits = {
-        "P": attention_logits(prepared, {"params": prepared.params}, images),
-        "Q": attention_logits(prepared, variables, images),
+        "P": attention_logits(inputs, {"params": inputs.params}, images),
+        "Q": attention_logits(inputs, variables, images),
     }
-    rows = {"image": prepared.config.pixels.denormalise(images)}
+    rows = {"image": inputs.config.pixels.denormalise(images)}
     for name, layers in logits.items():
-        scores = attention.patch_scores(layers[-1], model.num_prefix_tokens)
+        scores = model.patches.scores(layers[-1])
         rows[name] = np.asarray(scores).reshape(-1, *model.patch_grid)
-    masks = model.patch_regions(logits["P"], prepared.config.synthesis.initial_ratio)
+    masks = model.patch_regions(logits["P"], inputs.config.synthesis.initial_ratio)
     height, width = images.shape[1:3]
     figure, axes = charts.new_figure(len(rows), len(images), (len(images), len(rows)))
     for axis_row, (name, pictures) in zip(axes, rows.items(), strict=True):

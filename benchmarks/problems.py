@@ -11,10 +11,20 @@ from jax import Array
 from jax.sharding import Mesh
 
 from benchmarks.processes import TimedStep, timed
-from maskaq_jax import calibration, finetune, parallel, phases, programs, synthesis, synthesis_terms
+from maskaq_jax import calibration
 from maskaq_jax import config as config_lib
 from maskaq_jax.config import Config
+from maskaq_jax.data.batches import LabelledBatch
+from maskaq_jax.devices import parallel
+from maskaq_jax.evaluation.classification import Classification
+from maskaq_jax.evaluation.loop import EvaluationLoop
+from maskaq_jax.finetuning.loop import FinetuningLoop
+from maskaq_jax.finetuning.step import FinetuningBatch, FinetuningSpec
 from maskaq_jax.models import Model, full_precision
+from maskaq_jax.synthesis import loop as synthesis_loop
+from maskaq_jax.synthesis import step as synthesis
+from maskaq_jax.synthesis.step import SynthesisSpec
+from maskaq_jax.synthesis.terms import SynthesisBatch
 
 PHASES = ("synthesis", "finetuning", "evaluation")
 # One program, and little memory, whatever the batch.
@@ -65,8 +75,7 @@ def make_problem(name: str, batch_size: int, bits: int, **arguments: Any) -> Pro
     Weights and images are random; the quantizers are calibrated on a few of these images.
     """
     module = importlib.import_module(f"configs.{name}")
-    preset = ",preset=paper" if "fashion" in name else ""
-    settings = config_lib.validated(module.get_config(f"w={bits},a={bits}{preset}"))
+    settings = config_lib.validated(module.get_config(f"w={bits},a={bits},preset=paper"))
     model = config_lib.create_model(settings, **arguments)
     key = jax.random.key(0)
     images = jax.random.normal(key, (batch_size, *model.input_shape))
@@ -106,31 +115,29 @@ def make_step(problem: Problem, phase: str) -> tuple[TimedStep, Compiled]:
       ValueError: there is no such phase.
     """
     check_phase(phase)
-    num_steps = phases.STEPS_PER_DISPATCH if phase == "synthesis" else 1
-    num_dispatches = 1 if is_on_cpu() else phases.STEPS_PER_DISPATCH // num_steps
+    num_steps = synthesis_loop.STEPS_PER_DISPATCH if phase == "synthesis" else 1
+    num_dispatches = 1 if is_on_cpu() else synthesis_loop.STEPS_PER_DISPATCH // num_steps
     settings, model, key = problem.settings, problem.model, jax.random.key(1)
     numbers = jnp.arange(len(problem.images), dtype=jnp.int32)
     if phase == "synthesis":
-        spec = synthesis.Spec(settings.synthesis, settings.pixels)
+        spec = SynthesisSpec(settings.synthesis, settings.pixels)
         optimizer = synthesis.create_optimizer(settings.synthesis)
         state: Any = synthesis.init_state(optimizer, problem.images)
-        batch: Any = synthesis_terms.Batch(
-            numbers, problem.labels, problem.params, problem.variables
-        )
-        program = programs.map_synthesis(model, spec, problem.mesh)
+        batch: Any = SynthesisBatch(numbers, problem.labels, problem.params, problem.variables)
+        program = synthesis_loop.SynthesisLoop(model, spec, problem.mesh).program()
         rest: tuple[Any, ...] = (batch, key, jnp.int32(num_steps))
     elif phase == "finetuning":
-        tuning = finetune.Spec(settings.finetuning, settings.pixels)
-        trainer = finetune.create_optimizer(settings.finetuning, 1000)
-        state = finetune.init_state(trainer, problem.variables)
-        batch = finetune.Batch(numbers, problem.images, problem.params)
-        program = programs.map_finetuning(model, tuning, 1000, problem.mesh)
+        tuning = FinetuningSpec(settings.finetuning, settings.pixels)
+        loop = FinetuningLoop(model, tuning, len(numbers), key, problem.mesh)
+        state = loop.init_state(problem.variables)
+        batch = FinetuningBatch(numbers, problem.images, problem.params)
+        program = loop.program()
         rest = (batch, key)
     else:
         state = None
-        program = programs.map_evaluation(model, problem.mesh)
+        program = EvaluationLoop(Classification(), model, problem.mesh).program
         valid = jnp.ones(len(problem.images), bool)
-        rest = (problem.variables, problem.images, problem.labels, valid)
+        rest = (problem.variables, LabelledBatch(problem.images, problem.labels, valid))
     state = jax.tree.map(jnp.copy, state)  # its memory is reused
     arguments = rest if state is None else (state, *rest)
     started = time.perf_counter()

@@ -17,7 +17,7 @@ import jax
 
 from benchmarks.problems import PHASES, make_problem, make_step
 from benchmarks.processes import TimedStep
-from maskaq_jax import memory
+from maskaq_jax.devices import memory
 
 _NUM_CALLS = 3
 # Name of a part: what the scope of its instructions holds; the first that fits counts.

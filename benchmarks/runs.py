@@ -9,12 +9,15 @@ import concurrent.futures
 import contextlib
 import csv
 import dataclasses
+import functools
 import hashlib
 import importlib
 import io
 import json
+import operator
 import os
 import queue
+import statistics
 import subprocess
 import sys
 import threading
@@ -23,7 +26,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from maskaq_jax import config as config_lib
-from maskaq_jax import files, interruption, run_files
+from maskaq_jax.runs import directory, interruption
+from maskaq_jax.storage import whole_files
 
 # Seconds between two looks at whether to stop.
 _PATIENCE = 1.0
@@ -40,7 +44,7 @@ class Run:
       name: its own in the bench.
       model: of configs/.
       argument: of the config.
-      flags: of the command line, as `--config.samples.num_samples=40`; values are integers.
+      flags: of the command line, as `--config.samples.num_samples=40`; numbers and strings.
     """
 
     name: str
@@ -50,12 +54,14 @@ class Run:
 
     @property
     def digest(self) -> str:
-        """Of all settings."""
+        """Of all settings; it stays the same when fields are added that have their default."""
         config = importlib.import_module(f"configs.{self.model}").get_config(self.argument)
         for flag in self.flags:
-            name, _, value = flag.removeprefix("--config.").partition("=")
-            config.update_from_flattened_dict({name: int(value)})
-        return _digest(config_lib.as_dict(config_lib.validated(config)))
+            name, _, text = flag.removeprefix("--config.").partition("=")
+            kind = type(functools.reduce(operator.getitem, name.split("."), config))
+            value = text == "True" if kind is bool else kind(text)
+            config.update_from_flattened_dict({name: value})
+        return _digest(config_lib.validated(config))
 
     def directory(self, workdir: Path) -> Path:
         """Where it is made; another one for other settings."""
@@ -113,8 +119,8 @@ class Record:
         writer.writeheader()
         writer.writerows(self.rows.values())
         # A row without its digest counts as missing, so the order makes a kill between harmless.
-        files.write_text(self.path, table.getvalue())
-        files.write_json(self.path.with_suffix(".json"), self._digests)
+        whole_files.write_text(self.path, table.getvalue())
+        whole_files.write_json(self.path.with_suffix(".json"), self._digests)
 
 
 def fill(
@@ -267,21 +273,24 @@ def finish(
     Raises:
       RuntimeError: the run failed, or its config was edited while the bench was running.
     """
-    directory = run.directory(workdir)
-    results, log = directory / run_files.RESULTS, directory.with_suffix(".log")
+    workdir = run.directory(workdir)
+    results, log = workdir / directory.RESULTS, workdir.with_suffix(".log")
     if not results.is_file():
-        directory.parent.mkdir(parents=True, exist_ok=True)
+        workdir.parent.mkdir(parents=True, exist_ok=True)
         command = [
-            *(sys.executable, "-m", "maskaq_jax.main", f"--workdir={directory}"),
+            *(sys.executable, "-m", "maskaq_jax.main", f"--workdir={workdir}"),
             *(f"--config=configs/{run.model}.py:{run.argument}", *run.flags),
         ]
         returned = (processes or Processes()).call(command, log, cores)
         if returned:
             raise RuntimeError(f"{run.name} ended with status {returned}: see {log}")
-    settings = json.loads((directory / run_files.CONFIG).read_text(encoding="utf-8"))
-    if _digest(settings) != run.digest:
+    try:
+        digest = _digest(directory.read_settings(workdir))
+    except ValueError:  # of a version with other fields
+        digest = None
+    if digest != run.digest:
         raise RuntimeError(
-            f"{directory} was made with other settings than the bench has: were configs edited "
+            f"{workdir} was made with other settings than the bench has: were configs edited "
             "while it was running? Start it again"
         )
     return json.loads(results.read_text(encoding="utf-8"))
@@ -290,6 +299,12 @@ def finish(
 def total_seconds(results: dict[str, Any]) -> float:
     """Of all phases of a run."""
     return round(sum(results["seconds"].values()), 1)
+
+
+def describe(values: Sequence[float]) -> str:
+    """Mean, and standard deviation where there are several."""
+    mean = f"{statistics.mean(values):.2f}"
+    return f"{mean} ± {statistics.stdev(values):.2f}" if len(values) > 1 else mean
 
 
 def split_cores(shares: int) -> list[frozenset[int] | None]:
@@ -309,5 +324,6 @@ def _parse(text: str) -> Any:
     return text
 
 
-def _digest(settings: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+def _digest(settings: config_lib.Config) -> str:
+    text = json.dumps(config_lib.identity(settings), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

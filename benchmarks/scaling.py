@@ -17,10 +17,16 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
-from maskaq_jax import batches, finetune, parallel, programs, schedule, synthesis
 from maskaq_jax import config as config_lib
 from maskaq_jax.config import Config
+from maskaq_jax.devices import parallel
+from maskaq_jax.finetuning.loop import FinetuningLoop
+from maskaq_jax.finetuning.step import FinetuningSpec
+from maskaq_jax.runs.plan import Plan, make_plan
+from maskaq_jax.synthesis.loop import SynthesisLoop
+from maskaq_jax.synthesis.step import SynthesisSpec
 
 BACKBONES = ("vit_t", "deit_t", "deit_s", "deit_b", "vit_b", "swin_t", "dinov2_s")
 CHIP_COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -129,19 +135,17 @@ def main() -> None:
 
 def print_backbone(backbone: str) -> None:
     """Prints what a run of a config costs."""
-    settings = config_lib.validated(importlib.import_module(f"configs.{backbone}").get_config())
+    settings = config_lib.validated(
+        importlib.import_module(f"configs.{backbone}").get_config("preset=paper")
+    )
     model = config_lib.create_model(settings)
-    synthesis_spec = synthesis.Spec(settings.synthesis, settings.pixels)
-    finetuning_spec = finetune.Spec(settings.finetuning, settings.pixels)
-    synthesis_cost = measure(
-        lambda mesh: programs.map_synthesis(model, synthesis_spec, mesh),
-        lambda size: programs.synthesis_shapes(model, synthesis_spec, size),
-    )
+    synthesis_spec = SynthesisSpec(settings.synthesis, settings.pixels)
+    finetuning_spec = FinetuningSpec(settings.finetuning, settings.pixels)
+    synthesis_cost = measure(lambda mesh: SynthesisLoop(model, synthesis_spec, mesh))
     finetuning_cost = measure(
-        lambda mesh: programs.map_finetuning(model, finetuning_spec, 1, mesh),
-        lambda size: programs.finetuning_shapes(model, finetuning_spec, size),
+        lambda mesh: FinetuningLoop(model, finetuning_spec, 1, jax.random.key(0), mesh)
     )
-    plan = schedule.make_plan(settings)
+    plan = make_plan(settings)
     image_steps = plan.num_syntheses * settings.samples.num_samples * settings.synthesis.num_steps
     print(
         f"\n### `configs/{backbone}.py`: {settings.model.name}\n\n"
@@ -165,7 +169,7 @@ def print_backbone(backbone: str) -> None:
 
 def print_row(
     settings: Config,
-    plan: schedule.Plan,
+    plan: Plan,
     synthesis_cost: Cost,
     finetuning_cost: Cost,
     num_chips: int,
@@ -176,9 +180,8 @@ def print_row(
     made = math.ceil(batch_size / num_chips)
     learnt = math.ceil(settings.finetuning.batch_size / num_chips)
     memory = max(synthesis_cost.memory(made), finetuning_cost.memory(learnt))
-    num_batches = batches.num_batches(
-        dataclasses.replace(settings, samples=dataclasses.replace(samples, batch_size=batch_size))
-    )
+    larger = dataclasses.replace(samples, batch_size=batch_size)
+    num_batches = make_plan(dataclasses.replace(settings, samples=larger)).num_batches
     synthesis_steps = plan.num_syntheses * num_batches * settings.synthesis.num_steps
     hours = [
         f"{synthesis_steps * synthesis_cost.seconds(made, num_chips, chip) / 3600:.2f} + "
@@ -191,25 +194,24 @@ def print_row(
     )
 
 
-def measure(build: Callable[[Any], Any], shapes: Callable[[int], tuple[Any, ...]]) -> Cost:
+def measure(build: Callable[[Mesh], SynthesisLoop | FinetuningLoop]) -> Cost:
     """The cost of a program, of what XLA says of batches of 1 and 2.
 
     Args:
-      build: the program of a mesh.
-      shapes: of its arguments, for a global batch.
+      build: the loop of a mesh, whose program it is.
     """
-    one = parallel.make_mesh(jax.devices()[:1])
-    program = build(one)
+    loop = build(parallel.make_mesh(jax.devices()[:1]))
     figures = []
     for size in (1, 2):
-        compiled = program.lower(*shapes(size)).compile()
+        compiled: Any = loop.program().lower(*loop.argument_shapes(size)).compile()
         cost, memory = compiled.cost_analysis(), compiled.memory_analysis()
         held = memory.argument_size_in_bytes + memory.temp_size_in_bytes
         figures.append((cost["flops"], cost["bytes accessed"], held))
     flops, moved, held = (
         (2 * first - second, second - first) for first, second in zip(*figures, strict=True)
     )
-    lowered = build(parallel.make_mesh()).lower(*shapes(2)).as_text()
+    loop = build(parallel.make_mesh())
+    lowered = loop.program().lower(*loop.argument_shapes(2)).as_text()
     return Cost(flops, moved, held, count_reduced_bytes(lowered))
 
 

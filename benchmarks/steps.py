@@ -53,8 +53,9 @@ from benchmarks.processes import (
     timed,
 )
 from benchmarks.products import count_product_flops, measure_product_rate
-from maskaq_jax import memory, phases, programs
+from maskaq_jax.devices import memory
 from maskaq_jax.models import Model, vit
+from maskaq_jax.synthesis import loop as synthesis_loop
 
 # Seconds from which a step of PyTorch on a GPU is timed alone: a wait no longer shows in it.
 _LONG_STEP = 0.1
@@ -103,7 +104,7 @@ def main() -> None:
         cache = options.cache or stack.enter_context(tempfile.TemporaryDirectory())
         # The processes that take the steps find here what is compiled: a compiler needs memory.
         os.environ["JAX_COMPILATION_CACHE_DIR"] = cache
-        programs.keep_on_disk(cache)
+        memory.keep_on_disk(cache)
         if options.compile_only:
             for row in list_rows(options):
                 compile_row(*row, options.bits)
@@ -164,7 +165,7 @@ def benchmark(
     products = count_product_flops(problem.model, phase) * batch
     num_parts = 1
     if phase == "synthesis":
-        num_parts = programs.choose_num_parts(
+        num_parts = synthesis_loop.choose_num_parts(
             problem.model, batch // problem.mesh.size, problem.mesh
         )
     ours, torch, tuned = (medians.get(kind) for kind in _IMPLEMENTATIONS)
@@ -274,7 +275,7 @@ def time_on_gpu(take_step: Step) -> TimedStep:
             return timed(functools.partial(take_steps, count), count)()
         take_steps(1)
         one = timed(functools.partial(take_steps, 1))()
-        count = 1 if one > _LONG_STEP else phases.STEPS_PER_DISPATCH
+        count = 1 if one > _LONG_STEP else synthesis_loop.STEPS_PER_DISPATCH
         return one
 
     return time_steps
@@ -288,6 +289,8 @@ def make_torch_step(problem: Problem, phase: str, kind: str, device: str) -> Ste
 
     version = {"torch": torch_steps.ORIGINAL, "torch_tuned": torch_steps.TUNED}[kind]
     model, bits = problem.model, problem.settings.quantization.weight_bits
+    if not isinstance(model, vit.VisionTransformer):
+        raise TypeError(f"PyTorch's steps are of a ViT or DeiT, not of a {type(model).__name__}")
     dtype = getattr(torch, jnp.dtype(model.dtype).name)
     # Fine-tuning trains Q in both versions, and no version needs P's gradients there.
     is_frozen = version.is_frozen

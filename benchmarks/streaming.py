@@ -29,7 +29,7 @@ from configs import deit_t
 
 
 def get_config():
-    config = deit_t.get_config()
+    config = deit_t.get_config("preset=paper")
     config.model.name, config.model.num_classes = "vit", 10
     config.model.arguments = {arguments}
     config.model.weights = "{weights}"

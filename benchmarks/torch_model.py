@@ -14,7 +14,7 @@ import torch.nn.functional as F  # noqa: N812  (its usual name)
 from torch import Tensor
 
 from maskaq_jax import torch_import
-from maskaq_jax.models import Model
+from maskaq_jax.models.vit import VisionTransformer
 
 
 @dataclasses.dataclass
@@ -87,7 +87,7 @@ def load(
 
 
 def forward(
-    model: Model, weights: Weights, images: Tensor
+    model: VisionTransformer, weights: Weights, images: Tensor
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     """Logits, attention logits and attention outputs of a ViT; images are [B, C, height, width]."""
     params, heads, patch = weights.params, model.num_heads, model.patch_size

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from benchmarks import torch_losses, torch_model
 from benchmarks.torch_model import Weights
-from maskaq_jax.models import Model
+from maskaq_jax.models.vit import VisionTransformer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +41,7 @@ ORIGINAL, TUNED = Version(False, False), Version(True, True)
 
 
 def synthesis_loss(
-    model: Model,
+    model: VisionTransformer,
     version: Version,
     params: Weights,
     variables: Weights,
@@ -90,7 +90,7 @@ def synthesis_loss(
 
 
 def finetuning_loss(
-    model: Model, version: Version, params: Weights, variables: Weights, views: Tensor
+    model: VisionTransformer, version: Version, params: Weights, variables: Weights, views: Tensor
 ) -> dict[str, Tensor]:
     """The weighted terms of the paper's fine-tuning loss, as `synthesis_loss` has its own."""
     with torch.no_grad():
@@ -108,7 +108,7 @@ def finetuning_loss(
 
 
 def make_synthesis_step(
-    model: Model,
+    model: VisionTransformer,
     version: Version,
     params: Weights,
     variables: Weights,
@@ -151,7 +151,11 @@ def make_synthesis_step(
 
 
 def make_finetuning_step(
-    model: Model, version: Version, params: Weights, variables: Weights, images: np.ndarray
+    model: VisionTransformer,
+    version: Version,
+    params: Weights,
+    variables: Weights,
+    images: np.ndarray,
 ) -> Callable[[], None]:
     """A function that takes a step, augmentation and SGD included; as `make_synthesis_step`."""
     pixels = _load_images(images, params.device)
@@ -167,7 +171,7 @@ def make_finetuning_step(
 
 
 def make_evaluation_step(
-    model: Model, variables: Weights, images: np.ndarray
+    model: VisionTransformer, variables: Weights, images: np.ndarray
 ) -> Callable[[], None]:
     """A function that classifies the images; as `make_synthesis_step`."""
     pixels = _load_images(images, variables.device)

@@ -1,7 +1,33 @@
-"""What configs share: the paper's settings for its backbones, the embedded experiment's budget, and
-the choice of a method.
+"""What configs share. They all take these arguments, as in `--config=configs/deit_t.py:w=3,a=8`:
+
+    w, a           bits of weights and activations: 2 to 8, or 32 for none
+    method         where the samples come from: maskaq, mimiq, psaq, noise or real; `source` is
+                   another word for it
+    without        a part of MaskAQ left out: entropy, coupling, drop (of regions at random), ratio
+                   (0.3 throughout instead of falling), masking (of distillation), calibration
+                   (on noise instead of samples), refresh or synthesis (a single step)
+    preset         best or paper, the settings of images and training
+    images         best or paper, where those of the images are to differ
+    background     black, white, auto (one of the two, as P chooses; best) or none (paper)
+    seed           of every random draw
+    real           a folder of images of one's own, for method=real; no labels are needed
+    val            images to evaluate on, in place of the config's own: a folder for each class, or
+                   `tfds:imagenet2012`
+    split          of the embedded images: test, or validation to choose settings; or of TFDS's
+
+Those of ImageNet models take weights of the Hugging Face hub (the `hub` extra);
+`--config.model.weights=FILE` takes a file instead. With `preset=best`, the default, every layer is
+fitted in closed form to 96 synthetic images, which on two CPU cores takes a ViT-S of 112 px some
+minutes; `preset=paper` has the paper's ten thousand images and 200 epochs, whose time
+`docs/scaling.md` estimates. Accuracy on ImageNet is not measured yet; `docs/results/real.md` has
+that of another real ViT.
+
+A field's value is the last of what these say of it: the paper's settings, the preset, the config
+file, the arguments, the command line. What depends on the method is settled at the very end, by
+`maskaq_jax.config.validated`, so that `--config.method=mimiq` does what `method=mimiq` does.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -9,141 +35,111 @@ from ml_collections import ConfigDict
 from maskaq_jax import config as config_lib
 from maskaq_jax import data, schema
 
-# What MaskAQ is without one of its parts: the fields that change.
-ABLATIONS: dict[str, dict[str, Any]] = {
-    "entropy": {"synthesis.weights.entropy": 0.0},
-    "coupling": {"synthesis.weights.coupling": 0.0},
-    "drop": {"synthesis.drop_rate": 0.0},
-    "ratio": {"synthesis.initial_ratio": 0.3, "synthesis.final_ratio": 0.3},
-    "masking": {"finetuning.important_weight": 1.0},
-    "calibration": {"samples.calibration": "noise"},
-    "refresh": {"samples.refresh_every": 0},
-    # But for one step: what the first images are worth as they are.
-    "synthesis": {"synthesis.num_steps": 1},
+# The data and the budget of the embedded experiment: minutes on two CPU cores.
+FASHION: dict[str, Any] = {
+    "model.num_classes": 10,
+    "pixels.mean": (0.286,) * 3,
+    "pixels.std": (0.353,) * 3,
+    "pixels.grey": True,
+    "evaluation.dataset": data.EMBEDDED,
+    "evaluation.split": "test",
+    "samples.num_samples": 320,
+    "samples.batch_size": 160,
+    "samples.refresh_every": 30,
+    "samples.calibration_size": 256,
+    "synthesis.num_steps": 100,
+    "finetuning.epochs": 60,
+    "finetuning.batch_size": 32,
 }
-# Those that make their images once, and weigh all patches alike.
-FORERUNNERS = ("mimiq", "psaq")
+
+
+def fashion_config(argument: str | None, fields: dict[str, Any]) -> ConfigDict:
+    """An embedded experiment: what differs from `FASHION`, by dotted names of fields."""
+    return experiment(argument, config_lib.EMBEDDED_PRESETS, FASHION | fields, w=3, a=3)
 
 
 def imagenet_config(
-    argument: str | None,
+    argument: str | None = None,
+    *,
     model: str,
     weights: str,
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
+    fields: dict[str, Any] | None = None,
 ) -> ConfigDict:
-    """The paper's settings for an ImageNet model, but for calibration on synthetic images.
+    """An experiment on an ImageNet model.
+
+    Without `val` nothing is evaluated but the agreement of both models.
 
     Args:
-      argument: of the config: `w`, `a`, `method`, `seed`, and `val`: ImageNet's validation images,
-        'tfds:imagenet2012' or a folder of `<wnid>/*.JPEG`; without it nothing is evaluated but the
-        agreement of both models.
+      argument: of the config.
       model: a name of `create_model`.
       weights: where its weights are.
       mean: of the pixels of each channel, from 0 to 1, that the model was trained with; None for
         ImageNet's.
       std: their standard deviation.
+      fields: what else differs, by dotted names of fields.
     """
-    arguments = schema.parse_arguments(argument, w=4, a=4, method="maskaq", seed=0, val="")
-    config = config_lib.default()
-    config.seed = arguments.seed
-    config.model.name = model
-    config.model.weights = weights
-    # Fields, so that the command line can set them.
-    config.model.arguments = ConfigDict({"img_size": 224, "dtype": "float32"})
-    config.pixels.mean = mean or config.pixels.mean
-    config.pixels.std = std or config.pixels.std
-    config.quantization.weight_bits = arguments.w
-    config.quantization.activation_bits = arguments.a
-    if arguments.val.startswith(data.TFDS_SCHEME):
-        config.evaluation.dataset = arguments.val
-        config.evaluation.split = "validation"
-    elif arguments.val:
-        config.evaluation.dataset = "folder"
-        config.evaluation.path = arguments.val
-    set_method(config, arguments.method)
-    return config
+    own: dict[str, Any] = {
+        "model.name": model,
+        "model.weights": weights,
+        "model.arguments": {"img_size": 224, "dtype": "float32"},
+    }
+    if mean:
+        own["pixels.mean"] = mean
+    if std:
+        own["pixels.std"] = std
+    return experiment(argument, config_lib.IMAGENET_PRESETS, own | (fields or {}), w=4, a=4)
 
 
-def fashion_config(argument: str | None) -> ConfigDict:
-    """An experiment on Fashion-MNIST, complete except for the model.
+def experiment(
+    argument: str | None,
+    presets: Mapping[str, config_lib.Preset],
+    fields: dict[str, Any],
+    w: int,
+    a: int,
+) -> ConfigDict:
+    """An experiment from arguments.
 
     Args:
-      argument: of the config, as `configs/vit_fashion.py` lists them.
+      argument: of the config, as the top of this file lists them.
+      presets: of the model's scale.
+      fields: in which it differs from all others, by their dotted names.
+      w: bits of weights, where the argument doesn't say.
+      a: those of activations.
+
+    Raises:
+      ConfigError: an argument that there isn't, or an impossible value.
     """
     arguments = schema.parse_arguments(
         argument,
-        w=3,
-        a=3,
-        method="maskaq",
-        source="",
-        without="",
-        preset="best",
-        images="",
-        background="",
-        seed=0,
-        split="test",
+        **{"w": w, "a": a, "method": "maskaq", "source": "", "without": "", "preset": "best"},
+        **{"images": "", "background": "", "seed": 0, "val": "", "split": "", "real": ""},
     )
-    presets = ("best", "paper")
-    preset = schema.choose("config argument preset", arguments.preset, presets)
-    images = schema.choose("config argument images", arguments.images or preset, presets)
+    method = _choose_method(arguments)
+    training = schema.choose("config argument preset", arguments.preset, presets)
+    images = schema.choose("config argument images", arguments.images or training, presets)
+    values = {
+        **presets[images].images,
+        **presets[training].training,
+        **fields,
+        "seed": arguments.seed,
+        "method": method,
+        "quantization.weight_bits": arguments.w,
+        "quantization.activation_bits": arguments.a,
+        **_evaluation_fields(arguments),
+        **({"synthesis.background": arguments.background} if arguments.background else {}),
+        **({"samples.real": arguments.real} if arguments.real else {}),
+        **_fields_without(arguments.without, method),
+    }
+    # A field of its own for each argument of the model, so that the command line can set them.
+    values["model.arguments"] = ConfigDict(values["model.arguments"])
     config = config_lib.default()
-    config.seed = arguments.seed
-    config.model.num_classes = 10
-    config.pixels.mean = (0.286,) * 3
-    config.pixels.std = (0.353,) * 3
-    config.pixels.grey = True
-    config.quantization.weight_bits = arguments.w
-    config.quantization.activation_bits = arguments.a
-    config.evaluation.dataset = data.EMBEDDED
-    config.evaluation.split = arguments.split
-
-    config.samples.num_samples = 320
-    config.samples.batch_size = 160
-    config.samples.refresh_every = 30
-    config.samples.calibration_size = 256
-    config.synthesis.num_steps = 100
-    config.finetuning.epochs = 60
-    config.finetuning.batch_size = 32
-
-    if images == "best":
-        _use_best_images(config)
-    if arguments.background:
-        config.synthesis.background = arguments.background
-    if preset == "best":
-        _use_best_training(config)
-    set_method(config, _choose_method(arguments))
-    if arguments.without:
-        if config.method != "maskaq":
-            raise schema.ConfigError(
-                "config argument without leaves out a part of MaskAQ, but the method is "
-                f"{config.method!r}"
-            )
-        part = schema.choose("config argument without", arguments.without, ABLATIONS)
-        config.update_from_flattened_dict(ABLATIONS[part])
+    config.update_from_flattened_dict(values)
     return config
 
 
-def set_method(config: ConfigDict, method: str) -> None:
-    """Chooses where samples come from: other methods lack what MaskAQ added.
-
-    That is the refresh, the informative patches' weight in fine-tuning, and loss terms. PSAQ-ViT
-    has terms of its own.
-    """
-    config.method = method
-    if method not in FORERUNNERS:
-        return
-    weights = config.synthesis.weights
-    for name in weights:
-        if name not in config_lib.METHOD_TERMS[method]:
-            weights[name] = 0.0
-    if method == "psaq":
-        weights.density, weights.variation_gap = 1.0, 0.05
-    config.finetuning.important_weight = 1.0
-    config.samples.refresh_every = 0
-
-
-def _choose_method(arguments: Any) -> str:
+def _choose_method(arguments: ConfigDict) -> str:
     """`source`, another word for `method`, if it is given."""
     if not arguments.source:
         return arguments.method
@@ -155,32 +151,28 @@ def _choose_method(arguments: Any) -> str:
     return arguments.source
 
 
-def _use_best_images(config: ConfigDict) -> None:
-    """What makes better images than the paper's settings, by `docs/settings.md`."""
-    config.synthesis.smoothness = 0.07
-    config.synthesis.smoothness_spread = 1.2
-    config.synthesis.contrast = 1.0
-    # That there is one says something of the data; its colour doesn't.
-    config.synthesis.background = "auto"
-    config.synthesis.balanced_labels = True
-    config.synthesis.weights.similarity = 0.1
-    config.synthesis.weights.classes = 0.3
-    config.synthesis.view.brightness = 0.0
-    config.synthesis.view.colour = 0.0
+def _evaluation_fields(arguments: ConfigDict) -> dict[str, str]:
+    """What `val` and `split` say, if anything."""
+    val, split = arguments.val, arguments.split
+    if val.startswith(data.TFDS_SCHEME):
+        return {"evaluation.dataset": val, "evaluation.split": split or "validation"}
+    if val:
+        return {
+            "evaluation.dataset": data.FOLDER,
+            "evaluation.path": val,
+            "evaluation.split": split,
+        }
+    return {"evaluation.split": split} if split else {}
 
 
-def _use_best_training(config: ConfigDict) -> None:
-    """What trains better on any images than the paper's settings, by `docs/settings.md`."""
-    config.finetuning.optimizer = "adam"
-    config.finetuning.learning_rate = 5e-4
-    config.finetuning.quantizer_learning_rate = 4e-2
-    config.finetuning.step_learning_rate = 0.05
-    config.finetuning.averaged_share = 0.5
-    config.finetuning.attention_weight = 0.1
-    config.finetuning.block_weight = 1.0
-    # Near the views the teacher was trained on: flips and shifts.
-    config.finetuning.view.min_area = 1.0
-    config.finetuning.view.shift = 2
-    config.finetuning.view.jitter = 0.0
-    config.finetuning.view.grey = 0.0
-    config.finetuning.view.blur = 0.0
+def _fields_without(part: str, method: str) -> dict[str, Any]:
+    """What leaves out a part of MaskAQ."""
+    if not part:
+        return {}
+    if method != "maskaq":
+        raise schema.ConfigError(
+            f"config argument without leaves out a part of MaskAQ, but the method is {method!r}"
+        )
+    return config_lib.ABLATIONS[
+        schema.choose("config argument without", part, config_lib.ABLATIONS)
+    ]

@@ -1,22 +1,16 @@
-"""Quantizes DeiT-S (ImageNet, 224 px) with the paper's settings; made for accelerators.
+"""Quantizes DeiT-S at 224 px, with weights of the Hugging Face hub.
 
-    python -m maskaq_jax.main --config=configs/deit_s.py:w=4,a=4,val=DIR
+    python -m maskaq_jax.main --config=configs/deit_s.py:w=4,a=8,val=DIR
 
-Arguments: `w` and `a`, bits of weights and activations; `method`; `seed`; and `val`, evaluation
-images: a folder for each class, or `tfds:imagenet2012`. Weights come from the Hugging Face hub (the
-`hub` extra); `--config.model.weights=FILE` takes a file instead. `docs/scaling.md` estimates the
-time; accuracy is not measured yet.
+Arguments, time and accuracy: `configs/common.py`.
 """
 
-from ml_collections import ConfigDict
+import functools
 
 from configs import common
 
-
-def get_config(argument: str | None = None) -> ConfigDict:
-    """The paper's experiment on DeiT-S."""
-    return common.imagenet_config(
-        argument,
-        model="deit_small_patch16_224",
-        weights="hf://timm/deit_small_patch16_224.fb_in1k",
-    )
+get_config = functools.partial(
+    common.imagenet_config,
+    model="deit_small_patch16_224",
+    weights="hf://timm/deit_small_patch16_224.fb_in1k",
+)

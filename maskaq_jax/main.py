@@ -1,10 +1,11 @@
 """Command line: `python -m maskaq_jax.main --config=FILE[:args] [--config.field=value ...]`."""
 
 import contextlib
-import datetime
-import itertools
+import dataclasses
 import os
 import re
+import shlex
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from ml_collections import config_flags
 
 if TYPE_CHECKING:
     from maskaq_jax.config import Config
-    from maskaq_jax.experiment import Experiment
+    from maskaq_jax.runs.inputs import RunInputs
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file, with its arguments after a colon: configs/vit_fashion.py:w=3,a=3."
@@ -27,6 +28,10 @@ _CACHE = flags.DEFINE_string(
     "compilation_cache",
     os.path.join("~", ".cache", "maskaq_jax"),
     "Directory where compiled programs are kept between runs; empty for none.",
+)
+
+_LIST_CONFIGS = flags.DEFINE_bool(
+    "list_configs", False, "List the configs that ship with the package, a line each, and end."
 )
 
 _DISTRIBUTED = flags.DEFINE_bool(
@@ -42,6 +47,37 @@ _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this one i
 
 _FAILURE = 1
 _USAGE_ERROR = 2
+# As shells count programs that a signal has ended.
+_ENDED_BY = 128
+
+
+def start() -> None:
+    """The program: flags, then `main`; however it ends, no traceback of ours is left."""
+    for stream in (sys.stdout, sys.stderr):
+        # A name that the terminal's encoding lacks is no reason to fail.
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    signal.signal(signal.SIGINT, _stop_at_once)
+    try:
+        try:
+            app.run(main, flags_parser=_parse_flags)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # Who read has read enough; the interpreter would try once more at its end.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(nowhere, stream.fileno())
+        sys.exit(_ENDED_BY + signal.SIGPIPE)
+
+
+def _stop_at_once(number: int, frame: object = None) -> NoReturn:
+    """Ctrl-C where nothing waits for it, as the second one of a run: what is saved stays."""
+    del frame
+    line = "stopped at once: what was saved by then stays, and the same --workdir continues from it"
+    # Not by Python's streams, which may be in the middle of a line; rich hides the cursor.
+    show_cursor = "\x1b[?25h" if sys.stderr.isatty() else ""
+    os.write(sys.stderr.fileno(), f"{show_cursor}\n{line}\n".encode())
+    os._exit(_ENDED_BY + number)
 
 
 def main(argv: list[str]) -> None:
@@ -49,16 +85,22 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.FATAL)  # Orbax tells every step of a save, and errors twice.
     if len(argv) > 1:
         _refuse(f"unexpected argument {argv[1]!r}; flags start with --")
+    if _LIST_CONFIGS.value:
+        _list_configs()
+        return
     if _CONFIG.value is None:
         _refuse("--config is missing; try --config=configs/vit_fashion.py")
 
     # JAX loads when it is needed: --help and a missing --config are answered at once.
-    from maskaq_jax import config, interruption, memory, parallel, programs
+    from maskaq_jax import config
+    from maskaq_jax.devices import memory, parallel
+    from maskaq_jax.runs import interruption
 
     memory.keep_freed_memory()
+    memory.compute_in_32_bits()
     memory.spare_loaded_objects()
     if _CACHE.value:
-        programs.keep_on_disk(os.path.expanduser(_CACHE.value))
+        memory.keep_on_disk(os.path.expanduser(_CACHE.value))
     try:
         settings = config.validated(_CONFIG.value)
         _check_process_flags()
@@ -66,35 +108,69 @@ def main(argv: list[str]) -> None:
             parallel.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     except (ValueError, OSError) as error:
         _refuse(str(error))
-    with interruption.catch_termination() as is_terminated, interruption.quiet_about_a_full_disk():
+    with (
+        interruption.catch_termination(_stop_at_once) as is_terminated,
+        interruption.quiet_about_a_full_disk(),
+    ):
         _run(_prepare(settings), is_terminated)
 
 
-def _prepare(settings: "Config") -> "Experiment":
-    """What `experiment.prepare` does; processes refuse together, or the others would wait."""
-    from maskaq_jax import experiment, parallel, paths
+def _prepare(settings: "Config") -> "RunInputs":
+    """What `inputs.prepare` does; processes refuse together, or the others would wait."""
+    from maskaq_jax.devices import parallel
+    from maskaq_jax.runs import directory
+    from maskaq_jax.runs.inputs import prepare
+    from maskaq_jax.storage import paths
 
-    workdir = paths.expanded_path(_WORKDIR.value) if _WORKDIR.value else _fresh_workdir()
+    if _WORKDIR.value:
+        workdir = paths.expanded_path(_WORKDIR.value)
+    else:
+        workdir = directory.fresh(
+            Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
+        )
     try:
-        prepared = experiment.prepare(settings, workdir)
+        inputs = prepare(settings, workdir)
     except (ValueError, OSError) as error:
-        with contextlib.suppress(RuntimeError):  # no device, and so no way to tell the others
+        with contextlib.suppress(
+            RuntimeError, AssertionError
+        ):  # no device, and so no way to tell the others
             parallel.any_host(True)
         _refuse(str(error))
     if parallel.any_host(False):
         _refuse("another process refuses: its own message says why")
-    return prepared
+    return dataclasses.replace(inputs, command=_command())
 
 
-def _run(prepared: "Experiment", is_terminated: Callable[[], bool]) -> None:
+def _command() -> str:
+    """What a shell takes to start the run again, without its directory."""
+    kept = []
+    arguments = iter(sys.argv[1:])
+    for argument in arguments:
+        name, has_value, _ = argument.partition("=")
+        if name not in ("--workdir", "-workdir"):
+            kept.append(argument)
+        elif not has_value:
+            next(arguments, None)
+    return shlex.join(["python", "-m", "maskaq_jax.main", *kept])
+
+
+def _run(inputs: "RunInputs", is_terminated: Callable[[], bool]) -> None:
     """Runs; whatever ends it early is told in one line, with what to do about it."""
-    from maskaq_jax import config, failures, interruption, parallel, run, run_files
+    from maskaq_jax import config, report, run
+    from maskaq_jax.devices import parallel
+    from maskaq_jax.runs import directory, interruption
+    from maskaq_jax.storage import failures
 
-    workdir = prepared.workdir
+    workdir = inputs.workdir
     say = print if parallel.is_main_process() else _say_nothing
+    if parallel.any_host(is_terminated()):
+        say("stopped before anything was written", file=sys.stderr)
+        sys.exit(interruption.EXIT_STATUS)
     say(f"run directory: {workdir}", flush=True)
     try:
-        run.run(prepared, is_terminated)
+        run.run(inputs, is_terminated, report.write_at_end)
+    except BrokenPipeError:
+        raise  # `start` knows what it means
     except config.ConfigError as error:
         _refuse(str(error))
     except interruption.Interrupted:
@@ -120,7 +196,9 @@ def _run(prepared: "Experiment", is_terminated: Callable[[], bool]) -> None:
                 _FAILURE,
             )
         raise
-    say(f"done: {workdir / run_files.RESULTS}")
+    say(f"done: {workdir / directory.RESULTS}")
+    if (workdir / directory.REPORT).is_file():
+        say(f"to look at: {workdir / directory.REPORT}")
 
 
 def _is_distributed() -> bool:
@@ -148,36 +226,47 @@ def _say_nothing(*values: object, **options: object) -> None:
     del values, options
 
 
-def _fresh_workdir() -> Path:
-    """runs/CONFIG-TIME-PROCESS: several runs may start in one second."""
-    name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
-    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    return Path("runs") / f"{name}-{stamp}-{os.getpid()}"
+def _list_configs() -> None:
+    from maskaq_jax.config import files
+
+    for name, told in files.describe_own():
+        print(f"{name:<24} {told}")
 
 
 def _parse_flags(argv: list[str]) -> list[str]:
     """Parses flags; a config file may fail in any way, and so may an override."""
-    if path := _config_path(argv):
-        if not path.is_file():
-            from maskaq_jax import paths
-
-            _refuse(f"--config: {paths.missing_file(path)}")
-        # A config may import its neighbours, as `configs.common`, wherever one starts.
-        sys.path.append(str(path.resolve().parent.parent))
+    argv = _with_config_found(argv)
     try:
         return flags.FLAGS(argv)
+    except BrokenPipeError:  # of help
+        raise
     except Exception as error:  # whatever the config file raises
         _refuse(_misspelt_field(argv) or _explain(error))
 
 
-def _config_path(argv: list[str]) -> Path | None:
-    """The file that `--config=FILE:args` or `--config FILE:args` names."""
-    for argument, following in itertools.zip_longest(argv, argv[1:], fillvalue=""):
+def _with_config_found(argv: list[str]) -> list[str]:
+    """The arguments with the path of the config's file, given or the package's own.
+
+    They come as `--config=FILE:args` or `--config FILE:args`.
+    """
+    for place, argument in enumerate(argv):
         flag, has_value, value = argument.partition("=")
-        if flag in ("--config", "-config"):
-            path, _, _ = (value if has_value else following).partition(":")
-            return Path(path) if path else None
-    return None
+        if flag not in ("--config", "-config"):
+            continue
+        from maskaq_jax.config import files
+
+        following = argv[place + 1 : place + 2]
+        path, colon, arguments = (value if has_value else "".join(following)).partition(":")
+        if not path:
+            return argv
+        try:
+            found = files.find(path)
+        except OSError as error:
+            _refuse(f"--config: {error}")
+        files.provide_neighbours(found.resolve().parent)
+        rest = argv[place + 1 if has_value else place + 2 :]
+        return [*argv[:place], f"--config={found}{colon}{arguments}", *rest]
+    return argv
 
 
 def _misspelt_field(argv: list[str]) -> str | None:
@@ -219,4 +308,4 @@ def _tell(message: str) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=_parse_flags)
+    start()

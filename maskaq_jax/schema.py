@@ -1,58 +1,75 @@
 """Turns what config files hold into frozen dataclasses, and mistakes into errors that name them."""
 
+import copy
 import dataclasses
 import difflib
 import math
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 from ml_collections import ConfigDict
 
 # Programs count in int32.
 _LARGEST = 2**31 - 1
+# Marks a field in its metadata.
+_ADDED = "added"
 
 
 class ConfigError(ValueError):
     """A config that can't be run; the message names the field and what was expected."""
 
 
-def parse_arguments(argument: str | None, **defaults: Any) -> ConfigDict:
-    """Reads a config file's argument, as in `--config=configs/vit_fashion.py:w=3,method=noise`.
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """Numbers.
 
-    Args:
-      argument: comma-separated `name=value`; None or empty for the defaults.
-      **defaults: the names allowed, with default values, whose types the values take.
-
-    Raises:
-      ConfigError: unknown name, or a value of another type.
+    Attributes:
+      rule: what errors say after the field's name, as 'must be positive'.
+      contains: whether a value is one of them.
     """
-    values = dict(defaults)
-    for item in filter(None, (argument or "").split(",")):
-        name, _, text = item.partition("=")
-        check_known(f"config argument {name!r}", name, defaults)
-        kind = type(defaults[name])
-        try:
-            values[name] = kind(text)
-        except ValueError:
-            raise ConfigError(
-                f"config argument {name} must be {_article(kind)}, got {text!r}"
-            ) from None
-    return ConfigDict(values)
+
+    rule: str
+    contains: Callable[[float], bool]
+
+    def check(self, value: float, path: str) -> None:
+        """Raises `ConfigError`, which calls the field by its path, unless it may have the value."""
+        if not self.contains(value):
+            raise ConfigError(f"{path} {self.rule}, got {value}")
 
 
-def choose(what: str, value: str, options: Iterable[str]) -> str:
-    """Returns `value` if it is one of the options, else raises `ConfigError`."""
-    check_known(f"{what} {value!r}", value, options)
-    return value
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """Names, where those that there are stand in a table; a Literal says the same of a few."""
+
+    options: tuple[str, ...]
+
+    def check(self, value: str, path: str) -> None:
+        """Raises `ConfigError`, which calls the field by its path, unless it may have the value."""
+        choose(path, value, self.options)
+
+
+_POSITIVE = Range("must be positive", lambda value: value > 0)
+_NOT_NEGATIVE = Range("must not be negative", lambda value: value >= 0)
+_FRACTION = Range("must be between 0 and 1", lambda value: 0 <= value <= 1)
+_BELOW_ONE = Range("must be below 1", lambda value: value < 1)
+
+# Types of fields that say which numbers make sense; to whoever computes with them, plain numbers.
+PositiveInt = Annotated[int, _POSITIVE]
+PositiveFloat = Annotated[float, _POSITIVE]
+NonNegativeInt = Annotated[int, _NOT_NEGATIVE]
+NonNegativeFloat = Annotated[float, _NOT_NEGATIVE]
+Fraction = Annotated[float, _FRACTION]
+PositiveFraction = Annotated[float, _POSITIVE, _FRACTION]
+FractionBelowOne = Annotated[float, _FRACTION, _BELOW_ONE]
 
 
 def build(kind: Any, value: Any, path: str) -> Any:
     """Checks plain values against a type and converts them to it.
 
     Args:
-      kind: a dataclass, or what its fields may be: numbers, those of `ranges`, strings, tuples,
-        dicts, Literals.
+      kind: a dataclass, or what its fields may be: numbers, strings, tuples, dicts, Literals,
+        and types annotated with a `Range` or a `Choice`.
       value: of a ConfigDict or of JSON.
       path: what errors call it, such as 'config.samples'.
 
@@ -64,9 +81,8 @@ def build(kind: Any, value: Any, path: str) -> Any:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is Annotated:
         value = build(arguments[0], value, path)
-        for bounds in arguments[1:]:
-            if not bounds.contains(value):
-                raise ConfigError(f"{path} {bounds.rule}, got {value}")
+        for rule in arguments[1:]:
+            rule.check(value, path)
         return value
     if origin is Literal:
         return choose(path, value, arguments)
@@ -98,6 +114,74 @@ def _build_dataclass(kind: type, value: Any, path: str) -> Any:
         return kind(**fields)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{path}: {error}") from error
+
+
+def added(default: Any) -> Any:
+    """The default of a dataclass's field that was added when results were recorded already.
+
+    `identity` leaves such a field out where it has its default, so that what it was before has the
+    same identity as ever::
+
+        momentum: float = schema.added(0.9)
+    """
+    if isinstance(default, (dict, list)):
+        return dataclasses.field(
+            default_factory=lambda: copy.deepcopy(default), metadata={_ADDED: True}
+        )
+    return dataclasses.field(default=default, metadata={_ADDED: True})
+
+
+def identity(settings: Any) -> Any:
+    """What tells settings from others: their plain values, without `added` fields at a default.
+
+    Args:
+      settings: a dataclass, whose fields may be dataclasses again; anything else is returned as it
+        is.
+    """
+    if not dataclasses.is_dataclass(settings):
+        return settings
+    values = {field: getattr(settings, field.name) for field in dataclasses.fields(settings)}
+    return {
+        field.name: identity(value)
+        for field, value in values.items()
+        if not (field.metadata.get(_ADDED) and value == _default(field))
+    }
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default
+
+
+def parse_arguments(argument: str | None, **defaults: Any) -> ConfigDict:
+    """Reads a config file's argument, as in `--config=configs/vit_fashion.py:w=3,method=noise`.
+
+    Args:
+      argument: comma-separated `name=value`; None or empty for the defaults.
+      **defaults: the names allowed, with default values, whose types the values take.
+
+    Raises:
+      ConfigError: unknown name, or a value of another type.
+    """
+    values = dict(defaults)
+    for item in filter(None, (argument or "").split(",")):
+        name, _, text = item.partition("=")
+        check_known(f"config argument {name!r}", name, defaults)
+        kind = type(defaults[name])
+        try:
+            values[name] = kind(text)
+        except ValueError:
+            raise ConfigError(
+                f"config argument {name} must be {_article(kind)}, got {text!r}"
+            ) from None
+    return ConfigDict(values)
+
+
+def choose(what: str, value: str, options: Iterable[str]) -> str:
+    """Returns `value` if it is one of the options, else raises `ConfigError`."""
+    check_known(f"{what} {value!r}", value, options)
+    return value
 
 
 def check_known(what: str, name: Any, known: Iterable[str]) -> None:

@@ -17,11 +17,42 @@ import jax
 import numpy as np
 import pytest
 
-from maskaq_jax import memory
+from maskaq_jax.devices import memory
+
+# Programs that were compiled in an earlier session are read again, in other clones and by processes
+# that tests start too. Most of the time of tests is compilation, and a program that is compiled
+# with little care is as right.
+_COMPILED = {
+    "jax_compilation_cache_dir": str(Path.home() / ".cache" / "maskaq_jax_tests"),
+    "jax_persistent_cache_min_compile_time_secs": 0.1,
+    "jax_disable_most_optimizations": True,
+}
+_MAX_CACHE_BYTES = 4 * 1024**3
+# Linux lets a process have 65 530.
+_MAX_MAPPINGS = 20_000
+
+for _name, _value in _COMPILED.items():
+    jax.config.update(_name, _value)
+    os.environ[_name.upper()] = str(_value)
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 hypothesis.settings.register_profile("default", deadline=None, max_examples=30)
 hypothesis.settings.load_profile("default")
+
+
+def pytest_configure(config):
+    """Forgets the oldest programs, where there are many; nobody else uses the folder yet."""
+    if hasattr(config, "workerinput"):
+        return
+    size = 0
+    for path in sorted(Path(_COMPILED["jax_compilation_cache_dir"]).glob("*"), key=_age):
+        size += path.stat().st_size
+        if size > _MAX_CACHE_BYTES:
+            path.unlink()
+
+
+def _age(path):
+    return -path.stat().st_mtime
 
 
 def pytest_collection_modifyitems(items):
@@ -36,11 +67,20 @@ def pytest_collection_finish():
 
 
 @pytest.fixture(scope="module")
-def few_optimisations():
-    """For files whose time is compilation, at the price of other rounding than a user's."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
+def all_optimisations():
+    """For files that count on a user's rounding."""
     jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_programs_at_a_time():
+    """A process has so many mappings of memory and no more, and each loaded program takes some."""
+    yield
+    mappings = Path("/proc/self/maps")
+    if mappings.exists() and mappings.read_bytes().count(b"\n") > _MAX_MAPPINGS:
+        jax.clear_caches()
 
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -20,6 +20,10 @@ CASES = {
     "no config": ([], "--config is missing; try --config=configs/vit_fashion.py"),
     "no such config": (["--config=gone.py"], "--config: no file gone.py"),
     "no such config behind a space": (["--config", "gone.py"], "--config: no file gone.py"),
+    "all samples held out": (
+        _smoke("samples.held_out=32"),
+        "config.samples.held_out is 32 of config.samples.num_samples=32",
+    ),
     "no such weights at home": (
         _smoke("model.weights=~/gone.safetensors"),
         f"config.model.weights: no file {Path.home()}/gone.safetensors",
@@ -102,6 +106,28 @@ CASES = {
         _smoke(argument=":a=1"),
         "activation_bits must be 2 to 8, or 32 for none, got 1",
     ),
+    "a rule that matches no layer": (
+        _smoke("quantization.rules=head=8x8,blocks_9.mlp.fc2=4x8"),
+        "config.quantization.rules: rule 'blocks_9.mlp.fc2=4x8' matches no layer: did you mean "
+        "'blocks_3.mlp.fc2'?; there are patch_embed.proj, blocks_*.attn.qkv,",
+    ),
+    "rules that contradict each other": (
+        _smoke("quantization.rules=*.fc2=4x8,blocks_0.*=8x8"),
+        "rules '*.fc2=4x8' and 'blocks_0.*=8x8' contradict each other: both match "
+        "blocks_0.mlp.fc2; there are patch_embed.proj",
+    ),
+    "a rule of nine bits": (
+        _smoke("quantization.rules=head=4x9"),
+        "rule 'head=4x9': activation_bits must be 2 to 8, or 32 for none, got 9",
+    ),
+    "a rule without bits": (
+        _smoke("quantization.rules=head"),
+        "rule 'head' must read PATTERN=WxA, as blocks_*.mlp.fc2=4x8",
+    ),
+    "a rule of half of its bits": (
+        _smoke("quantization.rules=head=8"),
+        "rule 'head=8': bits of weights and activations read like 4x8, got '8'",
+    ),
     "an unknown optimizer": (_smoke("finetuning.optimizer=adm"), "did you mean 'adam'?"),
     "shares of step sizes without Adam": (
         _smoke("finetuning.optimizer=sgd"),
@@ -120,7 +146,10 @@ CASES = {
         ),
         "config.synthesis.weights are all 0",
     ),
-    "MimiQ with coupling": (_smoke("method=mimiq"), "whose loss has no coupling"),
+    "MimiQ with coupling": (
+        _smoke("method=mimiq", "synthesis.weights.coupling=0.2"),
+        "whose loss has no coupling: config.synthesis.weights.coupling must be 0, got 0.2",
+    ),
     # Models.
     "an unknown model": (_smoke("model.name=vit_tini"), "unknown config.model.name 'vit_tini'"),
     "an image size that does not divide": (
@@ -156,6 +185,19 @@ CASES = {
         _smoke("model.num_classes=0"),
         "config.synthesis.weights.classes must be 0",
     ),
+    "classes of a single one": (
+        _smoke("model.num_classes=1"),
+        "config.model has a single class (num_classes is 1), so config.synthesis.weights.classes",
+    ),
+    "class probabilities of a single one": (
+        _smoke("model.num_classes=1", "synthesis.weights.classes=0."),
+        "config.finetuning.output_distance must be 'cosine' or 'mse', got 'kl'",
+    ),
+    "a pooling that there isn't": (
+        ["--config=pool.py"],
+        "global_pool must be one of token, avg, map, got 'cls'",
+    ),
+    "no token to pool": (["--config=tokenless.py"], "class_token=False leaves no token to pool"),
     "class probabilities without a classifier": (
         _smoke("model.num_classes=0", "synthesis.weights.classes=0."),
         "output_distance must be 'cosine' or 'mse', got 'kl'",
@@ -212,10 +254,79 @@ CASES = {
         _smoke("model.weights=hf://nobody"),
         "config.model.weights: weights 'hf://nobody' should read hf://organisation/name",
     ),
+    "weights named as on a web page": (
+        _smoke("model.weights=https://huggingface.co/facebook/deit-tiny-patch16-224"),
+        "config.model.weights: weights of the Hugging Face hub are named "
+        "hf://facebook/deit-tiny-patch16-224",
+    ),
+    "weights named as transformers does": (
+        _smoke("model.weights=facebook/deit-tiny-patch16-224"),
+        "if it is of the Hugging Face hub, name it hf://facebook/deit-tiny-patch16-224",
+    ),
+    "a pointer in the place of weights": (
+        _smoke("model.weights=pointer.safetensors"),
+        "pointer.safetensors can't be read: this is a Git LFS pointer",
+    ),
+    "a folder without weights": (
+        _smoke("model.weights=nothing"),
+        "nothing is a folder, not a file, and holds no weights, such as model.safetensors",
+    ),
+    "a key that the weights lack": (
+        _smoke("model.weights=deit.safetensors", "model.weights_key=teacher"),
+        "has no names below config.model.weights_key 'teacher'; they start with blocks, cls_token",
+    ),
+    "weights of two models": (
+        _smoke("model.weights=two.safetensors"),
+        "several models, below 'student', 'teacher': config.model.weights_key takes one",
+    ),
+    "weights of another mechanism": (
+        _smoke("model.weights=swin2.safetensors"),
+        "its names are those of a Swin V2",
+    ),
+    "a classifier on top of a pooler": (
+        _smoke("model.weights=pooled.safetensors"),
+        "its classifier reads a layer behind the class token's norm (pooler.dense.weight)",
+    ),
+    "weights of another activation": (
+        _smoke("model.weights=said"),
+        "hidden_act is 'relu' there, the model has act_layer='gelu': set "
+        "config.model.arguments.act_layer='relu'",
+    ),
+    "pixels prepared otherwise": (
+        _smoke("model.weights=prepared"),
+        "config.pixels.mean is (0.286, 0.286, 0.286), should be (0.5, 0.5, 0.5)",
+    ),
+    "pictures resized otherwise": (
+        _smoke("model.weights=squashed", "evaluation.dataset=folder", "evaluation.path=tens"),
+        "config.evaluation.preprocessing.resize is 'shorter', should be 'squash'",
+    ),
     # Datasets.
     "an unknown dataset": (
         _smoke("evaluation.dataset=fashion"),
         "unknown config.evaluation.dataset 'fashion'",
+    ),
+    "boxes for a classifier": (
+        _smoke("evaluation.dataset=coco", "evaluation.path=images", "evaluation.labels=list"),
+        "config.evaluation.dataset 'coco' has boxes, for detection, but the model's task is "
+        "classification",
+    ),
+    "label maps for a classifier": (
+        _smoke("evaluation.dataset=ade20k", "evaluation.path=images", "evaluation.labels=tens"),
+        "config.evaluation.dataset 'ade20k' has label maps, for segmentation, but the model's task "
+        "is classification",
+    ),
+    "scenes for a classifier": (
+        _smoke("evaluation.dataset=scenes"),
+        "has boxes and label maps, for detection and segmentation, but the model's task is",
+    ),
+    "boxes that are read by nobody": (
+        _smoke("evaluation.labels=list"),
+        "config.evaluation.labels is set, but config.evaluation.dataset 'fashion_mnist' does not "
+        "read it: set that to 'folder', or to one of coco, ade20k, label_maps",
+    ),
+    "a picture that is fitted and cropped": (
+        _deit("evaluation.preprocessing.resize=fit"),
+        "config.evaluation.preprocessing: resize 'fit' keeps the whole picture, so crop_ratio must",
     ),
     "an unknown split": (_smoke(argument=":split=tset"), "did you mean 'test'?"),
     "a dataset without split": (
@@ -256,7 +367,7 @@ CASES = {
     ),
     "images none of which can be read": (
         _smoke("evaluation.dataset=folder", "evaluation.path=pointers"),
-        "no evaluation image can be read: pointers/0/1.jpg: cannot identify image file",
+        "no evaluation image can be read: pointers/0/1.jpg: this is a Git LFS pointer",
     ),
     "no such labels": (
         _smoke(*("evaluation.dataset=folder", "evaluation.path=images", "evaluation.labels=gone")),
@@ -265,6 +376,22 @@ CASES = {
     "labels that do not fit": (
         _smoke(*("evaluation.dataset=folder", "evaluation.path=images", "evaluation.labels=list")),
         "list, line 2: expected an image's name and a label from 0 to 9, got 'n01/1.png seven'",
+    ),
+    "class folders in an order that needs a file": (
+        _smoke("evaluation.dataset=folder", "evaluation.path=images", "evaluation.order=file"),
+        "config.evaluation.order is 'file', which needs config.evaluation.labels",
+    ),
+    "class folders in no order": (
+        _smoke("evaluation.dataset=folder", "evaluation.path=images", "evaluation.order=names"),
+        "unknown config.evaluation.order 'names': did you mean 'name'?",
+    ),
+    "an order of embedded images": (
+        _smoke("evaluation.order=name"),
+        "config.evaluation.dataset 'fashion_mnist' has no class folders",
+    ),
+    "a resizing that there isn't": (
+        _smoke("evaluation.preprocessing.resize=squish"),
+        "did you mean 'squash'?",
     ),
     # Work directories.
     "a work directory in a bucket": (
@@ -293,5 +420,47 @@ CASES = {
     "a run's directory that is damaged": (
         [*_smoke(), "--workdir=damaged"],
         "damaged/config.json is not readable",
+    ),
+}
+
+# The same of `maskaq_jax.export`; files are those of tests/export/test_command.py.
+EXPORT_CASES = {
+    "no run": ([], "the following arguments are required: --workdir"),
+    "no such run": (["--workdir=gone"], "no finished run in gone: there is no results.json"),
+    "a run that is not finished": (
+        ["--workdir=unfinished"],
+        "no finished run in unfinished: there is no results.json (a stopped run continues when",
+    ),
+    "a file that is there": (
+        ["--workdir=run", "--out=here.onnx"],
+        "here.onnx exists already: name another --out, or remove it",
+    ),
+    "no such folder": (
+        ["--workdir=run", "--out=gone/model.onnx"],
+        "gone/model.onnx can't be written: there is no directory gone",
+    ),
+    "a file for a folder": (
+        ["--workdir=run", "--out=here.onnx/model.onnx"],
+        "there is no directory here.onnx",
+    ),
+    "a file of no format": (
+        ["--workdir=run", "--out=model.gguf"],
+        "model.gguf ends as no file of ours: name one of onnx, safetensors, litert by --format, or "
+        "end it in .onnx, .safetensors, .tflite",
+    ),
+    "a format that there isn't": (["--workdir=run", "--format=gguf"], "invalid choice: 'gguf'"),
+    "an input that there isn't": (["--workdir=run", "--input=jpeg"], "invalid choice: 'jpeg'"),
+    "an unknown flag": (["--workdir=run", "--bits=3"], "unrecognized arguments: --bits=3"),
+    "pixels of packed codes": (
+        ["--workdir=run", "--format=safetensors", "--input=pixels"],
+        "--input=pixels is of files for runtimes, not of safetensors",
+    ),
+    "layers of packed codes": (
+        ["--workdir=run", "--out=model.safetensors", "--check"],
+        "--check is of --format=onnx, not of safetensors",
+    ),
+    "layers of a file without names": (
+        ["--workdir=run", "--out=model.tflite", "--check"],
+        "--check is of --format=onnx, not of litert",
     ),
 }

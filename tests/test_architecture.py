@@ -1,4 +1,4 @@
-"""The layering that the README shows: an import points up the list of files, never down."""
+"""The house: which room may know which, as one sentence of `docs/develop.md` says."""
 
 import ast
 import re
@@ -10,43 +10,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "maskaq_jax"
-
-# A file may import those of the lines above its own; files of one line don't know each other.
-LAYERS = [
-    ["attention", "head_moments", "ranges", "reductions"],
-    ["distances", "pixels"],
-    ["augment", "losses.distillation", "losses.images", "quantizers", "randomness", "regions"],
-    ["backgrounds", "losses", "noise"],
-    ["models.layer_norm"],
-    ["models.layers"],
-    ["models.self_attention"],
-    ["models.swin", "models.vit"],
-    ["models.registry"],
-    ["models"],
-    ["failures", "files", "hub", "run_files", "torch_architecture", "torch_names"],
-    ["torch_import"],
-    ["averaging", "microbatches"],
-    ["calibration", "evaluate", "finetune", "parallel", "synthesis_terms"],
-    ["synthesis"],
-    ["first_images", "inception_score", "interruption", "programs"],
-    ["phases"],
-    ["memory", "paths", "schema"],
-    ["preprocessing"],
-    ["data", "samples"],
-    ["image_folder", "tfds_images"],
-    ["config"],
-    ["checkpoint", "report", "sample_sheet", "schedule"],
-    ["run_directory"],
-    ["experiment"],
-    ["background_choice", "batches", "measures"],
-    ["results", "sources", "workload"],
-    ["run"],
-    ["main"],
-]
-ARRAYS = [*LAYERS[0], *LAYERS[1], *LAYERS[2], *LAYERS[3]]
-PLACE = {module: place for place, layer in enumerate(LAYERS) for module in layer}
-# How the embedded files were made: scripts that nothing imports.
-ASSETS = "assets"
+# Outside the sentence: the public face, and how the embedded files were made.
+OUTSIDE = ("", "assets")
 
 
 def _name(path):
@@ -55,8 +20,22 @@ def _name(path):
 
 
 FILES = {_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
-MODULES = {name: path for name, path in FILES.items() if name and not name.startswith(ASSETS)}
 CONFIGS = {f"configs.{path.stem}": path for path in sorted((ROOT / "configs").glob("*.py"))}
+
+
+def _room(module):
+    return module.partition(".")[0]
+
+
+def _sentence():
+    """The rooms of the sentence, those between two bars in one set, from left to right."""
+    text = (ROOT / "docs" / "develop.md").read_text(encoding="utf-8")
+    (rooms,) = re.findall(r"> rooms to the left of a bar.*?:\*\*\n((?:> .*\n)+)", text)
+    return [set(re.findall(r"\w+", part)) for part in rooms.replace("> ", " ").split("|")]
+
+
+FLOOR = {room: floor for floor, rooms in enumerate(_sentence()) for room in rooms}
+MODULES = {name: path for name, path in FILES.items() if _room(name) not in OUTSIDE}
 
 
 def _imports(path):
@@ -88,77 +67,79 @@ def _importers(dependency):
     }
 
 
-def test_every_module_has_a_place_in_the_order():
-    assert sorted(MODULES) == sorted(PLACE)
-
-
-def test_the_readme_shows_every_module_behind_those_that_it_imports():
-    _, _, after = (ROOT / "README.md").read_text(encoding="utf-8").partition("| modules | what |")
-    rows = [line.split("|")[1] for line in after.split("\n\n")[0].splitlines()[2:]]
-    names = [name for row in rows for name in re.findall(r"`(\w+)/?`", row)]
-    places = {name: place for place, name in enumerate(names)}
-    tops = {module: module.partition(".")[0] for module in MODULES}
-    assert sorted(names) == sorted({*tops.values()} - {"run", "main"})
-    for module in MODULES.keys() - {"run", "main"}:
-        others = {tops[other] for other in _imported_modules(MODULES[module])} - {tops[module]}
-        assert all(places[other] < places[tops[module]] for other in others), module
+def test_the_sentence_names_every_room():
+    assert sorted({_room(name) for name in MODULES}) == sorted(FLOOR)
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_imports_point_up_the_order(module):
-    down = {other for other in _imported_modules(MODULES[module]) if PLACE[other] >= PLACE[module]}
-    assert not down, f"{module} imports {', '.join(sorted(down))}, which stand no higher than it"
+def test_imports_point_to_the_left(module):
+    room = _room(module)
+    others = {_room(other) for other in _imported_modules(MODULES[module])} - {room, ""}
+    wrong = {other for other in others if other in OUTSIDE or FLOOR[other] >= FLOOR[room]}
+    assert not wrong, f"{module} imports {', '.join(sorted(wrong))}"
 
 
-def test_nothing_imports_the_scripts_beside_the_assets():
+def test_no_imports_go_in_circles_inside_a_room():
+    inside = {
+        module: {other for other in _imported_modules(path) if _room(other) == _room(module)}
+        for module, path in MODULES.items()
+    }
+    while free := {module for module, others in inside.items() if not others & inside.keys()}:
+        inside = {module: others for module, others in inside.items() if module not in free}
+    assert not inside, f"in circles: {sorted(inside)}"
+
+
+def test_a_private_file_is_known_in_its_room_alone():
     for module, path in MODULES.items():
-        assert not any(name.startswith(ASSETS) for name in _imported_modules(path)), module
+        for other in _imported_modules(path):
+            if other.rpartition(".")[2].startswith("_"):
+                assert _room(other) == _room(module), (module, other)
 
 
 def test_configs_know_fields_and_names_of_datasets_alone():
     for name, path in CONFIGS.items():
-        assert _imported_modules(path) <= {"config", "data", "schema"}, name
+        assert {_room(found) for found in _imported_modules(path)} <= {"config", "data", "schema"}
         roots = {imported.partition(".")[0] for imported in _imports(path)}
         roots -= sys.stdlib_module_names
         assert roots <= {"configs", "maskaq_jax", "ml_collections"}, name
 
 
-def test_array_code_needs_jax_and_little_else():
+@pytest.mark.parametrize("room", ["quantizers", "regions", "losses", "images"])
+def test_array_code_needs_jax_and_little_else(room):
     # A dataclass that is a pytree, of which jax has none; pixels are the host's business too.
-    excepted = {("quantizers", "flax.struct"), ("pixels", "numpy")}
-    allowed = {"jax", "maskaq_jax", "dm_pix"} | sys.stdlib_module_names
-    for module in ARRAYS:
+    excepted = {("quantizers.fake", "flax.struct"), ("images.pixels", "numpy")}
+    allowed = {"jax", "maskaq_jax", "chex", "dm_pix"} | sys.stdlib_module_names
+    for module in (name for name in MODULES if _room(name) == room):
         for name in _imports(MODULES[module]):
             is_allowed = name.partition(".")[0] in allowed or (module, name) in excepted
             assert is_allowed, (module, name)
 
 
 @pytest.mark.parametrize(
-    ("dependency", "importers"),
+    ("dependency", "rooms"),
     [
         ("absl", {"main"}),
-        (
-            "flax.linen",
-            {
-                f"models.{name}"
-                for name in ("layer_norm", "layers", "self_attention", "swin", "vit")
-            },
-        ),
-        ("ml_collections", {"main", "config", "schema", *CONFIGS}),
-        ("orbax", {"checkpoint"}),
-        ("rich", {"report"}),
-        ("tensorflow_datasets", {"tfds_images"}),
+        ("ai_edge_litert", {"export"}),
+        ("faster_coco_eval", {"evaluation"}),
+        ("flax.linen", {"models", "calibration"}),
+        ("litert_converter", {"export"}),
+        ("matplotlib", {"report"}),
+        ("ml_collections", {"main", "config", "schema", "configs"}),
+        ("onnx", {"export"}),
+        ("onnxruntime", {"export"}),
+        ("orbax", {"runs"}),
+        ("rich", {"runs", "sensitivity"}),
+        ("tensorflow_datasets", {"data"}),
         ("torch", {"torch_import"}),
     ],
 )
-def test_a_dependency_is_known_where_it_belongs(dependency, importers):
-    assert {name for name in _importers(dependency) if not name.startswith(ASSETS)} == importers
+def test_a_dependency_is_known_where_it_belongs(dependency, rooms):
+    assert {_room(name) for name in _importers(dependency)} - {"assets"} == rooms
 
 
-@pytest.mark.parametrize("name", [*FILES, *CONFIGS])
-def test_a_file_is_read_in_one_sitting(name):
-    path = (FILES | CONFIGS)[name]
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= 350
+def test_the_package_has_few_names_at_its_top():
+    tops = {path.name for path in PACKAGE.iterdir()} - {"__pycache__"}
+    assert len(tops) <= 26, sorted(tops)
 
 
 def _run(statements):
@@ -169,3 +150,14 @@ def _run(statements):
 
 def test_importing_the_package_loads_no_jax():
     assert _run("import sys, maskaq_jax; print('jax' in sys.modules)") == "False"
+
+
+def test_packed_codes_are_read_without_the_onnx_extra():
+    statements = "import sys; sys.modules['onnx'] = None; import maskaq_jax.export, maskaq_jax.run"
+    loaded = "print([name for name in sys.modules if name.startswith(('onnx.', 'onnxruntime'))])"
+    assert _run(f"{statements}; {loaded}") == "[]"
+
+
+def test_importing_the_algorithm_asks_for_no_device():
+    """A process joins the others before JAX's first computation, which this would make fail."""
+    assert _run("import os; os.environ['JAX_PLATFORMS'] = 'none'; import maskaq_jax.run") == ""

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
-from maskaq_jax import paths
+from maskaq_jax.storage import paths
 from tests.mistakes import CASES, ROOT
 
 EMBEDDED = paths.weights_path("embedded:vit_fashion")
@@ -21,7 +21,8 @@ RUNNER = """
 import json, os, sys
 import jax
 from absl import app
-from maskaq_jax import config, experiment, main, run
+from maskaq_jax import config, main, run
+from maskaq_jax.runs import inputs
 
 for case in json.load(sys.stdin):
     pid = os.fork()
@@ -50,6 +51,7 @@ def _write_files(directory):
         *[("grey", "in_chans", 1), ("two", "in_chans", 2), ("half", "depth", 2.5)],
         *[("heads", "num_heads", [2, 2]), ("dtype", "dtype", "f33")],
         *[("width", "mlp_ratio", None), ("thin", "mlp_ratio", 0)],
+        *[("pool", "global_pool", "cls"), ("tokenless", "class_token", False)],
     ):
         (directory / f"{name}.py").write_text(
             "from configs import smoke\n\n\ndef get_config():\n    config = smoke.get_config()\n"
@@ -82,6 +84,26 @@ def _write_files(directory):
         arrays_hurt = arrays | {key: np.asarray(value) for key, value in hurt.items()}
         save_file(arrays_hurt, directory / f"{name}.safetensors")
     (directory / "deit.safetensors").write_bytes(whole)
+    (directory / "pointer.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n")
+    both = {f"{name}.{key}": arrays[key] for name in ("student", "teacher") for key in arrays}
+    save_file(both, directory / "two.safetensors")
+    extra = np.zeros((2, 2), np.float32)
+    save_file(
+        arrays | {"layers.0.blocks.0.attn.cpb_mlp.0.weight": extra}, directory / "swin2.safetensors"
+    )
+    save_file(arrays | {"pooler.dense.weight": extra}, directory / "pooled.safetensors")
+    squash = {"size": {"height": 28, "width": 28}}
+    for name, file, said in (
+        ("said", "config.json", {"hidden_act": "relu"}),
+        ("prepared", "preprocessor_config.json", {"image_mean": [0.5] * 3}),
+        ("squashed", "preprocessor_config.json", squash),
+    ):
+        (directory / name).mkdir()
+        (directory / name / "model.safetensors").write_bytes(whole)
+        (directory / name / file).write_text(json.dumps(said))
+    for number in range(10):
+        (directory / "tens" / str(number)).mkdir(parents=True)
+        Image.new("RGB", (40, 30)).save(directory / "tens" / str(number) / "0.png")
     (directory / "nothing").mkdir()
     for number in range(4):
         path = directory / "images" / f"n0{number // 2}" / f"{number % 2}.png"

@@ -34,11 +34,13 @@ def test_the_notebook_is_kept_without_outputs(notebook):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")  # of Jupyter's event loop
 def test_the_notebook_runs_to_its_end(notebook, tmp_path, monkeypatch):
-    (settings,) = (cell for cell in notebook.cells if cell.source.startswith("CONFIG = "))
+    (settings,) = (cell for cell in notebook.cells if cell.source.startswith("MODEL = "))
+    settings.source = settings.source.replace("configs/vit_fashion.py", "configs/smoke.py")
     settings.source = settings.source.replace(
-        "configs/vit_fashion.py:w=3,a=3", "configs/smoke.py:split=validation"
+        "FIELDS = {}", 'FIELDS = {"evaluation.split": "validation"}'
     )
     assert "smoke" in settings.source
+    assert "validation" in settings.source
     # The devices there are; compilation takes most of the time.
     monkeypatch.setenv("XLA_FLAGS", emitters.FLAG)
     monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
@@ -46,7 +48,15 @@ def test_the_notebook_runs_to_its_end(notebook, tmp_path, monkeypatch):
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     client = NotebookClient(notebook, resources={"metadata": {"path": str(NOTEBOOK.parent)}})
     client.execute()
-    # samples.png, the regions and the bars.
-    assert len(_outputs(notebook, "image/png")) == 3
+    # samples.png, the regions, the bars and the picture.
+    assert len(_outputs(notebook, "image/png")) == 4
+    assert any("W3A3" in output["data"]["text/html"] for output in _outputs(notebook, "text/html"))
     last = [cell for cell in notebook.cells if cell.cell_type == "code"][-1]
-    assert "low-bit model thinks" in last.outputs[-1]["text"]
+    assert "the low-bit ONNX file says class" in last.outputs[-1]["text"]
+
+
+def test_the_notebook_opens_in_colab(notebook):
+    first, install = notebook.cells[0], notebook.cells[2]
+    assert "colab-badge.svg" in first.source
+    assert 'REPOSITORY = ""  # @param' in install.source
+    assert "pip install" in install.source

@@ -112,24 +112,106 @@ def test_windows_carry_no_gradient(windows):
     assert not gradient.any()
 
 
-@pytest.mark.parametrize("num_prefix_tokens", [0, 1])
-def test_patches_are_dropped_from_the_informative_ones(windows, num_prefix_tokens):
-    layers = [windows[1]] * 2 if num_prefix_tokens else windows
+def _layers_and_patches(windows, shared):
+    if shared:
+        return [windows[1]] * 2, regions.PatchTokens(num_before=1)
+    return windows, regions.WINDOWS
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_patches_are_dropped_from_the_informative_ones(windows, shared):
+    layers, patches = _layers_and_patches(windows, shared)
     keys = jax.random.split(jax.random.key(2), 2)
-    whole = regions.coupled_regions(layers, 0.5, 0.0, keys, num_prefix_tokens)
-    coupled = regions.coupled_regions(layers, 0.5, 0.3, keys, num_prefix_tokens)
+    whole = regions.coupled_regions(layers, 0.5, 0.0, keys, patches)
+    coupled = regions.coupled_regions(layers, 0.5, 0.3, keys, patches)
     for all_kept, some in zip(whole, coupled, strict=True):
         kept = np.asarray(all_kept.sum(axis=1))
         assert (some <= all_kept).all()
         np.testing.assert_array_equal(some.sum(axis=1), np.maximum(1, np.round(0.7 * kept)))
 
 
-@pytest.mark.parametrize("num_prefix_tokens", [0, 1])
-def test_every_image_has_as_many_coupled_patches(windows, num_prefix_tokens):
+@pytest.mark.parametrize("shared", [True, False])
+def test_every_image_has_as_many_coupled_patches(windows, shared):
     """So that the coupling, divided by their number in the batch, is a mean over images."""
-    layers = [windows[1]] * 2 if num_prefix_tokens else windows
+    layers, patches = _layers_and_patches(windows, shared)
     for ratio in (0.1, 0.4, 1.0):
         keys = jax.random.split(jax.random.key(2), 2)
-        for mask in regions.coupled_regions(layers, ratio, 0.3, keys, num_prefix_tokens):
+        for mask in regions.coupled_regions(layers, ratio, 0.3, keys, patches):
             first, second = mask.sum(axis=1)
             assert first == second >= 1
+
+
+# Attention of three tokens before the patches, five patches and two tokens behind, [B, H, N, N].
+ATTENTION = np.arange(2 * 3 * 10 * 10, dtype=np.float32).reshape(2, 3, 10, 10) ** 1.5
+
+
+@pytest.mark.parametrize(
+    ("scored_by", "queries"),
+    [("class token", slice(1)), ("tokens behind", slice(8, 10)), ("all patches", slice(3, 8))],
+)
+def test_patches_are_scored_by_the_tokens_that_the_model_names(scored_by, queries):
+    patches = regions.PatchTokens(num_before=3, num_behind=2, scored_by=scored_by)
+    expected = ATTENTION[:, :, queries, 3:8].mean(axis=(1, 2))
+    np.testing.assert_allclose(patches.scores(jnp.asarray(ATTENTION)), expected, rtol=1e-6)
+
+
+def test_patches_lie_between_the_other_tokens():
+    patches = regions.PatchTokens(num_before=3, num_behind=2)
+    layer = jnp.asarray(ATTENTION)
+    np.testing.assert_array_equal(patches.logits(layer), ATTENTION[:, :, 3:8, 3:8])
+    np.testing.assert_array_equal(patches.outputs(layer), ATTENTION[:, :, 3:8])
+    assert patches.num_patches(layer) == 5
+
+
+def test_a_vit_without_class_token_is_not_taken_for_windows(logits):
+    """Its layers share their regions, where a model with windows has some for each layer."""
+    patches = regions.PatchTokens(num_before=0, scored_by="all patches")
+    keys = jax.random.split(jax.random.key(2), 3)
+    first, second = regions.coupled_regions(logits, 0.3, 0.0, keys, patches)
+    received = np.asarray(logits).mean(axis=(0, 2, 3))
+    for image in range(3):
+        assert set(np.flatnonzero(first[image])) == set(np.argsort(received[image])[-3:])
+    np.testing.assert_array_equal(first, second)
+    own = regions.coupled_regions(logits, 0.3, 0.0, keys, regions.WINDOWS)
+    assert (own[0] != own[1]).any()
+    np.testing.assert_array_equal(first, regions.coupled_regions(logits, 0.3, 0.0, keys, 0)[0])
+
+
+@pytest.mark.parametrize("scored_by", ["class token", "tokens behind"])
+def test_tokens_that_are_not_there_score_nothing(scored_by):
+    with pytest.raises(ValueError, match=f"scored by the {scored_by}: there is none"):
+        regions.PatchTokens(num_before=0, scored_by=scored_by)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda: regions.informative_regions(jnp.ones((2, 3, 10, 10)), 0.5),
+            r"logits must be \[layers, batch, heads, tokens, tokens\], got shape \(2, 3, 10, 10\)",
+        ),
+        (
+            lambda: regions.informative_regions([jnp.ones((2, 3, 4, 5))], 0.5),
+            r"tokens, tokens\], got shape \(2, 3, 4, 5\)",
+        ),
+        (
+            lambda: regions.informative_regions([jnp.ones((2, 3, n, n)) for n in (4, 9)], 0.5),
+            r"the same shape, got \(2, 3, 4, 4\) and \(2, 3, 9, 9\)",
+        ),
+        (
+            lambda: regions.patch_scores(jnp.ones((2, 3, 4, 4), int), 1),
+            "must have floating dtype, got int32",
+        ),
+        (
+            lambda: regions.patch_scores(jnp.ones((2, 3, 4, 4)), 4),
+            "a layer of 4 tokens has no patches, with 4 tokens before and 0 behind them",
+        ),
+        (
+            lambda: regions.window_regions([jnp.ones((5, 3, 4, 4))], 0.5, 2),
+            "logits of 5 windows can't be those of 2 images",
+        ),
+    ],
+)
+def test_logits_of_another_shape_are_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

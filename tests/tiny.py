@@ -10,7 +10,13 @@ import pytest
 from safetensors.numpy import save_file
 
 import maskaq_jax
-from maskaq_jax import experiment, parallel, report, run, samples, schedule, torch_import, workload
+from maskaq_jax import run, torch_import
+from maskaq_jax.devices import parallel
+from maskaq_jax.runs import estimate
+from maskaq_jax.runs import inputs as run_inputs
+from maskaq_jax.runs.plan import make_plan
+from maskaq_jax.runs.progress import Progress
+from maskaq_jax.synthesis import store
 
 # Orbax leaves an event loop to the garbage collector.
 ignore_orbax_warnings = pytest.mark.filterwarnings(
@@ -45,17 +51,16 @@ def largest_file(directory):
 
 
 def prepare(settings, workdir, num_devices=1):
-    prepared = experiment.prepare(settings, workdir)
     mesh = parallel.make_mesh(jax.devices()[:num_devices])
-    return dataclasses.replace(prepared, mesh=mesh)
+    return dataclasses.replace(run_inputs.prepare(settings, workdir), mesh=mesh)
 
 
-def run_counting_work(prepared, monkeypatch):
+def run_counting_work(inputs, monkeypatch):
     """Runs, and sees that what is kept and what is done come to the whole work of a run.
 
     Returns the results, and the work that earlier starts have done.
     """
-    resume, add, kept, works = report.Reporter.resume, report.Reporter._add, [], []
+    resume, add, kept, works = Progress.resume, Progress._add, [], []
 
     def keep(self, work):
         kept.append(work)
@@ -66,10 +71,10 @@ def run_counting_work(prepared, monkeypatch):
         add(self, work)
 
     with monkeypatch.context() as patch:
-        patch.setattr(report.Reporter, "resume", keep)
-        patch.setattr(report.Reporter, "_add", listing)
-        results = run.run(prepared)
-    assert sum(works) == workload.total(prepared, schedule.make_plan(prepared.config))
+        patch.setattr(Progress, "resume", keep)
+        patch.setattr(Progress, "_add", listing)
+        results = run.run(inputs)
+    assert sum(works) == estimate.total(inputs, make_plan(inputs.config))
     # What is done a second time counts for nothing.
     assert works.count(0) == kept.count(0)
     return results, sum(kept)
@@ -79,12 +84,12 @@ def work(evaluated, synthesis_steps, training_steps):
     """Of images evaluated, and of steps of batches of 8 images and of 4, as in the settings."""
     units = {"evaluation": evaluated, "synthesis": 8 * synthesis_steps}
     units["finetuning"] = 4 * training_steps
-    return sum(workload.WORK_PER_UNIT[phase] * count for phase, count in units.items())
+    return sum(estimate.WORK_PER_UNIT[phase] * count for phase, count in units.items())
 
 
 def shard_path(workdir, refresh, batch):
-    folder = samples.refresh_folder(workdir / "samples", refresh)
-    return samples.shard_path(folder, 8 * batch, 8 * batch + 8)
+    folder = store.refresh_folder(workdir / "samples", refresh)
+    return store.shard_path(folder, 8 * batch, 8 * batch + 8)
 
 
 def checkpoints(workdir):

@@ -26,10 +26,11 @@ from jax import Array
 from ml_collections import config_flags
 from safetensors.numpy import save
 
-from maskaq_jax import files, torch_import
+from maskaq_jax import torch_import
 from maskaq_jax.assets import fashion_mnist
+from maskaq_jax.images.pixels import Pixels
 from maskaq_jax.models import create_model
-from maskaq_jax.pixels import Pixels
+from maskaq_jax.storage import whole_files
 
 _WARMUP_EPOCHS = 2
 _EMA_DECAY = 0.999
@@ -138,13 +139,13 @@ def main(argv: list[str]) -> None:
         state = jax.block_until_ready(
             train_epoch(state, jax.random.fold_in(jax.random.fold_in(root, 1), epoch))
         )
-        files.write_bytes(saved, flax.serialization.to_bytes(state))
+        whole_files.write_bytes(saved, flax.serialization.to_bytes(state))
         accuracy = _accuracy(model, state.average, pixels, *splits["validation"])
         seconds = time.perf_counter() - started
         print(
             json.dumps({"epoch": epoch + 1, "validation": accuracy, "seconds": seconds}), flush=True
         )
-    files.write_bytes(output, save(torch_import.to_torch_state(state.average)))
+    whole_files.write_bytes(output, save(torch_import.to_torch_state(state.average)))
     accuracy = _accuracy(model, state.average, pixels, *splits["test"])
     print(json.dumps({"test": accuracy}), flush=True)
 

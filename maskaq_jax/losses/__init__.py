@@ -3,15 +3,16 @@
 Symbols: B images, L layers, H heads, N tokens, n of them patches, d channels a head. Attention
 logits A are [B, H, N, N] a layer, before softmax; attention outputs O are [B, H, N, d]. A loss over
 layers takes one array [L, ...] or a sequence with one array a layer, and is the mean of the layers'
-losses (that of PSAQ-ViT's density their sum). With `axis_name`, a loss is that of the global batch
-over that mapped axis, the same on every device. With `valid`, [B] bool, images where it is false
-are padding and don't count.
+losses (that of PSAQ-ViT's density their sum). By default a loss is of the images given; `over` a
+`GlobalBatch`, of those of every device, padding left out, and the same on each.
 """
 
 import jax.numpy as jnp
 from jax import Array
 
+from maskaq_jax.losses._distances import Distance
 from maskaq_jax.losses.distillation import (
+    FeatureDistance,
     distillation_loss,
     feature_distillation_loss,
     masked_attention_distillation_loss,
@@ -24,6 +25,7 @@ from maskaq_jax.losses.images import (
     patch_similarity_density_loss,
     patch_similarity_entropy_loss,
     total_variation_loss,
+    variation_gap_loss,
 )
 
 # The weighted terms of a loss, by their names.
@@ -36,6 +38,8 @@ def total(terms: Terms) -> Array:
 
 
 __all__ = [
+    "Distance",
+    "FeatureDistance",
     "Terms",
     "class_loss",
     "distillation_loss",
@@ -48,4 +52,5 @@ __all__ = [
     "patch_similarity_entropy_loss",
     "total",
     "total_variation_loss",
+    "variation_gap_loss",
 ]

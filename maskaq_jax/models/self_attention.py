@@ -1,6 +1,8 @@
 """Softmax attention that quantizes its operands, or doesn't, of whatever tokens it is given."""
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -10,6 +12,30 @@ from jax import Array
 from maskaq_jax import quantizers
 from maskaq_jax.models import layers
 from maskaq_jax.models.layers import Quantization
+
+
+class Attended(NamedTuple):
+    """What an attention layer, or a block around one, makes of its tokens.
+
+    Attributes:
+      tokens: [B, N, C], or on their grid [B, grid, grid, C].
+      logits: [B, H, N, N] float32, of the first product (`docs/method.md`: A); B counts windows
+        where there are some, as it does in `outputs`.
+      outputs: [B, H, N, d] float32, of the second, heads apart (O).
+    """
+
+    tokens: Array
+    logits: Array
+    outputs: Array
+
+
+def of_blocks(blocks: Sequence[Attended]) -> dict[str, tuple[Array, ...]]:
+    """What a model's `out` says of its blocks: by each name a tuple of an array a block."""
+    return {
+        "attention_logits": tuple(block.logits for block in blocks),
+        "attention_outputs": tuple(block.outputs for block in blocks),
+        "block_outputs": tuple(block.tokens for block in blocks),
+    }
 
 
 def split_heads(qkv: Array, num_heads: int) -> tuple[Array, Array, Array]:
@@ -27,35 +53,42 @@ def attend(
     value: Array,
     adjust: Callable[[Array], Array],
     quantization: Quantization | None,
-) -> tuple[Array, Array, Array]:
+) -> Attended:
     """Softmax attention; both operands of both products are quantized, as `module`'s.
 
     Args:
       module: holds the quantizers.
       query, key, value: [B, H, N, d].
       adjust: what becomes of the logits between the first product and the softmax.
-      quantization: None for full precision.
+      quantization: the module's; None for full precision.
 
     Returns:
-      Tokens [B, N, H d], heads merged; the logits of the first product (`docs/method.md`: A),
-      [B, H, N, N] float32; the outputs of the second (O), [B, H, N, d] float32.
+      Tokens [B, N, H d], heads merged; logits and outputs.
     """
-    query = layers.quantize_operand(module, "query", query, quantization)
-    key = layers.quantize_operand(module, "key", key, quantization)
+    operand = functools.partial(_quantize_operand, module, quantization)
+    query, key = operand("query", query), operand("key", key)
     logits = jnp.einsum("bhqd,bhkd->bhqk", query, key, preferred_element_type=jnp.float32)
     adjusted = adjust(logits)
-    arguments = layers.rounding_arguments(
-        module, "probabilities", lambda: jax.nn.softmax(adjusted), quantization
-    )
-    if arguments is None:
-        outputs = softmax_product(adjusted, value)
+    layers.observe(module, "probabilities", lambda: jax.nn.softmax(adjusted))
+    own = layers.below(quantization, "probabilities")
+    if layers.rounds_activations(own):
+        rounding = layers.activation_rounding(
+            module, "probabilities", lambda: jax.nn.softmax(adjusted), own
+        )
+        probabilities = quantizers.quantize_softmax(adjusted, *rounding).astype(value.dtype)
+        outputs = jnp.einsum("bhqk,bhkd->bhqd", probabilities, operand("value", value))
     else:
-        probabilities = quantizers.quantize_softmax(adjusted, *arguments).astype(value.dtype)
-        value = layers.quantize_operand(module, "value", value, quantization)
-        outputs = jnp.einsum("bhqk,bhkd->bhqd", probabilities, value)
+        outputs = softmax_product(adjusted, operand("value", value))
     batch, heads, tokens, head_dim = outputs.shape
     merged = jnp.moveaxis(outputs, 1, 2).reshape(batch, tokens, heads * head_dim)
-    return merged, logits, outputs.astype(jnp.float32)
+    return Attended(merged, logits, outputs.astype(jnp.float32))
+
+
+def _quantize_operand(
+    module: nn.Module, quantization: Quantization | None, name: str, x: Array
+) -> Array:
+    """An operand, rounded by its own bits."""
+    return layers.quantize_operand(module, name, x, layers.below(quantization, name))
 
 
 def softmax_product(logits: Array, value: Array) -> Array:

@@ -4,6 +4,7 @@ names mirror timm's.
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -15,8 +16,11 @@ from maskaq_jax import regions
 from maskaq_jax.models import layers, self_attention
 from maskaq_jax.models.layer_norm import LayerNorm
 from maskaq_jax.models.layers import Quantization
+from maskaq_jax.models.protocol import Task
+from maskaq_jax.models.self_attention import Attended
+from maskaq_jax.models.sites import MERGING, PRE_NORM_BLOCK, Part, Site
 
-_LAYER_NORM_EPSILON = 1e-5
+LAYER_NORM_EPSILON = 1e-5
 # Keeps tokens that only the shift made neighbours apart.
 _MASKED = -100.0
 
@@ -28,27 +32,59 @@ def split_windows(x: Array, window: int) -> Array:
     return jnp.swapaxes(x, 2, 3).reshape(-1, window * window, channels)
 
 
-def merge_windows(x: Array, window: int, grid: int) -> Array:
-    """The inverse of `split_windows`, to a grid of `grid` by `grid` tokens."""
-    x = x.reshape(-1, grid // window, grid // window, window, window, x.shape[-1])
-    return jnp.swapaxes(x, 2, 3).reshape(-1, grid, grid, x.shape[-1])
+def merge_windows(x: Array, window: int, rows: int, columns: int | None = None) -> Array:
+    """The inverse of `split_windows`, to a grid of tokens, a square where no columns are given."""
+    columns = columns or rows
+    x = x.reshape(-1, rows // window, columns // window, window, window, x.shape[-1])
+    return jnp.swapaxes(x, 2, 3).reshape(-1, rows, columns, x.shape[-1])
+
+
+def pad_grid(x: Array, multiple: int) -> Array:
+    """[B, rows, columns, C] with zeros below and to the right, up to multiples; often as it is."""
+    below, right = (-size % multiple for size in x.shape[1:3])
+    return jnp.pad(x, ((0, 0), (0, below), (0, right), (0, 0))) if below or right else x
 
 
 @functools.cache
-def _relative_position_index(window: int) -> np.ndarray:
+def relative_position_index(window: int) -> np.ndarray:
     """[window^2, window^2] row of the bias table for each query and key of a window."""
     position = np.stack(np.divmod(np.arange(window * window), window))
     row, column = position[:, :, None] - position[:, None] + window - 1
     return row * (2 * window - 1) + column
 
 
-def _shift_mask(grid: int, window: int, shift: int) -> Array:
-    """[windows, window^2, window^2] 0 for a query and a key that are neighbours in the image."""
+def shift_mask(rows: int, window: int, shift: int, columns: int | None = None) -> Array:
+    """[windows, window^2, window^2] 0 for a query and a key that are neighbours in the image.
+
+    Args:
+      rows: of the grid of tokens.
+      window: side of a window, which divides the grid.
+      shift: by how much the grid is rolled.
+      columns: of the grid; as many as rows where they are not given.
+    """
     # Rolled by `shift`, the last window of each axis holds two parts of the image.
-    part = np.digitize(np.arange(grid), [grid - window, grid - shift])
-    parts = jnp.asarray(3 * part[:, None] + part)[None, :, :, None]
+    row, column = (
+        np.digitize(np.arange(size), [size - window, size - shift])
+        for size in (rows, columns or rows)
+    )
+    parts = jnp.asarray(3 * row[:, None] + column)[None, :, :, None]
     parts = split_windows(parts, window)[..., 0]
     return jnp.where(parts[:, :, None] == parts[:, None], 0.0, _MASKED)
+
+
+def check_stages(embed_dim: int, depths: Sequence[int], num_heads: Sequence[int]) -> None:
+    """Raises ValueError where stages and heads don't fit each other, or heads the channels."""
+    if not depths or len(depths) != len(num_heads):
+        raise ValueError(
+            f"depths and num_heads must have a value for each stage, got depths={depths} and "
+            f"num_heads={num_heads}"
+        )
+    for stage, heads in enumerate(num_heads):
+        channels = embed_dim * 2**stage
+        if channels % heads:
+            raise ValueError(
+                f"stage {stage} has {channels} channels, which its {heads} heads don't divide"
+            )
 
 
 class WindowAttention(nn.Module):
@@ -63,7 +99,7 @@ class WindowAttention(nn.Module):
     dtype: DTypeLike
 
     @nn.compact
-    def __call__(self, x: Array, mask: Array | None) -> tuple[Array, Array, Array]:
+    def __call__(self, x: Array, mask: Array | None) -> Attended:
         """Attends in each window.
 
         Args:
@@ -71,7 +107,7 @@ class WindowAttention(nn.Module):
           mask: [windows, N, N] added to the logits; None for none.
 
         Returns:
-          Tokens, logits and outputs as `self_attention.attend`.
+          Tokens of x's shape, and their attention.
         """
         tokens, channels = x.shape[1:]
         table = self.param(
@@ -79,7 +115,7 @@ class WindowAttention(nn.Module):
             nn.initializers.truncated_normal(0.02),
             ((2 * self.window - 1) ** 2, self.num_heads),
         )
-        bias = jnp.moveaxis(table[_relative_position_index(self.window)], -1, 0)[None, None]
+        bias = jnp.moveaxis(table[relative_position_index(self.window)], -1, 0)[None, None]
         if mask is not None:
             bias = bias + mask[None, :, None]
 
@@ -87,18 +123,20 @@ class WindowAttention(nn.Module):
             by_image = logits.reshape(-1, bias.shape[1], self.num_heads, tokens, tokens)
             return (by_image + bias).reshape(logits.shape)
 
-        qkv = layers.Dense(3 * channels, self.quantization, self.dtype, name="qkv")(x)
+        qkv = layers.dense(self, 3 * channels, "qkv")(x)
         query, key, value = self_attention.split_heads(qkv, self.num_heads)
         query = query * (channels // self.num_heads) ** -0.5
-        x, logits, outputs = self_attention.attend(
-            self, query, key, value, adjust, self.quantization
-        )
-        x = layers.Dense(channels, self.quantization, self.dtype, name="proj")(x)
-        return x, logits, outputs
+        attended = self_attention.attend(self, query, key, value, adjust, self.quantization)
+        proj = layers.dense(self, channels, "proj")
+        return attended._replace(tokens=proj(attended.tokens))
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block on windows, shifted by `shift` tokens."""
+    """Pre-norm transformer block on windows, shifted by `shift` tokens.
+
+    A grid that windows don't cover is padded with zeros behind the norm, which attend and are
+    attended to as all tokens of their window.
+    """
 
     num_heads: int
     window: int
@@ -108,41 +146,65 @@ class Block(nn.Module):
     dtype: DTypeLike
 
     @nn.compact
-    def __call__(self, x: Array) -> tuple[Array, Array, Array]:
-        """[B, grid, grid, C] -> the same, and logits and outputs as `WindowAttention`."""
-        grid = x.shape[1]
-        normed = LayerNorm(_LAYER_NORM_EPSILON, self.dtype, name="norm1")(x)
+    def __call__(self, x: Array) -> Attended:
+        """[B, rows, columns, C] -> tokens of that shape, and the attention of their windows."""
+        rows, columns = x.shape[1:3]
+        normed = LayerNorm(LAYER_NORM_EPSILON, self.dtype, name="norm1")(x)
+        normed = pad_grid(normed, self.window)
+        grid = normed.shape[1:3]
         mask = None
         if self.shift:
             normed = jnp.roll(normed, (-self.shift, -self.shift), axis=(1, 2))
-            mask = _shift_mask(grid, self.window, self.shift)
-        attended, logits, outputs = WindowAttention(
-            self.num_heads, self.window, self.quantization, self.dtype, name="attn"
+            mask = shift_mask(grid[0], self.window, self.shift, grid[1])
+        attended = WindowAttention(
+            num_heads=self.num_heads,
+            window=self.window,
+            quantization=layers.below(self.quantization, "attn"),
+            dtype=self.dtype,
+            name="attn",
         )(split_windows(normed, self.window), mask)
-        attended = merge_windows(attended, self.window, grid)
-        x = x + jnp.roll(attended, (self.shift, self.shift), axis=(1, 2))
-        normed = LayerNorm(_LAYER_NORM_EPSILON, self.dtype, name="norm2")(x)
-        hidden_features = int(x.shape[-1] * self.mlp_ratio)
-        mlp = layers.Mlp(hidden_features, self.quantization, self.dtype, name="mlp")
-        return x + mlp(normed), logits, outputs
+        merged = merge_windows(attended.tokens, self.window, *grid)
+        x = x + jnp.roll(merged, (self.shift, self.shift), axis=(1, 2))[:, :rows, :columns]
+        layers.observe(self, "middle", lambda: x.reshape(-1, x.shape[-1]))
+        normed = LayerNorm(LAYER_NORM_EPSILON, self.dtype, name="norm2")(x)
+        mlp = layers.Mlp(
+            hidden_features=int(x.shape[-1] * self.mlp_ratio),
+            quantization=layers.below(self.quantization, "mlp"),
+            dtype=self.dtype,
+            name="mlp",
+        )
+        return attended._replace(tokens=x + mlp(normed))
+
+    @nn.nowrap
+    def attention_rows(self, x: Array) -> Array:
+        """Tokens [B, rows, columns, C] in the order of the attention's rows, [T, C], with the zeros
+        that pad them.
+        """
+        shifted = jnp.roll(pad_grid(x, self.window), (-self.shift, -self.shift), axis=(1, 2))
+        return split_windows(shifted, self.window).reshape(-1, x.shape[-1])
 
 
 class PatchMerging(nn.Module):
-    """Halves the grid and doubles the channels."""
+    """Halves the grid, rounded up, and doubles the channels."""
 
     quantization: Quantization | None
     dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """[B, grid, grid, C] -> [B, grid / 2, grid / 2, 2 C]."""
+        """[B, rows, columns, C] -> [B, rows / 2, columns / 2, 2 C]."""
+        x = pad_grid(x, 2)
         batch, rows, columns, channels = x.shape
         x = x.reshape(batch, rows // 2, 2, columns // 2, 2, channels)
         # Neighbours in a column before neighbours in a row, as the weights expect them.
         x = jnp.transpose(x, (0, 1, 3, 4, 2, 5)).reshape(batch, rows // 2, columns // 2, -1)
-        x = LayerNorm(_LAYER_NORM_EPSILON, self.dtype, name="norm")(x)
+        x = LayerNorm(LAYER_NORM_EPSILON, self.dtype, name="norm")(x)
         return layers.Dense(
-            2 * channels, self.quantization, self.dtype, use_bias=False, name="reduction"
+            features=2 * channels,
+            quantization=layers.below(self.quantization, "reduction"),
+            dtype=self.dtype,
+            use_bias=False,
+            name="reduction",
         )(x)
 
 
@@ -153,32 +215,53 @@ class Stage(nn.Module):
     num_heads: int
     window: int
     shift: int
-    downsample: bool
+    merges: bool
     mlp_ratio: float
     quantization: Quantization | None
     dtype: DTypeLike
 
-    @nn.compact
-    def __call__(self, x: Array) -> tuple[Array, list[Array], list[Array], list[Array]]:
-        """[B, grid, grid, C] -> tokens; of each block its logits, outputs and tokens in a row."""
-        if self.downsample:
-            x = PatchMerging(self.quantization, self.dtype, name="downsample")(x)
+    def setup(self) -> None:
+        if self.merges:
+            self.downsample = self._merging()
         block = layers.traced_once(Block, self)
-        all_logits, all_outputs, all_blocks = [], [], []
-        for i in range(self.depth):
-            x, logits, outputs = block(
-                self.num_heads,
-                self.window,
-                self.shift if i % 2 else 0,
-                self.mlp_ratio,
-                self.quantization,
-                self.dtype,
-                name=f"blocks_{i}",
-            )(x)
-            all_logits.append(logits)
-            all_outputs.append(outputs)
-            all_blocks.append(x.reshape(len(x), -1, x.shape[-1]))
-        return x, all_logits, all_outputs, all_blocks
+        self.blocks = [block(**self._block_arguments(i)) for i in range(self.depth)]
+
+    def __call__(self, x: Array) -> tuple[Array, list[Attended]]:
+        """[B, rows, columns, C] -> tokens on their grid, and of each block [B, tokens, C]."""
+        if self.merges:
+            x = self.downsample(x)
+        blocks: list[Attended] = []
+        for block in self.blocks:
+            attended = block(x)
+            x = attended.tokens
+            blocks.append(attended._replace(tokens=x.reshape(len(x), -1, x.shape[-1])))
+        return x, blocks
+
+    @nn.nowrap
+    def parts(self, path: tuple[str, ...]) -> tuple[Part, ...]:
+        """Merging and blocks, below the stage's own path."""
+        merging = (Part((*path, "downsample"), self._merging(), MERGING),) if self.merges else ()
+        blocks = (
+            Part((*path, f"blocks_{i}"), Block(**self._block_arguments(i)), PRE_NORM_BLOCK)
+            for i in range(self.depth)
+        )
+        return (*merging, *blocks)
+
+    @nn.nowrap
+    def _merging(self) -> PatchMerging:
+        own = layers.below(self.quantization, "downsample")
+        return PatchMerging(quantization=own, dtype=self.dtype)
+
+    @nn.nowrap
+    def _block_arguments(self, index: int) -> dict[str, Any]:
+        return {
+            "num_heads": self.num_heads,
+            "window": self.window,
+            "shift": self.shift if index % 2 else 0,
+            "mlp_ratio": self.mlp_ratio,
+            "quantization": layers.below(self.quantization, f"blocks_{index}"),
+            "dtype": self.dtype,
+        }
 
 
 class Head(nn.Module):
@@ -190,7 +273,13 @@ class Head(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        return layers.Dense(self.num_classes, self.quantization, self.dtype, name="fc")(x)
+        """[B, C] -> [B, num_classes]."""
+        return layers.Dense(
+            features=self.num_classes,
+            quantization=layers.below(self.quantization, "fc"),
+            dtype=self.dtype,
+            name="fc",
+        )(x)
 
 
 class SwinTransformer(nn.Module):
@@ -221,17 +310,9 @@ class SwinTransformer(nn.Module):
         object.__setattr__(self, "depths", tuple(self.depths))
         object.__setattr__(self, "num_heads", tuple(self.num_heads))
         layers.check_patches(self.img_size, self.patch_size)
-        if not self.depths or len(self.depths) != len(self.num_heads):
-            raise ValueError(
-                f"depths and num_heads must have a value for each stage, got "
-                f"depths={self.depths} and num_heads={self.num_heads}"
-            )
-        for stage, heads in enumerate(self.num_heads):
-            channels, grid = self.embed_dim * 2**stage, self._grid(stage)
-            if channels % heads:
-                raise ValueError(
-                    f"stage {stage} has {channels} channels, which its {heads} heads don't divide"
-                )
+        check_stages(self.embed_dim, self.depths, self.num_heads)
+        for stage in range(len(self.depths)):
+            grid = self._grid(stage)
             if grid * 2**stage * self.patch_size != self.img_size or grid % self._window(stage):
                 raise ValueError(
                     f"img_size={self.img_size} leaves stage {stage} a grid that windows of "
@@ -241,9 +322,9 @@ class SwinTransformer(nn.Module):
         super().__post_init__()
 
     @property
-    def num_prefix_tokens(self) -> int:
-        """0: every token is a patch."""
-        return 0
+    def patches(self) -> regions.PatchTokens:
+        """Every token of a window, scored by what it receives from the others."""
+        return regions.WINDOWS
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -251,21 +332,49 @@ class SwinTransformer(nn.Module):
         return self.img_size, self.img_size, self.in_chans
 
     @property
+    def task(self) -> Task:
+        """What the outputs are for."""
+        return "classification"
+
+    @property
+    def values_per_image(self) -> int:
+        """Numbers in all patches of the first block."""
+        return self._grid(0) ** 2 * self.embed_dim
+
+    @property
     def patch_grid(self) -> tuple[int, int]:
         """Rows and columns of patch tokens in the last stage."""
         return self._grid(len(self.depths) - 1), self._grid(len(self.depths) - 1)
 
+    def patch_scores(self, attention_logits: Sequence[Array]) -> Array:
+        """[B, rows * columns] how informative each patch of the last stage is, for a picture."""
+        return self._on_last_grid(self.patches.scores(self._last_unshifted(attention_logits)))
+
     def patch_regions(self, attention_logits: Sequence[Array], ratio: float) -> Array:
         """[B, rows * columns] 1 for the informative patches of the last stage, for a picture."""
+        first_block = self._last_unshifted(attention_logits)
         stage = len(self.depths) - 1
-        first_block = attention_logits[-self.depths[-1]]  # whose windows are not shifted
-        window, grid = self._window(stage), self._grid(stage)
-        num_images = len(first_block) // (grid // window) ** 2
+        num_images = len(first_block) // (self._grid(stage) // self._window(stage)) ** 2
         (mask,) = regions.window_regions([first_block], ratio, num_images)
-        mask = merge_windows(mask.reshape(-1, window * window, 1), window, grid)
-        return mask.reshape(num_images, grid * grid)
+        return self._on_last_grid(mask)
 
-    @nn.compact
+    def setup(self) -> None:
+        self.patch_embed = layers.PatchEmbed(
+            features=self.embed_dim,
+            patch_size=self.patch_size,
+            quantization=layers.below(self.quantization, "patch_embed"),
+            dtype=self.dtype,
+            norm_epsilon=LAYER_NORM_EPSILON,
+        )
+        self.layers = self._stages()
+        self.norm = LayerNorm(LAYER_NORM_EPSILON, self.dtype)
+        if self.num_classes:
+            self.head = Head(
+                num_classes=self.num_classes,
+                quantization=layers.below(self.quantization, "head"),
+                dtype=self.dtype,
+            )
+
     def __call__(self, images: Array) -> tuple[Array, dict]:
         """Classifies images and exposes what the losses read.
 
@@ -279,45 +388,66 @@ class SwinTransformer(nn.Module):
             [B, grid * grid, C]; `tokens` [B, grid, grid, C] after the last norm; `features` [B, C],
             pooled.
         """
+        x = self.embed(images)
+        blocks: list[Attended] = []
+        for stage in self.layers:
+            x, stage_blocks = stage(x)
+            blocks += stage_blocks
+        logits, out = self.classify(x)
+        return logits, self_attention.of_blocks(blocks) | out
+
+    def embed(self, images: Array) -> Array:
+        """Tokens before the first stage: images [B, *input_shape] -> [B, grid, grid, C]."""
         layers.check_images(images, self.input_shape)
-        x = layers.PatchEmbed(
-            self.embed_dim,
-            self.patch_size,
-            self.quantization,
-            self.dtype,
-            _LAYER_NORM_EPSILON,
-            name="patch_embed",
-        )(images)
-        attention_logits, attention_outputs, block_outputs = [], [], []
-        for i, (depth, heads) in enumerate(zip(self.depths, self.num_heads, strict=True)):
-            window = self._window(i)
-            x, logits, outputs, blocks = Stage(
-                depth,
-                heads,
-                window,
-                window // 2 if window < self._grid(i) else 0,
-                i > 0,
-                self.mlp_ratio,
-                self.quantization,
-                self.dtype,
-                name=f"layers_{i}",
-            )(x)
-            attention_logits += logits
-            attention_outputs += outputs
-            block_outputs += blocks
-        x = LayerNorm(_LAYER_NORM_EPSILON, self.dtype, name="norm")(x).astype(jnp.float32)
+        return self.patch_embed(images)
+
+    def classify(self, x: Array) -> tuple[Array, dict]:
+        """What follows the last stage: tokens on their grid -> logits, `tokens` and `features`."""
+        x = self.norm(x).astype(jnp.float32)
         features = x.mean(axis=(1, 2))
-        out = {
-            "attention_logits": tuple(attention_logits),
-            "attention_outputs": tuple(attention_outputs),
-            "block_outputs": tuple(block_outputs),
-            "tokens": x,
-            "features": features,
-        }
+        out = {"tokens": x, "features": features}
         if self.num_classes == 0:
             return features, out
-        head = Head(self.num_classes, self.quantization, self.dtype, name="head")
-        return head(features).astype(jnp.float32), out
+        return self.head(features).astype(jnp.float32), out
+
+    @nn.nowrap
+    def parts(self) -> tuple[Part, ...]:
+        """Mergings and blocks, each of which can be applied by itself."""
+        stages = enumerate(self._stages())
+        return tuple(part for i, stage in stages for part in stage.parts((f"layers_{i}",)))
+
+    @nn.nowrap
+    def head_sites(self) -> tuple[Site, ...]:
+        """The classifier's input."""
+        # Its norm is left alone: pooled features are behind it too, and are compared with P's.
+        return (Site(("head", "fc")),) if self.num_classes else ()
+
+    @nn.nowrap
+    def _stages(self) -> list[Stage]:
+        return [
+            Stage(
+                depth=depth,
+                num_heads=heads,
+                window=self._window(i),
+                shift=self._window(i) // 2 if self._window(i) < self._grid(i) else 0,
+                merges=i > 0,
+                mlp_ratio=self.mlp_ratio,
+                quantization=layers.below(self.quantization, f"layers_{i}"),
+                dtype=self.dtype,
+            )
+            for i, (depth, heads) in enumerate(zip(self.depths, self.num_heads, strict=True))
+        ]
+
+    def _last_unshifted(self, attention_logits: Sequence[Array]) -> Array:
+        """Those of the last stage's first block, whose windows are not shifted."""
+        return attention_logits[-self.depths[-1]]
+
+    def _on_last_grid(self, values: Array) -> Array:
+        """[B, rows * columns] of values of the tokens of the last stage's windows, in any shape."""
+        stage = len(self.depths) - 1
+        window, grid = self._window(stage), self._grid(stage)
+        merged = merge_windows(values.reshape(-1, window * window, 1), window, grid)
+        return merged.reshape(-1, grid * grid)
 
     def _grid(self, stage: int) -> int:
         return self.img_size // (self.patch_size * 2**stage)

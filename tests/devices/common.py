@@ -3,9 +3,10 @@
 import jax
 import numpy as np
 
-from maskaq_jax import finetune, parallel
-from maskaq_jax.augment import FinetuningView
-from maskaq_jax.pixels import Pixels
+from maskaq_jax.devices import parallel
+from maskaq_jax.finetuning.step import FinetuningSettings, FinetuningSpec
+from maskaq_jax.images.pixels import Pixels
+from maskaq_jax.images.views import FinetuningView
 
 TINY = {"img_size": 8, "patch_size": 4, "embed_dim": 16, "depth": 1, "num_heads": 2}
 BATCH = 8
@@ -13,8 +14,8 @@ KEY = jax.random.key(3)
 MESHES = {count: parallel.make_mesh(jax.devices()[:count]) for count in (1, 4)}
 
 # At learning rate 1 an update is as large as its gradient, and stands out of the weight's rounding.
-FINETUNING = finetune.Spec(
-    finetune.Settings(
+FINETUNING = FinetuningSpec(
+    FinetuningSettings(
         batch_size=BATCH,
         learning_rate=1.0,
         quantizer_learning_rate=1.0,

@@ -5,34 +5,34 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maskaq_jax import parallel
-from maskaq_jax.parallel import AXIS, REPLICATED, SHARDED
+from maskaq_jax.devices import parallel
+from maskaq_jax.devices.parallel import AXIS, REPLICATED, SHARDED
 from tests.devices.common import MESHES
 
 
 @pytest.mark.parametrize("count", [1, 3, 4, 6, 8])
 def test_shares_hold_every_image_once(count):
-    share = parallel.share_batch(10, 10 + count, MESHES[4])
-    assert len(share.indices) % 4 == 0
-    assert share.indices[share.valid].tolist() == list(range(10, 10 + count))
-    assert set(share.indices) == set(range(10, 10 + count))
-    assert share.is_padded == (count % 4 != 0)
+    rows = parallel.rows_of_batch(10, 10 + count, MESHES[4])
+    assert len(rows.indices) % 4 == 0
+    assert rows.indices[rows.valid].tolist() == list(range(10, 10 + count))
+    assert set(rows.indices) == set(range(10, 10 + count))
+    assert rows.is_padded == (count % 4 != 0)
 
 
 def test_batches_of_a_dataset_are_of_one_size_and_end_with_it():
-    shares = list(parallel.share_batches(11, 6, MESHES[4]))
-    assert {len(share.indices) for share in shares} == {8}
-    seen = [share.indices[share.valid].tolist() for share in shares]
+    batches = list(parallel.rows_of_batches(11, 6, MESHES[4]))
+    assert {len(rows.indices) for rows in batches} == {8}
+    seen = [rows.indices[rows.valid].tolist() for rows in batches]
     assert seen == [[0, 1, 2, 3, 4, 5], [6, 7, 8, 9, 10]]
-    assert max(share.indices.max() for share in shares) == 10
-    assert [(share.first, share.stop) for share in shares] == [(0, 6), (6, 11)]
-    assert all(share.is_padded for share in shares)
+    assert max(rows.indices.max() for rows in batches) == 10
+    assert [(rows.first, rows.stop) for rows in batches] == [(0, 6), (6, 11)]
+    assert all(rows.is_padded for rows in batches)
 
 
 def test_a_batch_is_no_larger_than_all_images_together():
-    (share,) = parallel.share_batches(3, 256, MESHES[4])
-    assert share.indices[share.valid].tolist() == [0, 1, 2]
-    assert len(share.indices) == 4
+    (rows,) = parallel.rows_of_batches(3, 256, MESHES[4])
+    assert rows.indices[rows.valid].tolist() == [0, 1, 2]
+    assert len(rows.indices) == 4
 
 
 def test_what_is_put_on_the_devices_can_be_fetched():

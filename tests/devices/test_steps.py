@@ -7,22 +7,24 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maskaq_jax import (
-    evaluate,
-    finetune,
-    losses,
-    parallel,
-    programs,
-    synthesis,
-    synthesis_terms,
-)
-from maskaq_jax.parallel import AXIS, REPLICATED, SHARDED
-from maskaq_jax.pixels import Pixels
+from maskaq_jax import losses
+from maskaq_jax.data.batches import LabelledBatch
+from maskaq_jax.devices import parallel
+from maskaq_jax.devices.global_batch import GlobalBatch
+from maskaq_jax.devices.parallel import AXIS, REPLICATED, SHARDED
+from maskaq_jax.evaluation.agreement import Agreement
+from maskaq_jax.evaluation.classification import Classification
+from maskaq_jax.evaluation.loop import EvaluationLoop
+from maskaq_jax.finetuning import step as finetuning
+from maskaq_jax.finetuning.optimizer import create_optimizer
+from maskaq_jax.finetuning.step import FinetuningBatch
+from maskaq_jax.images.pixels import Pixels
+from maskaq_jax.synthesis import step as synthesis
+from maskaq_jax.synthesis.step import SynthesisSettings, SynthesisSpec, SynthesisState
+from maskaq_jax.synthesis.terms import SynthesisBatch
 from tests.devices.common import BATCH, FINETUNING, KEY, MESHES, TOLERANCE, assert_same
 
-pytestmark = pytest.mark.usefixtures("few_optimisations")
-
-SYNTHESIS = synthesis.Spec(synthesis.Settings(num_steps=10, background="white"), Pixels())
+SYNTHESIS = SynthesisSpec(SynthesisSettings(num_steps=10, background="white"), Pixels())
 
 
 def _synthesis_problem(model, images, params, variables):
@@ -30,17 +32,17 @@ def _synthesis_problem(model, images, params, variables):
     step = functools.partial(synthesis.step, model, optimizer, SYNTHESIS)
     state = synthesis.init_state(optimizer, images)
     indices = jnp.arange(BATCH, dtype=jnp.int32)
-    batch = synthesis_terms.Batch(indices, indices % 4, params, variables)
-    batch_specs = synthesis_terms.Batch(SHARDED, SHARDED, REPLICATED, REPLICATED)
+    batch = SynthesisBatch(indices, indices % 4, params, variables)
+    batch_specs = SynthesisBatch(SHARDED, SHARDED, REPLICATED, REPLICATED)
     return step, state, batch, parallel.leading_axis_specs(state), batch_specs
 
 
 def _finetuning_problem(model, images, params, variables):
-    optimizer = finetune.create_optimizer(FINETUNING.settings, 10)
-    step = functools.partial(finetune.step, model, optimizer, FINETUNING)
-    state = finetune.init_state(optimizer, variables)
-    batch = finetune.Batch(jnp.arange(BATCH, dtype=jnp.int32), images, params)
-    return step, state, batch, REPLICATED, finetune.Batch(SHARDED, SHARDED, REPLICATED)
+    optimizer = create_optimizer(FINETUNING.settings, 10)
+    step = functools.partial(finetuning.step, model, optimizer, FINETUNING)
+    state = finetuning.init_state(optimizer, variables)
+    batch = FinetuningBatch(jnp.arange(BATCH, dtype=jnp.int32), images, params)
+    return step, state, batch, REPLICATED, FinetuningBatch(SHARDED, SHARDED, REPLICATED)
 
 
 PROBLEMS = {"synthesis": _synthesis_problem, "finetuning": _finetuning_problem}
@@ -69,7 +71,7 @@ def stepped(problem):
 
 def _drop_images_of_tiny_gradient(state):
     """Adam's first update is the gradient's sign, which rounding decides where there is none."""
-    if not isinstance(state, synthesis.State):
+    if not isinstance(state, SynthesisState):
         return state
     gradient = np.abs(state.opt_state[0].mu)
     return state.replace(images=np.where(gradient > 1e-3 * gradient.max(), state.images, 0))
@@ -128,7 +130,10 @@ def test_the_mean_of_the_devices_own_losses_would_be_another(images):
     total = losses.total_variation_loss(images)
     assert abs(np.mean(own) - total) > 0.1 * total
     over_devices = parallel.map_over_devices(
-        lambda part: losses.total_variation_loss(part, AXIS), MESHES[4], SHARDED, REPLICATED
+        lambda part: losses.total_variation_loss(part, over=GlobalBatch(AXIS)),
+        MESHES[4],
+        SHARDED,
+        REPLICATED,
     )
     np.testing.assert_allclose(over_devices(images), total, rtol=1e-6)
 
@@ -137,25 +142,28 @@ def test_the_mean_of_the_devices_own_losses_would_be_another(images):
 def test_evaluation_counts_are_those_of_all_devices(model, images, variables, count):
     labels = jnp.arange(BATCH, dtype=jnp.int32) % 4
     valid = jnp.arange(BATCH) < 5
-    counted = parallel.map_over_devices(
-        lambda *arguments: evaluate.count_correct(model, variables, *arguments, AXIS),
-        MESHES[count],
-        (SHARDED, SHARDED, SHARDED),
-        REPLICATED,
-    )(images, labels, valid)
+    program = EvaluationLoop(Classification(), model, MESHES[count]).program
+    counts = program(variables, LabelledBatch(images, labels, valid))
     answers = jax.jit(model.apply)(variables, images)[0].argmax(axis=-1)
-    assert [int(number) for number in counted] == [int((answers == labels)[:5].sum()), 5]
+    correct = int((answers == labels)[:5].sum())
+    assert {name: int(value) for name, value in counts.items()} == {
+        "correct": correct,
+        "images": 5,
+    }
 
 
 @pytest.mark.parametrize("count", MESHES)
 def test_agreement_is_that_of_all_devices(model, images, params, variables, count):
     valid = jnp.arange(BATCH) < 5
-    program = programs.map_agreement(model, MESHES[count])
-    same, cosine, total = program(params, variables, images, valid)
+    program = EvaluationLoop(Agreement(), model, MESHES[count]).program
+    both = {"p": {"params": params}, "q": variables}
+    counts = program(both, LabelledBatch(images, jnp.zeros(BATCH, jnp.int32), valid))
     logits_p, out_p = model.clone(quantization=None).apply({"params": params}, images)
     logits_q, out_q = model.apply(variables, images)
-    assert int(same) == int((logits_p.argmax(axis=-1) == logits_q.argmax(axis=-1))[:5].sum())
-    assert int(total) == 5
+    assert int(counts["same"]) == int(
+        (logits_p.argmax(axis=-1) == logits_q.argmax(axis=-1))[:5].sum()
+    )
+    assert int(counts["images"]) == 5
     p, q = out_p["features"][:5], out_q["features"][:5]
     norms = jnp.linalg.norm(p, axis=-1) * jnp.linalg.norm(q, axis=-1)
-    np.testing.assert_allclose(cosine, ((p * q).sum(axis=-1) / norms).sum(), rtol=1e-4)
+    np.testing.assert_allclose(counts["cosine"], ((p * q).sum(axis=-1) / norms).sum(), rtol=1e-4)

@@ -69,10 +69,16 @@ def tiny():
     return model, jax.jit(model.init)(jax.random.key(1), images)["params"], images
 
 
+def _block(shift):
+    return swin.Block(
+        num_heads=2, window=4, shift=shift, mlp_ratio=4.0, quantization=None, dtype=jnp.float32
+    )
+
+
 def _changed_windows(tiny, layer, row, column):
     """Windows of a layer's outputs that feel a change of one patch, one block deep."""
     _, params, _ = tiny
-    block = swin.Block(2, 4, 2 if layer else 0, 4.0, None, jnp.float32)
+    block = _block(shift=2 if layer else 0)
     tokens = jax.random.normal(jax.random.key(2), (1, 8, 8, 8))
     variables = {"params": params["layers_0"][f"blocks_{layer}"]}
     apply = jax.jit(block.apply)
@@ -95,7 +101,7 @@ def test_shifted_windows_join_their_neighbours(tiny):
 
 def test_the_shift_does_not_join_opposite_borders(tiny):
     _, params, _ = tiny
-    block = swin.Block(2, 4, 2, 4.0, None, jnp.float32)
+    block = _block(shift=2)
     variables = {"params": params["layers_0"]["blocks_1"]}
     tokens = jax.random.normal(jax.random.key(2), (1, 8, 8, 8))
     apply = jax.jit(block.apply)
@@ -119,6 +125,8 @@ def test_pictured_regions_are_the_tokens_that_receive_most_attention(tiny):
     mask = model.patch_regions(out["attention_logits"], 0.25)
     assert mask.shape == (2, 16)
     scores = out["attention_logits"][2].mean(axis=(1, 2))
+    # The last stage is a window, whose tokens are in the order of the picture.
+    np.testing.assert_allclose(model.patch_scores(out["attention_logits"]), scores, rtol=1e-5)
     for image in range(2):
         assert set(np.flatnonzero(mask[image])) == set(np.argsort(scores[image])[-4:].tolist())
 

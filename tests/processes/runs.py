@@ -11,7 +11,8 @@ import jax
 import numpy as np
 
 import maskaq_jax
-from maskaq_jax import samples
+from maskaq_jax.storage import checked_arrays
+from maskaq_jax.synthesis import store
 from tests import emitters
 
 ROOT = Path(__file__).parents[2]
@@ -20,9 +21,9 @@ ROOT = Path(__file__).parents[2]
 # does not grow into another model.
 CONFIG = """
 from configs import smoke
-from maskaq_jax import data
+from maskaq_jax.data import embedded
 
-load_all = data.load_embedded
+load_all = embedded.load_embedded
 
 
 def load_few(split, num_channels):
@@ -30,7 +31,7 @@ def load_few(split, num_channels):
     return images[:1000], labels[:1000]
 
 
-data.load_embedded = load_few
+embedded.load_embedded = load_few
 
 
 def get_config(argument=None):
@@ -66,7 +67,8 @@ def get_config(argument=None):
 KILLER = """
 import contextlib, os, signal, sys, threading
 from absl import app
-from maskaq_jax import main, report, run
+from maskaq_jax import calibration, main
+from maskaq_jax.runs.progress import Progress
 
 phase, count, delay = sys.argv.pop(1), int(sys.argv.pop(1)), float(sys.argv.pop(1))
 seen = 0
@@ -82,7 +84,7 @@ def notice(name):
     if seen == count:
         threading.Timer(delay, kill).start()
 
-show = report.Reporter.phase
+show = Progress.phase
 @contextlib.contextmanager
 def watched(self, name):
     with show(self, name) as advance:
@@ -90,19 +92,19 @@ def watched(self, name):
             notice(name)
             advance(units)
         yield told
-report.Reporter.phase = watched
+Progress.phase = watched
 
-keep = report.Reporter.keep
+keep = Progress.keep
 def kept(self, name, units):
     notice(name)
     keep(self, name, units)
-report.Reporter.keep = kept
+Progress.keep = kept
 
-calibrate = run._calibrated
+calibrate = calibration.calibrate
 def calibrated(*arguments):
     notice("calibration")
     return calibrate(*arguments)
-run._calibrated = calibrated
+calibration.calibrate = calibrated
 app.run(main.main, flags_parser=main._parse_flags)
 """
 
@@ -141,8 +143,8 @@ def results(workdir):
 
 
 def images(workdir, refresh):
-    shards = samples.list_shards(samples.refresh_folder(workdir / "samples", refresh))
-    arrays = [samples.read_arrays(shard.path) for shard in shards]
+    shards = store.list_shards(store.refresh_folder(workdir / "samples", refresh))
+    arrays = [checked_arrays.read_arrays(shard.path) for shard in shards]
     return tuple(np.concatenate([array[name] for array in arrays]) for name in ("images", "labels"))
 
 

@@ -2,32 +2,21 @@
 
 import jax
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 from maskaq_jax import config as config_lib
-from maskaq_jax import data, programs, run
+from maskaq_jax import data, run
+from maskaq_jax.data import embedded
 from maskaq_jax.models import create_model
 from tests import tiny
 
 
-@pytest.fixture(scope="session")
-def compiled(tmp_path_factory):
-    """Lasts when other packages' tests come between."""
-    return tmp_path_factory.mktemp("compiled")
-
-
 @pytest.fixture(autouse=True, scope="package")
-def compiled_quickly_and_once(compiled):
-    """Every run makes its programs anew, and most of them are the same."""
-    names = "jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs"
-    before = {name: getattr(jax.config, name) for name in names}
-    programs.keep_on_disk(str(compiled))
-    jax.config.update("jax_disable_most_optimizations", True)
+def compiled_quickly():
+    """Every run makes its programs anew, most of a run's time, and they are the same."""
+    before = jax.config.jax_persistent_cache_min_compile_time_secs
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     yield
-    for name, value in (before | {"jax_disable_most_optimizations": False}).items():
-        jax.config.update(name, value)
-    # Else it stays in use, whatever its directory is now.
-    compilation_cache.reset_cache()
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", before)
 
 
 @pytest.fixture(scope="package")
@@ -58,14 +47,16 @@ def settings(weights):
 
 @pytest.fixture(autouse=True, scope="package")
 def few_evaluated():
-    load = data.load_embedded
+    load = embedded.load_embedded
     with pytest.MonkeyPatch.context() as patch:
 
         def load_few(split, num_channels):
             images, labels = load(split, num_channels)
             return images[:60], labels[:60]
 
-        patch.setattr(data, "load_embedded", load_few)
+        # By the name that runs read, and by the tests'.
+        for module in (embedded, data):
+            patch.setattr(module, "load_embedded", load_few)
         yield
 
 

@@ -4,10 +4,13 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import maskaq_jax
-from maskaq_jax import first_images, randomness, run, schema
+from maskaq_jax import run, schema
+from maskaq_jax.devices.keys import named_key
+from maskaq_jax.synthesis import first_images
 from tests import tiny
 
 pytestmark = tiny.ignore_orbax_warnings
@@ -34,7 +37,7 @@ def test_images_that_stay_infinite_end_the_run(settings, tmp_path, monkeypatch):
 def test_images_drawn_again_are_told_and_counted(settings, tmp_path, monkeypatch, capfd):
     """A refresh's second batch, images 8 to 15, is not finite when drawn first."""
     draw = first_images.draw_images
-    key = randomness.named_key(jax.random.key(settings.seed), "synthesize")
+    key = named_key(jax.random.key(settings.seed), "synthesize")
     bad = jax.random.fold_in(jax.random.fold_in(key, 1), 0)
 
     def draw_badly(key, indices, *arguments):
@@ -62,3 +65,39 @@ def test_finetuning_that_diverges_names_step_loss_and_the_last_good_state(settin
     assert "lower config.finetuning.learning_rate" in message
     assert message.endswith(str(tmp_path / "run" / "checkpoints" / "0"))
     assert (tmp_path / "run" / "checkpoints" / "0").is_dir()
+
+
+@pytest.fixture(scope="module")
+def astray(settings, tmp_path_factory):
+    """A run whose rates are too high, and what it said."""
+    workdir = tmp_path_factory.mktemp("astray") / "run"
+    wild = dataclasses.replace(settings.finetuning, optimizer="adam", learning_rate=3.0)
+    samples = dataclasses.replace(settings.samples, held_out=4)
+    settings = dataclasses.replace(settings, finetuning=wild, samples=samples)
+    return settings, workdir, run.run(tiny.prepare(settings, workdir))
+
+
+def test_training_that_goes_astray_leaves_the_calibrated_model(astray):
+    settings, workdir, results = astray
+    assert results["kept"] == "calibrated"
+    assert results["quantized_top1"] == results["calibrated_top1"]
+    assert results["retreats"] == 2
+    first, *_ = results["distances"]
+    assert first["step"] == 0
+    _, variables = maskaq_jax.load(workdir)
+    # Calibration chooses ranges alone: the weights are P's.
+    params = tiny.prepare(settings, workdir).params
+    jax.tree.map(np.testing.assert_array_equal, variables["params"], params)
+
+
+def test_a_run_that_kept_the_calibrated_model_ends_alike_when_started_again(astray):
+    settings, workdir, results = astray
+    again = run.run(tiny.prepare(settings, workdir))
+    assert again | {"seconds": results["seconds"]} == results
+
+
+def test_a_trained_model_is_kept_where_it_is_nearer_to_p(finished):
+    _, results = finished
+    distances = [compared["distance"] for compared in results["distances"]]
+    is_nearer = distances[-1] <= distances[0]
+    assert results["kept"] == ("trained" if is_nearer else "calibrated")

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 import maskaq_jax
-from maskaq_jax import checkpoint, run, samples
+from maskaq_jax import run
+from maskaq_jax.runs import checkpoint
+from maskaq_jax.storage import checked_arrays
 from tests import tiny
 
 pytestmark = tiny.ignore_orbax_warnings
@@ -44,8 +46,8 @@ def _remove_every_checkpoint(workdir):
 @pytest.mark.parametrize(
     ("damage", "back", "kept"),
     [
-        (_damage_newest_checkpoint, ["9 to 8"], tiny.work(120, 12, 8)),
-        (_damage_last_shard, ["9 to 6"], tiny.work(120, 6 + 3, 6)),
+        (_damage_newest_checkpoint, ["9 to 8"], tiny.work(120 + 36, 12, 8)),
+        (_damage_last_shard, ["9 to 6"], tiny.work(120 + 24, 6 + 3, 6)),
         # As many samples are kept as are whole, and no training.
         (_damage_first_shard_and_later_checkpoints, [], tiny.work(0, 3 + 6, 0)),
         (_remove_every_checkpoint, [], tiny.work(0, 12, 0)),
@@ -65,7 +67,7 @@ def test_damage_is_told_and_mended_to_the_same_bits(
     tiny.assert_same_run(workdir, results, finished)
     for refresh, batch in ((0, 0), (1, 1)):
         mended, before = (
-            samples.read_arrays(tiny.shard_path(directory, refresh, batch))
+            checked_arrays.read_arrays(tiny.shard_path(directory, refresh, batch))
             for directory in (workdir, finished[0])
         )
         np.testing.assert_array_equal(mended["images"], before["images"])
@@ -88,7 +90,7 @@ def test_a_finished_run_needs_no_image_to_tell_its_results(
     def fail(path, name):
         raise PermissionError(errno.EACCES, "may not be read", str(path))
 
-    monkeypatch.setattr(samples, "read_array", fail)
+    monkeypatch.setattr(checked_arrays, "read_array", fail)
     tiny.assert_same_run(workdir, run.run(tiny.prepare(settings, workdir)), finished)
 
 

@@ -8,23 +8,25 @@ import numpy as np
 import pytest
 
 import maskaq_jax
-from maskaq_jax import calibration, data, results, run, samples, sources
+from maskaq_jax import calibration, data, run
+from maskaq_jax.runs import results, training_images
+from maskaq_jax.storage import checked_arrays
 from tests import tiny
 
 pytestmark = tiny.ignore_orbax_warnings
 
 
-def _synthetic(prepared):
-    return samples.read_arrays(tiny.shard_path(prepared.workdir, 0, 0))["images"]
+def _synthetic(inputs):
+    return checked_arrays.read_arrays(tiny.shard_path(inputs.workdir, 0, 0))["images"]
 
 
-def _noise(prepared):
-    return sources.read_noise(prepared, jax.random.key(prepared.config.seed))(np.arange(8))
+def _noise(inputs):
+    return training_images.read_noise(inputs, jax.random.key(inputs.config.seed))(np.arange(8))
 
 
-def _real(prepared):
+def _real(inputs):
     images, _ = data.load_embedded("real", 3)
-    return prepared.config.pixels.from_bytes(images[:8])
+    return inputs.config.pixels.from_bytes(images[:8])
 
 
 def _top1(model, variables, pixels):
@@ -48,14 +50,14 @@ def test_a_run_without_training_is_its_calibration(settings, tmp_path, method, s
         samples=dataclasses.replace(settings.samples, calibration=source),
         finetuning=dataclasses.replace(settings.finetuning, epochs=0),
     )
-    prepared = tiny.prepare(settings, tmp_path / "run")
-    summary = run.run(prepared)
+    inputs = tiny.prepare(settings, tmp_path / "run")
+    summary = run.run(inputs)
     model, variables = maskaq_jax.load(tmp_path / "run")
-    expected = calibration.calibrate(model, prepared.params, read_images(prepared))
+    expected = calibration.calibrate(model, inputs.params, read_images(inputs))
     jax.tree.map(np.testing.assert_array_equal, variables["quant"], expected)
-    jax.tree.map(np.testing.assert_array_equal, variables["params"], prepared.params)
+    jax.tree.map(np.testing.assert_array_equal, variables["params"], inputs.params)
     full_precision = model.clone(quantization=None)
-    top1 = _top1(full_precision, {"params": prepared.params}, settings.pixels)
+    top1 = _top1(full_precision, {"params": inputs.params}, settings.pixels)
     top1_of_q = _top1(model, variables, settings.pixels)
     assert tiny.accuracies(summary) == {
         "fp_top1": top1,

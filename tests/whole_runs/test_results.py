@@ -2,17 +2,28 @@
 
 import dataclasses
 import json
+import os
+import shutil
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 import maskaq_jax
+from maskaq_jax import calibration, data, run
 from maskaq_jax import config as config_lib
-from maskaq_jax import data, finetune, phases, preprocessing, programs, run, samples
+from maskaq_jax.calibration import CalibrationSettings
+from maskaq_jax.config import fields
+from maskaq_jax.data import preprocessing
+from maskaq_jax.finetuning import step as finetuning
+from maskaq_jax.finetuning.step import FinetuningSettings
 from maskaq_jax.models import create_model
+from maskaq_jax.runs import checkpoint
+from maskaq_jax.storage import checked_arrays
+from maskaq_jax.synthesis.loop import SynthesisLoop
 from tests import tiny
 
 pytestmark = tiny.ignore_orbax_warnings
@@ -24,7 +35,7 @@ def test_a_run_leaves_everything_behind(finished):
     assert {"config.json", "checkpoints", "samples", "metrics.jsonl", "samples.png"} <= names
     assert any(name.startswith("events.out.tfevents") for name in names)
     assert json.loads((workdir / "results.json").read_text()) == results
-    assert set(results["seconds"]) == {"evaluation", "synthesis", "finetuning"}
+    assert set(results["seconds"]) == {"evaluation", "synthesis", "calibration", "finetuning"}
     assert {
         "fp_top1",
         "calibrated_top1",
@@ -38,6 +49,8 @@ def test_a_run_leaves_everything_behind(finished):
         "epochs",
         "device",
     } <= set(results)
+    names = ("fp", "calibrated", "quantized")
+    assert results["metrics"] == {"top1": {name: results[f"{name}_top1"] for name in names}}
     assert results["redrawn_images"] == results["broken_images"] == 0
     assert results["num_evaluated"] == 60
     with Image.open(workdir / "samples.png") as picture:
@@ -50,8 +63,8 @@ def test_a_run_leaves_everything_behind(finished):
     assert phases_recorded == ["synthesis"] * 2 + ["finetuning"] * 2 + ["synthesis"] * 2 + [
         "finetuning"
     ]
-    # The newest two, and the one that the last images were made from.
-    assert tiny.checkpoints(workdir) == [6, 8, 9]
+    # The newest two, the one that the last images were made from, and the calibrated model.
+    assert tiny.checkpoints(workdir) == [0, 6, 8, 9]
 
 
 def test_the_loaded_model_has_the_accuracy_of_the_results(finished, settings):
@@ -70,10 +83,10 @@ def test_the_same_config_gives_the_same_results(finished, settings, tmp_path):
 
 def test_a_finished_run_is_not_run_again(finished, settings, monkeypatch):
     workdir, results = finished
-    monkeypatch.setattr(phases, "make_synthesis", pytest.fail)
-    # Returns what fails when called.
-    monkeypatch.setattr(programs, "map_finetuning", lambda *_: pytest.fail)
-    assert tiny.accuracies(run.run(tiny.prepare(settings, workdir))) == tiny.accuracies(results)
+    monkeypatch.setattr(SynthesisLoop, "run", pytest.fail)
+    monkeypatch.setattr(finetuning, "step", pytest.fail)
+    again = run.run(tiny.prepare(settings, workdir))
+    assert again | {"seconds": results["seconds"]} == results
 
 
 @pytest.mark.slow
@@ -83,11 +96,31 @@ def test_four_devices_give_the_images_of_one(finished, settings, tmp_path):
     run.run(tiny.prepare(settings, tmp_path / "four", num_devices=4))
     for batch in range(2):
         one, four = (
-            samples.read_arrays(tiny.shard_path(directory, 0, batch))
+            checked_arrays.read_arrays(tiny.shard_path(directory, 0, batch))
             for directory in (workdir, tmp_path / "four")
         )
         np.testing.assert_array_equal(one["labels"], four["labels"])
         assert np.abs(one["images"] - four["images"]).mean() < 0.02
+
+
+def test_a_run_of_an_earlier_version_keeps_its_accuracies(
+    finished, settings, tmp_path, monkeypatch
+):
+    """Which were numbers then."""
+    shutil.copytree(finished[0], tmp_path / "run")
+    restore = checkpoint.restore
+
+    def restore_earlier(*arguments):
+        saved = restore(*arguments)
+        progress = dict(saved.progress)
+        figures = progress.pop("figures")
+        progress["top1"] = {name: of_model["top1"] for name, of_model in figures.items()}
+        return saved._replace(progress=progress)
+
+    monkeypatch.setattr(checkpoint, "restore", restore_earlier)
+    again = run.run(tiny.prepare(settings, tmp_path / "run"))
+    assert tiny.accuracies(again) == tiny.accuracies(finished[1])
+    assert again["metrics"] == finished[1]["metrics"]
 
 
 def _assert_trained_without_synthesis(workdir, results, method):
@@ -105,11 +138,11 @@ def test_noise_is_trained_on_the_same_way(settings, tmp_path):
 
 @pytest.mark.slow
 def test_real_images_are_trained_on_the_same_way_and_opened_by_their_own_method_alone(
-    settings, tmp_path, compiled
+    settings, tmp_path
 ):
     settings = dataclasses.replace(
         settings,
-        finetuning=finetune.Settings(epochs=1, batch_size=4),
+        finetuning=FinetuningSettings(epochs=1, batch_size=4),
         evaluation=dataclasses.replace(settings.evaluation, split="validation"),
     )
     (tmp_path / "config.json").write_text(json.dumps(config_lib.as_dict(settings)))
@@ -117,19 +150,19 @@ def test_real_images_are_trained_on_the_same_way_and_opened_by_their_own_method_
 import dataclasses, json, pathlib, sys
 paths = []
 sys.addaudithook(lambda event, args: paths.append(str(args[0])) if event == "open" else None)
-from maskaq_jax import config, experiment, run
+from maskaq_jax import config, run
+from maskaq_jax.runs import inputs
 directory = pathlib.Path({str(tmp_path)!r})
 settings = config.from_dict(json.loads((directory / "config.json").read_text()))
 for method in ("maskaq", "real"):
     changed = dataclasses.replace(settings, method=method)
-    run.run(experiment.prepare(changed, directory / method))
+    run.run(inputs.prepare(changed, directory / method))
     print(method, any("fashion_real" in path for path in paths))
 print("modules", sorted({{"torch", "tensorflow"}} & set(sys.modules)))
 """
     environment = {
-        "JAX_PLATFORMS": "cpu",
+        **{name: value for name, value in os.environ.items() if name.startswith("JAX_")},
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-        "JAX_COMPILATION_CACHE_DIR": str(compiled),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "PYTHONPATH": ":".join(sys.path),
         "HOME": str(tmp_path),
@@ -156,7 +189,7 @@ def test_images_are_made_in_front_of_the_colour_that_the_model_chose(settings, t
     chosen, other = sorted(scores, key=scores.__getitem__, reverse=True)
     assert f"images get a {chosen} background" in capsys.readouterr().err
     colours = dict(zip(("black", "white"), settings.pixels.bounds(), strict=True))
-    images = samples.read_arrays(tiny.shard_path(tmp_path, 0, 0))["images"]
+    images = checked_arrays.read_arrays(tiny.shard_path(tmp_path, 0, 0))["images"]
     shares = {
         name: np.isclose(images, colour, atol=1e-4).all(axis=-1).mean(axis=(1, 2))
         for name, colour in colours.items()
@@ -175,7 +208,7 @@ def test_swin_is_quantized_too(settings, tmp_path):
     tiny.save_random_weights(model, tmp_path / "swin.safetensors")
     weights = str(tmp_path / "swin.safetensors")
     settings = dataclasses.replace(
-        settings, model=config_lib.ModelSettings("swin", 10, arguments, weights)
+        settings, model=fields.ModelSettings("swin", 10, arguments, weights)
     )
     results = run.run(tiny.prepare(settings, tmp_path / "run"))
     first, *_ = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
@@ -198,7 +231,7 @@ def _mean_cosine(first, second):
 
 
 def test_without_evaluation_images_agreement_is_reported(settings, tmp_path, monkeypatch, capsys):
-    settings = dataclasses.replace(settings, evaluation=config_lib.Evaluation(batch_size=8))
+    settings = dataclasses.replace(settings, evaluation=fields.Evaluation(batch_size=8))
     results, _ = tiny.run_counting_work(tiny.prepare(settings, tmp_path / "run"), monkeypatch)
     assert results["quantized_top1"] is None
     assert (results["evaluation"], results["num_evaluated"]) == ("samples", 12)
@@ -207,7 +240,7 @@ def test_without_evaluation_images_agreement_is_reported(settings, tmp_path, mon
     # As many of the last refresh's samples as there are.
     model, variables = maskaq_jax.load(tmp_path / "run")
     shards = [tiny.shard_path(tmp_path / "run", 1, batch) for batch in range(2)]
-    images = np.concatenate([samples.read_arrays(shard)["images"] for shard in shards])[:12]
+    images = np.concatenate([checked_arrays.read_arrays(shard)["images"] for shard in shards])[:12]
     params = tiny.prepare(settings, tmp_path / "run").params
     logits_p, out_p = model.clone(quantization=None).apply({"params": params}, images)
     logits_q, out_q = model.apply(variables, images)
@@ -230,12 +263,12 @@ def test_a_model_without_classes_is_compared_by_its_features(settings, tmp_path,
     (tmp_path / "images" / "broken.png").write_bytes(b"no picture")
     settings = dataclasses.replace(
         settings,
-        model=config_lib.ModelSettings("vit", 0, arguments, str(tmp_path / "features.safetensors")),
+        model=fields.ModelSettings("vit", 0, arguments, str(tmp_path / "features.safetensors")),
         synthesis=dataclasses.replace(
             settings.synthesis, weights=dataclasses.replace(settings.synthesis.weights, classes=0.0)
         ),
         finetuning=dataclasses.replace(settings.finetuning, output_distance="cosine"),
-        evaluation=config_lib.Evaluation("folder", path=str(tmp_path / "images"), batch_size=4),
+        evaluation=fields.Evaluation("folder", path=str(tmp_path / "images"), batch_size=4),
     )
     results = run.run(tiny.prepare(settings, tmp_path / "run"))
     assert results["quantized_top1"] is None
@@ -252,3 +285,46 @@ def test_a_model_without_classes_is_compared_by_its_features(settings, tmp_path,
     features_q, _ = model.apply(variables, images)
     cosine = _mean_cosine(features_p, features_q)
     np.testing.assert_allclose(results["feature_cosine"], cosine, atol=1e-4)
+
+
+def test_layers_are_fitted_to_the_samples_and_views_of_them(
+    settings, tmp_path, capsys, monkeypatch
+):
+    calibrated = CalibrationSettings(ranges="least_squares", num_views=16, num_searched=64)
+    settings = dataclasses.replace(
+        settings,
+        calibration=calibrated,
+        quantization=dataclasses.replace(settings.quantization, keeps_grids=True),
+        finetuning=dataclasses.replace(settings.finetuning, epochs=0),
+    )
+    results, _ = tiny.run_counting_work(tiny.prepare(settings, tmp_path), monkeypatch)
+    assert "fitting every layer to 8 images and 8 views" in capsys.readouterr().err
+    assert results["calibrated_top1"] == results["quantized_top1"]
+    assert results["seconds"]["calibration"] > 0
+    model, variables = maskaq_jax.load(tmp_path)
+    shards = [tiny.shard_path(tmp_path, 0, batch) for batch in range(2)]
+    images = np.concatenate([checked_arrays.read_arrays(shard)["images"] for shard in shards])[:8]
+    views = calibration.add_views(images, 16, jax.random.key(settings.seed), settings.pixels)
+    params = tiny.prepare(settings, tmp_path).params
+    expected = calibration.fit(model, params, views, calibrated, jax.random.key(settings.seed))
+    jax.tree.map(np.testing.assert_array_equal, variables, expected)
+
+
+def test_a_run_trains_layers_at_the_bits_that_rules_give_them(settings, tmp_path, capsys):
+    rules = "*.mlp.fc2=4x8,head=32x32"
+    settings = dataclasses.replace(
+        settings,
+        method="noise",
+        quantization=dataclasses.replace(settings.quantization, rules=rules),
+        finetuning=dataclasses.replace(settings.finetuning, epochs=1),
+    )
+    results = run.run(tiny.prepare(settings, tmp_path))
+    assert results["rules"] == rules
+    assert f"but for {rules}" in capsys.readouterr().err
+    model, variables = maskaq_jax.load(tmp_path)
+    assert "head" not in variables["quant"]
+    images, labels = data.load_embedded("test", 3)
+    logits, _ = model.apply(variables, settings.pixels.from_bytes(images))
+    assert results["quantized_top1"] == round(
+        100 * (np.asarray(logits).argmax(axis=-1) == labels).mean(), 4
+    )

@@ -7,7 +7,10 @@ import signal
 
 import pytest
 
-from maskaq_jax import interruption, phases, report, run
+from maskaq_jax import run
+from maskaq_jax.runs import interruption
+from maskaq_jax.runs.progress import Progress
+from maskaq_jax.synthesis import loop as synthesis_loop
 from tests import tiny
 
 pytestmark = tiny.ignore_orbax_warnings
@@ -20,7 +23,7 @@ class _StopError(Exception):
 @pytest.fixture
 def one_step_a_dispatch(monkeypatch):
     """So that runs come by what they do within a batch."""
-    monkeypatch.setattr(phases, "STEPS_PER_DISPATCH", 1)
+    monkeypatch.setattr(synthesis_loop, "STEPS_PER_DISPATCH", 1)
 
 
 # The progress: two batches of three steps, six training steps, two batches and so on.
@@ -28,9 +31,9 @@ def one_step_a_dispatch(monkeypatch):
     ("calls", "saved", "kept"),
     [
         (5, [], tiny.work(0, 3 + 1, 0)),
-        (8, [0, 1], tiny.work(120, 6, 1)),
-        (11, [0, 3, 4], tiny.work(120, 6, 4)),
-        (17, [5, 6], tiny.work(120, 6 + 3 + 1, 6)),
+        (8, [0, 1], tiny.work(120 + 12, 6, 1)),
+        (11, [0, 3, 4], tiny.work(120 + 24, 6, 4)),
+        (17, [0, 3, 5, 6], tiny.work(120 + 24, 6 + 3 + 1, 6)),
     ],
 )
 @pytest.mark.usefixtures("one_step_a_dispatch")
@@ -39,7 +42,7 @@ def test_a_stopped_run_continues_to_the_same_bits(
 ):
     """Stops at the n-th progress of synthesis or fine-tuning, then starts again."""
     workdir = tmp_path / "stopped"
-    original = report.Reporter.phase
+    original = Progress.phase
     seen = []
 
     def stopping_phase(self, name):
@@ -65,7 +68,7 @@ def test_a_stopped_run_continues_to_the_same_bits(
         return Phase()
 
     with monkeypatch.context() as patch:
-        patch.setattr(report.Reporter, "phase", stopping_phase)
+        patch.setattr(Progress, "phase", stopping_phase)
         with pytest.raises(_StopError):
             run.run(tiny.prepare(settings, workdir))
     assert tiny.checkpoints(workdir) == saved
@@ -74,17 +77,17 @@ def test_a_stopped_run_continues_to_the_same_bits(
     tiny.assert_same_run(workdir, results, finished)
 
 
-# The questions: after an evaluation, two batches of three steps, an evaluation, six training steps,
-# two batches and so on.
+# The questions: after an evaluation, two batches of three steps, an evaluation, a comparison of 12
+# images, three training steps, a comparison, three steps, a comparison, two batches and so on.
 @pytest.mark.parametrize(
     ("signals", "saved", "kept"),
     [
         (1, [], 0),
         (3, [], tiny.work(0, 2, 0)),
         (4, [], tiny.work(0, 3, 0)),
-        (8, [], tiny.work(0, 6, 0)),
-        (12, [0, 4], tiny.work(120, 6, 4)),
-        (20, [0, 6], tiny.work(120, 6 + 6, 6)),
+        (8, [0], tiny.work(60, 6, 0)),
+        (14, [0, 3, 4], tiny.work(120 + 24, 6, 4)),
+        (23, [0, 3, 6], tiny.work(120 + 24, 6 + 6, 6)),
     ],
 )
 @pytest.mark.usefixtures("one_step_a_dispatch")
@@ -114,8 +117,8 @@ def test_a_run_told_to_stop_saves_and_continues_to_the_same_bits(
     # After the first evaluation nothing is kept.
     assert spent.exists() == (signals > 1)
     spent.write_text(json.dumps({"synthesis": 1000.0}))
-    prepared = tiny.prepare(settings, tmp_path / "run")
-    results, resumed = tiny.run_counting_work(prepared, monkeypatch)
+    inputs = tiny.prepare(settings, tmp_path / "run")
+    results, resumed = tiny.run_counting_work(inputs, monkeypatch)
     assert resumed == kept
     tiny.assert_same_run(tmp_path / "run", results, finished)
     assert results["seconds"]["synthesis"] >= 1000

@@ -1,0 +1,211 @@
+"""Quantization as functions, for notebooks and programs: what `maskaq_jax.main` does, called."""
+
+import dataclasses
+import inspect
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from maskaq_jax import config as config_lib
+from maskaq_jax import data, report, run
+from maskaq_jax.config import Config
+from maskaq_jax.config import files as config_files
+from maskaq_jax.export import files, formats
+from maskaq_jax.export.formats import Input
+from maskaq_jax.models import Model
+from maskaq_jax.runs import directory, inputs, interruption
+from maskaq_jax.runs.inputs import Picture
+from maskaq_jax.schema import ConfigError
+from maskaq_jax.storage import paths
+
+
+@dataclasses.dataclass(frozen=True)
+class Quantized:
+    """A low-bit model and what is known of it.
+
+    Attributes:
+      model: for `model.apply(variables, images)`.
+      variables: its `params` and `quant`.
+      results: as in `results.json`.
+      workdir: of the run.
+    """
+
+    model: Model
+    variables: Any
+    results: dict[str, Any]
+    workdir: Path
+
+    def logits(self, images: Picture | Sequence[Picture] | np.ndarray | jax.Array) -> jax.Array:
+        """What the model says of pictures.
+
+            >>> quantized.logits(["cat.jpg", "dog.png"]).shape
+            (2, 10)
+
+        Args:
+          images: a picture or several: paths, Pillow's images, or [height, width, channels] uint8;
+            or [B, height, width, channels] float32, normalised as the model takes them.
+
+        Returns:
+          [B, classes] float32.
+
+        Raises:
+          FileNotFoundError: there is no such file.
+          ValueError: a file is no picture, or an array of another shape or dtype; it is named.
+        """
+        logits, _ = self.model.apply(self.variables, jnp.asarray(self._read(images)))
+        return logits
+
+    def export(self, path: str | os.PathLike[str], *, input_name: Input = "pixel_values") -> Path:
+        """Writes the model as integers.
+
+            >>> path = quantized.export("model.onnx")
+
+        Args:
+          path: of the file: `.onnx`, which takes the extra `onnx`, `.tflite`, which takes `litert`,
+            or `.safetensors`.
+          input_name: what a file for runtimes takes: `pixel_values`, [B, C, H, W] float32
+            normalised, or `pixels`, [B, H, W, C] uint8.
+
+        Returns:
+          The path.
+
+        Raises:
+          ConfigError: it can't be written there, or the extra is missing.
+        """
+        path = paths.expanded_path(os.fspath(path))
+        settings = directory.read_settings(self.workdir)
+        file_format = formats.format_of(path)
+        files.write(path, self.model, self.variables, settings, file_format, input_name)
+        return path
+
+    def _read(self, images: Any) -> Any:
+        """[B, height, width, channels] float32, normalised."""
+        is_batch = isinstance(images, jax.Array | np.ndarray) and images.ndim == 4
+        if is_batch and images.dtype != np.uint8:
+            return images  # which the model checks
+        return inputs.read_images(self.workdir, list(images) if is_batch else images)
+
+    def _repr_html_(self) -> str:
+        """A table of accuracies for notebooks."""
+        results = self.results
+        bits = f"W{results['weight_bits']}A{results['activation_bits']}"
+        rows = [
+            ("full precision", results["fp_top1"], "top-1 %"),
+            (f"{bits}, calibrated", results["calibrated_top1"], "top-1 %"),
+            (bits, results["quantized_top1"], "top-1 %"),
+            ("same class as full precision", results.get("agreement"), "%"),
+        ]
+        told = "".join(
+            f"<tr><td>{name}</td><td>{value:.2f} {unit}</td></tr>"
+            for name, value, unit in rows
+            if value is not None
+        )
+        return f"<table>{told}</table><p>{self.workdir}</p>"
+
+
+def quantize(
+    model: str,
+    *,
+    weights: str | None = None,
+    w: int = 4,
+    a: int = 8,
+    num_classes: int | None = None,
+    preset: str = "best",
+    method: str = "maskaq",
+    real: str | os.PathLike[str] | None = None,
+    evaluate: str | os.PathLike[str] | None = None,
+    workdir: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+    fields: Mapping[str, Any] | None = None,
+) -> Quantized:
+    """Quantizes a trained vision transformer without its training data.
+
+        >>> quantized = maskaq_jax.quantize("configs/vit_fashion.py", w=3, a=3)
+        >>> accuracy = quantized.results["quantized_top1"]  # in percent
+        >>> classes = quantized.logits(["cat.jpg", "dog.png"]).argmax(axis=-1)
+
+    Args:
+      model: a name of `models.create_model`, which is timm's, or a config's, as
+        'configs/vit_fashion.py'.
+      weights: file or 'hf://organisation/name'; None for those of the model's config.
+      w: bits of weights, 2 to 8, or 32 for none.
+      a: bits of activations.
+      num_classes: of the model; None for those of its config, ImageNet's 1000.
+      preset: 'best' or 'paper'.
+      method: where training images come from; 'real' takes those of a folder.
+      real: that folder, without labels, at any depth.
+      evaluate: folder of labelled images, a folder for each class, to measure accuracy on.
+      workdir: of the run, which continues where one was stopped in it; None for a fresh one under
+        runs/.
+      seed: of every random draw.
+      fields: other fields of the config by dotted name, as
+        `{"model.arguments.img_size": 112, "finetuning.epochs": 5}`.
+
+    Returns:
+      The low-bit model, loaded.
+
+    Raises:
+      ConfigError: a field doesn't fit; it is named, and nothing has been written.
+      ValueError, OSError: a file can't be read or doesn't fit.
+      KeyboardInterrupt: Ctrl-C came; it names the directory to continue in.
+      FloatingPointError: synthesis or fine-tuning diverged.
+    """
+    given = dict(locals())
+    settings = _make_config(model, f"w={w},a={a},method={method},preset={preset},seed={seed}")
+    values: dict[str, Any] = {}
+    if weights is not None:
+        values["model.weights"] = os.fspath(weights)
+    if num_classes is not None:
+        values["model.num_classes"] = num_classes
+    if real is not None:
+        values["samples.real"] = os.fspath(real)
+    if evaluate is not None:
+        values |= {"evaluation.dataset": data.FOLDER, "evaluation.path": os.fspath(evaluate)}
+    config_lib.update(settings, values | dict(fields or {}))
+    validated = config_lib.validated(settings)
+    if not validated.model.weights:
+        raise ConfigError(
+            f"weights is missing: a file or 'hf://organisation/name' for the model {model!r}"
+        )
+    place = Path(workdir) if workdir is not None else directory.fresh(Path(model).stem)
+    return _run(validated, place, _call(given))
+
+
+def _call(given: Mapping[str, Any]) -> str:
+    """The call of `quantize` that makes a run again, without its directory."""
+    defaults = {name: one.default for name, one in inspect.signature(quantize).parameters.items()}
+    told = [
+        f"{name}={(os.fspath(value) if isinstance(value, os.PathLike) else value)!r}"
+        for name, value in given.items()
+        if name not in ("model", "workdir") and value != defaults[name]
+    ]
+    return f"maskaq_jax.quantize({', '.join([repr(given['model']), *told])})"
+
+
+def _run(settings: Config, workdir: Path, command: str) -> Quantized:
+    prepared = dataclasses.replace(inputs.prepare(settings, workdir), command=command)
+    with interruption.catch_termination() as is_terminated:
+        try:
+            results = run.run(prepared, is_terminated, report.write_at_end)
+        except interruption.Interrupted:
+            told = f"stopped: quantize again with workdir={str(workdir)!r} to continue"
+            raise KeyboardInterrupt(told) from None
+    model, variables = inputs.load(workdir)
+    return Quantized(model, variables, results, workdir)
+
+
+def _make_config(model: str, argument: str) -> Any:
+    """The config of a file, of the model that a config is of, or of any other by its name."""
+    if model.endswith(".py"):
+        return config_files.load(config_files.find(model)).get_config(argument)
+    for path in config_files.list_own():
+        config = config_files.load(path).get_config(argument)
+        if config.model.name == model and not config.model.weights.startswith("embedded:"):
+            return config
+    common = config_files.load(config_files.find("configs/common.py"))
+    return common.imagenet_config(argument, model=model, weights="")

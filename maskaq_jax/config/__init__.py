@@ -1,0 +1,41 @@
+"""What an experiment is: fields, defaults and checks."""
+
+from maskaq_jax.config.checks import apply_method, check_values, validated
+from maskaq_jax.config.datasets import evaluation_source, real_images
+from maskaq_jax.config.fields import (
+    Config,
+    as_dict,
+    check_field,
+    create_model,
+    default,
+    from_dict,
+    identity,
+    update,
+)
+from maskaq_jax.config.methods import METHODS, SYNTHESIS_METHODS, Method
+from maskaq_jax.config.presets import ABLATIONS, EMBEDDED_PRESETS, IMAGENET_PRESETS, Preset
+from maskaq_jax.schema import ConfigError
+
+__all__ = [
+    "ABLATIONS",
+    "EMBEDDED_PRESETS",
+    "IMAGENET_PRESETS",
+    "METHODS",
+    "SYNTHESIS_METHODS",
+    "Config",
+    "ConfigError",
+    "Method",
+    "Preset",
+    "apply_method",
+    "as_dict",
+    "check_field",
+    "check_values",
+    "create_model",
+    "default",
+    "evaluation_source",
+    "from_dict",
+    "identity",
+    "real_images",
+    "update",
+    "validated",
+]

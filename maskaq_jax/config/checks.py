@@ -1,0 +1,191 @@
+"""What types alone don't say of a config: choices, and what belongs together."""
+
+import dataclasses
+
+from ml_collections import ConfigDict
+
+from maskaq_jax import models, schema
+from maskaq_jax.config.datasets import evaluation_source, real_images
+from maskaq_jax.config.fields import Config, Samples, create_model, from_dict
+from maskaq_jax.config.methods import METHODS
+from maskaq_jax.config.presets import standard_values
+from maskaq_jax.finetuning.step import FinetuningSettings
+from maskaq_jax.schema import ConfigError
+from maskaq_jax.storage import paths
+from maskaq_jax.torch_import import hub
+
+
+def validated(config: ConfigDict) -> Config:
+    """Checks a config, settles what follows from its other fields, and freezes it.
+
+    Raises:
+      ConfigError: names the field, what it holds and what was expected.
+    """
+    result = _settle_grids(apply_method(from_dict(config.to_dict())))
+    check_values(result)
+    return result
+
+
+def apply_method(config: Config) -> Config:
+    """Gives the fields that depend on the method what it has there; a second time changes nothing.
+
+    A loss term that the method lacks gets weight 0 where it has a standard value, that of the paper
+    or of a preset; a value of a user's own stays, and `check_values` refuses it. A term that MaskAQ
+    lacks gets the method's weight where it has none.
+    """
+    method = METHODS[config.method]
+    weights = config.synthesis.weights
+    for name, weight in dataclasses.asdict(weights).items() if method.synthesizes else ():
+        standard = standard_values(f"synthesis.weights.{name}")
+        if name not in method.terms and weight in standard:
+            weights = dataclasses.replace(weights, **{name: 0.0})
+        elif name in method.terms and weight == 0 and standard == {0.0}:
+            weights = dataclasses.replace(weights, **{name: method.terms[name]})
+    samples, finetuning = config.samples, config.finetuning
+    if not method.refreshes:
+        samples = dataclasses.replace(samples, refresh_every=0)
+    if not method.masks:
+        finetuning = dataclasses.replace(finetuning, important_weight=1.0)
+    synthesis = dataclasses.replace(config.synthesis, weights=weights)
+    return dataclasses.replace(config, synthesis=synthesis, samples=samples, finetuning=finetuning)
+
+
+def _settle_grids(config: Config) -> Config:
+    """Grids are kept where layers are fitted to them."""
+    quantization = dataclasses.replace(config.quantization, keeps_grids=config.calibration.fits)
+    return dataclasses.replace(config, quantization=quantization)
+
+
+def check_values(config: Config) -> None:
+    """Checks what types alone don't say: choices, and what belongs together.
+
+    Raises:
+      ConfigError: names the field, what it holds and what was expected.
+    """
+    _check_method(config)
+    _check_samples(config.samples)
+    _check_optimizer(config.finetuning)
+    network = _check_model(config)
+    _check_pixels(config, network)
+    _check_outputs(config)
+    for images in (evaluation_source(config), real_images(config)):
+        if images is not None:
+            images.check(network)
+    _check_weights(config.model.weights)
+
+
+def _check_samples(samples: Samples) -> None:
+    if samples.num_trained < 1:
+        raise ConfigError(
+            f"config.samples.held_out is {samples.held_out} of config.samples.num_samples="
+            f"{samples.num_samples}, which leaves none to calibrate and train on"
+        )
+
+
+def _check_method(config: Config) -> None:
+    method = METHODS[config.method]
+    if not method.synthesizes:
+        return
+    weights = dataclasses.asdict(config.synthesis.weights)
+    foreign = [name for name, weight in weights.items() if weight and name not in method.terms]
+    if foreign:
+        raise ConfigError(
+            f"config.method is {config.method!r}, whose loss has no {' and no '.join(foreign)}: "
+            + ", ".join(f"config.synthesis.weights.{name} must be 0" for name in foreign)
+            + f", got {', '.join(str(weights[name]) for name in foreign)}"
+        )
+    if not any(weights.values()):
+        raise ConfigError("config.synthesis.weights are all 0: nothing to optimise")
+
+
+def _check_optimizer(finetuning: FinetuningSettings) -> None:
+    if finetuning.step_learning_rate and finetuning.optimizer != "adam":
+        raise ConfigError(
+            "config.finetuning.step_learning_rate is a share of the step sizes with 'adam' only: "
+            f"with {finetuning.optimizer!r} set it to 0, which trains them as zero points are"
+        )
+
+
+def _check_model(config: Config) -> models.Model:
+    model = config.model
+    schema.choose("config.model.name", model.name, models.model_names())
+    without_rules = dataclasses.replace(config.quantization, rules="")
+    try:
+        network = create_model(dataclasses.replace(config, quantization=without_rules))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"config.model: {error}") from error
+    try:
+        config.quantization.settled(models.layer_names(network))
+    except ValueError as error:
+        raise ConfigError(f"config.quantization.rules: {error}") from error
+    dtype = model.arguments.get("dtype", "")
+    if not isinstance(dtype, str):  # a run's settings are kept as JSON
+        raise ConfigError(f"config.model.arguments.dtype must be a name, got {dtype!r}")
+    if network.task != "classification":
+        raise ConfigError(
+            f"config.model.name is {model.name!r}, a model for {network.task}: runs quantize "
+            "classifiers alone so far"
+        )
+    channels = network.input_shape[-1]
+    if channels not in (1, 3):
+        raise ConfigError(f"config.model.arguments.in_chans must be 1 or 3, got {channels}")
+    return network
+
+
+def _check_pixels(config: Config, network: models.Model) -> None:
+    """Views and normalisation fit the model's images."""
+    side, _, channels = network.input_shape
+    if config.finetuning.view.shift >= side:
+        raise ConfigError(
+            f"config.finetuning.view.shift must be smaller than the model's images of {side} "
+            f"pixels, got {config.finetuning.view.shift}"
+        )
+    for name in ("mean", "std"):
+        if len(getattr(config.pixels, name)) != channels:
+            raise ConfigError(
+                f"config.pixels.{name} must have a value for each of the model's {channels} "
+                f"channels, got {len(getattr(config.pixels, name))}"
+            )
+
+
+def _check_outputs(config: Config) -> None:
+    """Without two classes there are none to synthesise, to choose or to distil by.
+
+    The probability of a single class is 1 whatever the model says, and a loss of it always 0.
+    """
+    if config.model.num_classes > 1:
+        return
+    has = (
+        "a single class (num_classes is 1)"
+        if config.model.num_classes
+        else ("no classifier (num_classes is 0)")
+    )
+    if config.synthesis.weights.classes:
+        raise ConfigError(
+            f"config.model has {has}, so config.synthesis.weights.classes"
+            f" must be 0, got {config.synthesis.weights.classes}"
+        )
+    if config.finetuning.output_distance == "kl":
+        raise ConfigError(
+            f"config.model has {has}, so "
+            "config.finetuning.output_distance must be 'cosine' or 'mse', got 'kl'"
+        )
+    if config.synthesis.background == "auto":
+        raise ConfigError(
+            f"config.model has {has}, which leaves no classes to choose a colour by, so "
+            "config.synthesis.background must be 'none', 'black' or 'white', got 'auto'"
+        )
+
+
+def _check_weights(weights: str) -> None:
+    if not weights:
+        raise ConfigError("config.model.weights is missing: name a file of trained weights")
+    path = paths.weights_path(weights)
+    if weights.startswith(hub.SCHEME):
+        try:
+            hub.parse_address(weights)
+        except ValueError as error:
+            raise ConfigError(f"config.model.weights: {error}") from error
+    elif not path.exists():
+        advice = paths.hub_address(weights)
+        raise ConfigError(f"config.model.weights: {advice or paths.missing_file(path)}")

@@ -1,0 +1,153 @@
+"""How a low-bit model agrees with the full-precision one, where there are no labels."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from maskaq_jax.data.batches import LabelledBatch
+from maskaq_jax.devices.global_batch import LOCAL, GlobalBatch
+from maskaq_jax.evaluation.detection import corners_of
+from maskaq_jax.evaluation.evaluator import Counts, total
+from maskaq_jax.models import Model, full_precision
+
+
+class Agreement:
+    """Compares the classes and the pooled features that P and Q find."""
+
+    def count(
+        self, model: Model, variables: Any, batch: LabelledBatch, over: GlobalBatch = LOCAL
+    ) -> Counts:
+        """How P and Q agree on a padded batch.
+
+        Args:
+          model: Q; P is its full-precision clone.
+          variables: `{"p": P's variables, "q": Q's}`.
+          batch: normalised images and which of them are valid; labels are not looked at.
+          over: the global batch that the counts are of.
+
+        Returns:
+          `same`, [] int32 images of the same top-1 class; `divergence`, [] float32 sum of the
+          Kullback-Leibler divergences of Q's class probabilities from P's, in nats; `cosine`,
+          [] float32 sum of the cosines of the pooled features; `images`, [] int32; over the valid
+          examples of the global batch.
+        """
+        logits_p, out_p = full_precision(model).apply(variables["p"], batch.images)
+        logits_q, out_q = model.apply(variables["q"], batch.images)
+        is_same = (logits_p.argmax(axis=-1) == logits_q.argmax(axis=-1)) & batch.valid
+        cosines = optax.losses.cosine_similarity(out_q["features"], out_p["features"], epsilon=1e-6)
+        divergences = _divergences(logits_p, logits_q)
+        counts = {
+            "same": jnp.sum(is_same),
+            "divergence": jnp.sum(jnp.where(batch.valid, divergences, 0)),
+            "cosine": jnp.sum(cosines * batch.valid),
+            "images": jnp.sum(batch.valid),
+        }
+        return over.sum_over_devices(counts)
+
+    def finish(self, counts: Sequence[Counts]) -> dict[str, float]:
+        """`agreement`, the share of images of the same class in percent; `divergence`, the mean of
+        the class probabilities', in nats; `feature_cosine`.
+        """
+        images = total(counts, "images")
+        return {
+            "agreement": 100 * total(counts, "same") / images,
+            "divergence": total(counts, "divergence") / images,
+            "feature_cosine": total(counts, "cosine") / images,
+        }
+
+
+class SegmentationAgreement:
+    """Compares the classes that P and Q find at each pixel."""
+
+    def count(
+        self, model: Model, variables: Any, batch: LabelledBatch, over: GlobalBatch = LOCAL
+    ) -> Counts:
+        """As of `Agreement`, without features: an image counts with the mean over its pixels."""
+        logits_p, _ = full_precision(model).apply(variables["p"], batch.images)
+        logits_q, _ = model.apply(variables["q"], batch.images)
+        is_same = logits_p.argmax(axis=-1) == logits_q.argmax(axis=-1)
+        shares, divergences = (
+            values.mean(axis=(1, 2), dtype=jnp.float32)
+            for values in (is_same, _divergences(logits_p, logits_q))
+        )
+        counts = {
+            "same": jnp.sum(shares * batch.valid),
+            "divergence": jnp.sum(jnp.where(batch.valid, divergences, 0)),
+            "images": jnp.sum(batch.valid),
+        }
+        return over.sum_over_devices(counts)
+
+    def finish(self, counts: Sequence[Counts]) -> dict[str, float]:
+        """`agreement`, the share of pixels of the same class in percent; `divergence`, the mean of
+        the class probabilities', in nats.
+        """
+        images = total(counts, "images")
+        return {
+            "agreement": 100 * total(counts, "same") / images,
+            "divergence": total(counts, "divergence") / images,
+        }
+
+
+class DetectionAgreement:
+    """Compares what P and Q find by the same detection token."""
+
+    def count(
+        self, model: Model, variables: Any, batch: LabelledBatch, over: GlobalBatch = LOCAL
+    ) -> Counts:
+        """As of `SegmentationAgreement` with tokens for pixels, and `overlap`, [] float32 sum of
+        the IoUs of P's and Q's boxes over the `objects`, [] int32 tokens by which P finds one.
+        """
+        found_p, _ = full_precision(model).apply(variables["p"], batch.images)
+        found_q, _ = model.apply(variables["q"], batch.images)
+        classes_p, classes_q = (found["logits"].argmax(axis=-1) for found in (found_p, found_q))
+        no_object = found_p["logits"].shape[-1] - 1
+        is_object = (classes_p != no_object) & batch.valid[:, None]
+        overlaps = intersections_over_unions(
+            corners_of(found_p["pred_boxes"]), corners_of(found_q["pred_boxes"])
+        )
+        shares, divergences = (
+            values.mean(axis=1, dtype=jnp.float32)
+            for values in (
+                classes_p == classes_q,
+                _divergences(found_p["logits"], found_q["logits"]),
+            )
+        )
+        counts = {
+            "same": jnp.sum(shares * batch.valid),
+            "divergence": jnp.sum(jnp.where(batch.valid, divergences, 0)),
+            "overlap": jnp.sum(jnp.where(is_object, overlaps, 0)),
+            "objects": jnp.sum(is_object),
+            "images": jnp.sum(batch.valid),
+        }
+        return over.sum_over_devices(counts)
+
+    def finish(self, counts: Sequence[Counts]) -> dict[str, float]:
+        """As of `SegmentationAgreement`, tokens for pixels; and `box_iou`, the mean IoU of boxes in
+        percent, unless P finds nothing at all.
+        """
+        objects = total(counts, "objects")
+        overlap = {"box_iou": 100 * total(counts, "overlap") / objects} if objects else {}
+        return SegmentationAgreement().finish(counts) | overlap
+
+
+def intersections_over_unions(one: Array, other: Array) -> Array:
+    """[...] IoU of each of [..., 4] boxes, left, top, right and bottom, with the other one; 0 of
+    two that are empty.
+    """
+    shared = jnp.minimum(one[..., 2:], other[..., 2:]) - jnp.maximum(one[..., :2], other[..., :2])
+    intersection = jnp.maximum(shared, 0).prod(axis=-1)
+    areas = [(corners[..., 2:] - corners[..., :2]).prod(axis=-1) for corners in (one, other)]
+    union = areas[0] + areas[1] - intersection
+    return jnp.where(union > 0, intersection / jnp.where(union > 0, union, 1), 0)
+
+
+def _divergences(logits_p: Array, logits_q: Array) -> Array:
+    """[...] Kullback-Leibler divergence of Q's class probabilities from P's, of [..., classes]."""
+    return optax.losses.kl_divergence_with_log_targets(
+        jax.nn.log_softmax(logits_q.astype(jnp.float32)),
+        jax.nn.log_softmax(logits_p.astype(jnp.float32)),
+    )

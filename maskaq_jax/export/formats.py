@@ -1,0 +1,36 @@
+"""What can be written."""
+
+from pathlib import Path
+from typing import Literal, get_args
+
+from maskaq_jax.schema import ConfigError
+
+Format = Literal["onnx", "safetensors", "litert"]
+Input = Literal["pixel_values", "pixels"]
+
+FORMATS: tuple[Format, ...] = get_args(Format)
+INPUTS: tuple[Input, ...] = get_args(Input)
+
+# What a file's name ends with.
+ENDINGS: dict[Format, str] = {"onnx": ".onnx", "safetensors": ".safetensors", "litert": ".tflite"}
+# Modules that a format takes, which the extra of its name installs.
+PACKAGES: dict[Format, tuple[str, ...]] = {
+    "onnx": ("onnx", "onnxruntime"),
+    "safetensors": (),
+    "litert": ("litert_converter", "ai_edge_litert"),
+}
+
+
+def format_of(path: Path) -> Format:
+    """The format that a file's name asks for.
+
+    Raises:
+      ConfigError: its ending is that of none.
+    """
+    for file_format, ending in ENDINGS.items():
+        if path.suffix == ending:
+            return file_format
+    raise ConfigError(
+        f"{path} ends as no file of ours: name one of {', '.join(FORMATS)} by --format, or end it "
+        f"in {', '.join(ENDINGS.values())}"
+    )

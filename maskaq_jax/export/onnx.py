@@ -1,0 +1,111 @@
+"""A low-bit model as one ONNX file, which a runtime executes with integers.
+
+Needs the `onnx` extra.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+import maskaq_jax
+from maskaq_jax.data.preprocessing import Preprocessing
+from maskaq_jax.export import metadata, networks
+from maskaq_jax.export.formats import Input
+from maskaq_jax.export.onnx_operators import OnnxOperators
+from maskaq_jax.images.pixels import Pixels
+from maskaq_jax.models import Model
+from maskaq_jax.storage import whole_files
+
+OUTPUT = "logits"
+_OPSET, _IR_VERSION = 21, 10
+_BATCH = "batch"
+
+
+def write_onnx(
+    path: Path,
+    model: Model,
+    variables: Any,
+    pixels: Pixels,
+    preprocessing: Preprocessing,
+    input_name: Input = "pixel_values",
+) -> None:
+    """Writes the file.
+
+    Args:
+      path: of the file.
+      model: Q, or a model in full precision.
+      variables: its `params` and `quant`.
+      pixels: how its inputs are normalised.
+      preprocessing: how its pictures are prepared, for whoever reads the file's metadata.
+      input_name: what the file takes: `pixel_values` [B, C, H, W] float32, normalised, or `pixels`
+        [B, H, W, C] uint8.
+
+    Raises:
+      ConfigError: the model has something that the file can't express.
+      OSError: it can't be written.
+    """
+    proto = build(model, variables, pixels, preprocessing, input_name)
+    with whole_files.replacing(path) as written, written.open("wb") as file:
+        file.write(proto.SerializeToString())
+
+
+def build(
+    model: Model,
+    variables: Any,
+    pixels: Pixels,
+    preprocessing: Preprocessing,
+    input_name: Input = "pixel_values",
+    shows: bool = False,
+) -> onnx.ModelProto:
+    """The content of the file.
+
+    Args:
+      model, variables, pixels, preprocessing, input_name: as of `write_onnx`.
+      shows: whether all rounded activations and all products are outputs too, by their names.
+    """
+    ops = OnnxOperators()
+    height, width, channels = model.input_shape
+    if input_name == "pixels":
+        taken = _value(input_name, TensorProto.UINT8, (_BATCH, height, width, channels))
+        images = _normalised(ops, input_name, pixels)
+    else:
+        taken = _value(input_name, TensorProto.FLOAT, (_BATCH, channels, height, width))
+        images = input_name
+    found = networks.outputs(ops, model, jax.device_get(variables), images)
+    ops.emit("Identity", found, name=OUTPUT)
+    width = model.num_classes or _num_features(variables["params"])
+    outputs = [_value(OUTPUT, TensorProto.FLOAT, (_BATCH, width))]
+    if shows:
+        outputs += [onnx.ValueInfoProto(name=name) for name in ops.seen]
+    graph = helper.make_graph(ops.nodes, "maskaq_jax", [taken], outputs, ops.initializers)
+    proto = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_IR_VERSION
+    )
+    proto.producer_name, proto.producer_version = metadata.ENTRY, maskaq_jax.__version__
+    described = metadata.description(model, pixels, preprocessing, input_name)
+    helper.set_model_props(proto, {metadata.ENTRY: json.dumps(described)})
+    return proto
+
+
+def _normalised(ops: OnnxOperators, bytes_name: str, pixels: Pixels) -> str:
+    """[B, H, W, C] uint8 -> what the model takes, by the steps of `Pixels.from_bytes`."""
+    x = ops.emit("Cast", bytes_name, to=TensorProto.FLOAT)
+    x = ops.emit("Div", x, ops.constant(np.array(255, np.float32)))
+    x = ops.emit("Sub", x, ops.constant(np.array(pixels.mean, np.float32)))
+    x = ops.emit("Div", x, ops.constant(np.array(pixels.std, np.float32)))
+    return ops.transpose(x, (0, 3, 1, 2))
+
+
+def _num_features(params: Any) -> int:
+    """Of a model without a classifier, which its last norm has."""
+    width: int = params["fc_norm" if "fc_norm" in params else "norm"]["scale"].shape[-1]
+    return width
+
+
+def _value(name: str, kind: int, shape: tuple[int | str, ...]) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, kind, shape)

@@ -1,0 +1,209 @@
+"""The directory of a run: whether it can start or continue there, and that it is alone there."""
+
+import contextlib
+import datetime
+import errno
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import filelock
+import jax
+
+from maskaq_jax import config
+from maskaq_jax.config import Config
+from maskaq_jax.devices import parallel
+from maskaq_jax.runs import checkpoint
+from maskaq_jax.schema import ConfigError
+from maskaq_jax.storage import whole_files
+
+# The run's settings.
+CONFIG = "config.json"
+# The checksum of the weights it was started with.
+WEIGHTS = "weights.json"
+# Loss terms, and all else that is measured on the way.
+METRICS = "metrics.jsonl"
+# The time each phase has taken so far.
+SECONDS = "seconds.json"
+# What the run tells at its end.
+RESULTS = "results.json"
+# The state of training, kept by Orbax.
+CHECKPOINTS = "checkpoints"
+# The synthetic images, kept by `synthesis.store`.
+SAMPLES = "samples"
+# A picture of some of them.
+SAMPLE_SHEET = "samples.png"
+# What started the run, to start it again.
+COMMAND = "command.json"
+# A page to look at, of `report`.
+REPORT = "report.html"
+# What each tensor loses alone, of `sensitivity`.
+SENSITIVITY = "sensitivity.json"
+# Held while the run is at work.
+LOCK = "lock"
+
+# Fields that say where weights are, which may be elsewhere when a run continues.
+_OF_WEIGHTS = ("config.model.weights ", "config.model.weights_key ")
+# Files of a start that was killed before it wrote its settings.
+_REMAINS = (
+    LOCK,
+    WEIGHTS,
+    *(whole_files.unfinished(Path(name)).name for name in (WEIGHTS, CONFIG)),
+)
+# What a file system without `flock` says.
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+
+
+def fresh(name: str) -> Path:
+    """runs/NAME-TIME-PROCESS: several runs may start in one second."""
+    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    return Path("runs") / f"{name}-{stamp}-{os.getpid()}"
+
+
+def check(workdir: Path, settings: Config) -> None:
+    """Raises `ConfigError` unless a run of these settings can start or continue there.
+
+    A field that the run there knows nothing of, as it was added since, had its default. Where its
+    weights come from is not compared: their checksum is, by `check_weights`.
+    """
+    if "\0" in str(workdir):
+        raise ConfigError(f"workdir {str(workdir)!r} is no name of a directory")
+    # A link to nothing counts as something there.
+    there = next(filter(os.path.lexists, (workdir.absolute(), *workdir.absolute().parents)))
+    if not there.is_dir():
+        raise ConfigError(f"workdir {workdir}: {there} is not a directory")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ConfigError(f"workdir {workdir}: {there} can't be written to")
+    if not workdir.exists():
+        return
+    saved = workdir / CONFIG
+    if not saved.is_file():
+        if any(path.name not in _REMAINS for path in workdir.iterdir()):
+            raise ConfigError(
+                f"workdir {workdir} holds files that are no run of ours: name another --workdir"
+            )
+        return
+    try:
+        before = read_settings(workdir)
+    except ConfigError as error:
+        raise ConfigError(
+            f"workdir {workdir} holds a run of another version: {error}: name another --workdir"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{saved} is not readable: {error}") from error
+    differences = _differences(_as_stored(before), _as_stored(settings), "config")
+    if (workdir / WEIGHTS).is_file():
+        differences = [line for line in differences if not line.startswith(_OF_WEIGHTS)]
+    if differences:
+        raise ConfigError(
+            f"workdir {workdir} holds another run, which differs in {', '.join(differences[:3])}"
+            f"{', ...' if len(differences) > 3 else ''}: name another --workdir"
+        )
+
+
+def read_settings(workdir: Path) -> Config:
+    """The settings of the run that was started there.
+
+    Raises:
+      FileNotFoundError: there is none.
+      ValueError: it can't be read, or a field is not of this version's (`schema.ConfigError`).
+    """
+    return config.from_dict(json.loads((workdir / CONFIG).read_text(encoding="utf-8")))
+
+
+def check_weights(workdir: Path, settings: Config, params: Any) -> None:
+    """Raises `ConfigError` if a run was started there with other weights."""
+    saved = workdir / WEIGHTS
+    if not saved.is_file():
+        return
+    try:
+        before = json.loads(saved.read_text(encoding="utf-8"))["crc32"]
+    except (ValueError, TypeError, LookupError) as error:
+        raise ConfigError(f"{saved} is not readable: {error}") from error
+    if before != checkpoint.checksum(params):
+        raise ConfigError(
+            f"workdir {workdir} holds a run of other weights than those that "
+            f"{settings.model.weights} has now: name another --workdir"
+        )
+
+
+@contextlib.contextmanager
+def claim(workdir: Path, settings: Config, params: Any, command: str = "") -> Iterator[None]:
+    """Makes the directory this run's alone, until it ends in whatever way.
+
+    Args:
+      workdir: the directory; it is made if it isn't there.
+      settings: of the run.
+      params: P's weights.
+      command: which starts the run, without the directory; empty where there is none.
+
+    Raises:
+      ConfigError: another run is at work there, or the hosts don't share it.
+      OSError: it can't be written to.
+    """
+    lock = filelock.FileLock(workdir / LOCK)
+    refusal: Exception | None = None
+    if parallel.is_main_process():
+        try:
+            _write_start(workdir, settings, params, lock)
+            if command:
+                whole_files.write_json(workdir / COMMAND, {"command": command})
+        except (ConfigError, OSError) as error:
+            refusal = error
+    if parallel.take_from_main(refusal is not None):
+        lock.release()
+        raise refusal or ConfigError(f"process 0 refuses {workdir}: its own message says why")
+    is_shared = (workdir / CONFIG).is_file() and os.access(workdir, os.W_OK | os.X_OK)
+    if parallel.any_host(not is_shared):
+        lock.release()
+        raise ConfigError(
+            f"process {jax.process_index()} {'sees' if is_shared else 'lacks'} {workdir}, but all "
+            "must see it and write there: name a --workdir that all hosts share"
+        )
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _write_start(workdir: Path, settings: Config, params: Any, lock: filelock.BaseFileLock) -> None:
+    """Takes the directory and says in it what the run is."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"workdir {workdir} can't be made: {error.strerror}") from error
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise ConfigError(
+            f"another run is at work in {workdir}: name another --workdir (if none is, remove "
+            f"{lock.lock_file})"
+        ) from None
+    except (NotImplementedError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
+            raise
+        raise ConfigError(
+            f"workdir {workdir} is on a disk that can't lock files, which keeps two runs apart: "
+            "name one on another disk, or have it mounted with flock"
+        ) from error
+    check(workdir, settings)
+    whole_files.write_json(workdir / WEIGHTS, {"crc32": checkpoint.checksum(params)})
+    whole_files.write_json(workdir / CONFIG, config.as_dict(settings))
+
+
+def _as_stored(settings: Config) -> Any:
+    """Through JSON, so that tuples compare equal to the lists they are stored as."""
+    return json.loads(json.dumps(config.as_dict(settings)))
+
+
+def _differences(before: Any, now: Any, path: str) -> list[str]:
+    """Dotted names of the fields that differ, with both values."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        return [
+            difference
+            for name in sorted(before.keys() | now.keys())
+            for difference in _differences(before.get(name), now.get(name), f"{path}.{name}")
+        ]
+    return [] if before == now else [f"{path} ({before!r} there, {now!r} here)"]

@@ -1,0 +1,47 @@
+"""How much work a run is, for the estimate of the time it takes."""
+
+from maskaq_jax.config import SYNTHESIS_METHODS
+from maskaq_jax.runs.inputs import RunInputs
+from maskaq_jax.runs.plan import Plan
+
+# Rough cost of a unit of each phase (an image, or a step of an image) in forward passes of one
+# image; the time estimate needs no more.
+WORK_PER_UNIT = {"evaluation": 1.0, "synthesis": 8.0, "calibration": 30.0, "finetuning": 8.0}
+
+
+def total(inputs: RunInputs, plan: Plan) -> float:
+    """All of a run's work."""
+    last = inputs.num_evaluation_images or inputs.config.samples.num_samples
+    evaluated = _images_evaluated(inputs, plan, plan.num_steps + 1) + last
+    return _add_up(inputs, plan, evaluated, plan.num_syntheses, plan.num_steps)
+
+
+def before(inputs: RunInputs, plan: Plan, step: int) -> float:
+    """Work done when a run continues after that many training steps.
+
+    The samples it continues with are not among it: the store tells which of them are kept.
+    """
+    evaluated = _images_evaluated(inputs, plan, step)
+    return _add_up(inputs, plan, evaluated, plan.refresh_of(step), step)
+
+
+def _images_evaluated(inputs: RunInputs, plan: Plan, step: int) -> int:
+    """By all measurements before those that come when that many training steps are taken."""
+    count = inputs.num_evaluation_images if inputs.is_labelled else 0
+    # P, the calibrated model if it will be trained, and the comparisons.
+    compared = plan.num_comparisons(step) * inputs.config.samples.num_compared
+    return count * (1 + bool(step and plan.num_steps)) + compared
+
+
+def _add_up(inputs: RunInputs, plan: Plan, evaluated: int, syntheses: int, steps: int) -> float:
+    config = inputs.config
+    if config.method not in SYNTHESIS_METHODS:
+        syntheses = 0
+    images = plan.num_batches * plan.batch_size
+    fitted = config.calibration.num_views if config.calibration.fits else 0
+    return (
+        WORK_PER_UNIT["evaluation"] * evaluated
+        + WORK_PER_UNIT["synthesis"] * syntheses * images * config.synthesis.num_steps
+        + WORK_PER_UNIT["calibration"] * fitted
+        + WORK_PER_UNIT["finetuning"] * steps * config.finetuning.batch_size
+    )

@@ -1,0 +1,246 @@
+"""All a run reads, checked before any work starts; and the model of a finished run."""
+
+import dataclasses
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from PIL import Image
+
+from maskaq_jax import config, data, torch_import
+from maskaq_jax.config import Config
+from maskaq_jax.data import preprocessing
+from maskaq_jax.data.preprocessing import Preprocessing, Size
+from maskaq_jax.devices import parallel
+from maskaq_jax.models import Model, shapes
+from maskaq_jax.runs import checkpoint, directory, pictures
+from maskaq_jax.runs.plan import make_plan
+from maskaq_jax.schema import ConfigError
+from maskaq_jax.storage import paths
+from maskaq_jax.torch_import import hub
+
+# A path, a picture that Pillow has opened, or [height, width, channels] uint8.
+Picture = str | os.PathLike[str] | Image.Image | np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class RunInputs:
+    """All a run reads.
+
+    Attributes:
+      config: validated.
+      workdir: the run's directory.
+      mesh: the devices.
+      model: Q; P is its full-precision clone.
+      params: P's weights.
+      evaluation: labelled images, if there are any.
+      real: normalised training images, read for the method 'real' alone.
+      notes: what was taken for granted while reading.
+      command: which starts the run, without its directory; empty where nobody would repeat it.
+    """
+
+    config: Config
+    workdir: Path
+    mesh: Mesh
+    model: Model
+    params: Any
+    evaluation: data.Dataset | None
+    real: np.ndarray | None
+    notes: tuple[str, ...] = ()
+    command: str = ""
+
+    @property
+    def is_labelled(self) -> bool:
+        """Whether there are images to measure accuracy on, and classes to tell apart.
+
+        A detector tells a single class from no object.
+        """
+        return self.evaluation is not None and (
+            self.model.num_classes > 1 or self.model.task == "detection"
+        )
+
+    @property
+    def num_evaluation_images(self) -> int:
+        """Broken ones among them; 0 without a dataset."""
+        return 0 if self.evaluation is None else len(self.evaluation)
+
+
+def prepare(settings: Config, workdir: Path) -> RunInputs:
+    """Reads and checks everything a run needs, and writes nothing.
+
+    Raises:
+      ConfigError: a field doesn't fit the machine, or the directory holds something else.
+      ValueError, OSError: a file can't be read or doesn't fit.
+    """
+    if jax.config.values["jax_enable_x64"]:
+        raise ConfigError(
+            "JAX computes in 64 bits (JAX_ENABLE_X64), which runs don't: unset it, or call "
+            "jax.config.update('jax_enable_x64', False) before anything else of JAX"
+        )
+    mesh = parallel.make_mesh()
+    # The others don't look: an NFS client remembers for a while that a file was not there.
+    if parallel.is_main_process():
+        directory.check(workdir, settings)
+    model = config.create_model(settings)
+    source = config.evaluation_source(settings)
+    notes: list[str] = []
+    evaluation = None if source is None else source.open(model, notes.append)
+    if evaluation is not None:
+        data.check_readable(evaluation)
+    params = _read_weights(settings, model, notes)
+    pictures.check(settings, _weights_source(settings.model.weights))
+    if parallel.is_main_process():
+        directory.check_weights(workdir, settings, params)
+    images = config.real_images(settings)
+    real = None if images is None else images.read(model)
+    return RunInputs(settings, workdir, mesh, model, params, evaluation, real, tuple(notes))
+
+
+def reopen(workdir: Path) -> RunInputs:
+    """What a run that has calibrated Q read, but for its evaluation images; writes nothing.
+
+    Raises:
+      ConfigError: the folder holds no such run, or one of other weights than there are now.
+      ValueError, OSError: a file can't be read or doesn't fit.
+    """
+    if not workdir.is_dir():
+        raise ConfigError(f"workdir {workdir} is no folder")
+    if not (workdir / directory.CONFIG).is_file():
+        raise ConfigError(f"workdir {workdir} holds no run: there is no {directory.CONFIG}")
+    try:
+        settings = directory.read_settings(workdir)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{workdir / directory.CONFIG} is not readable: {error}") from error
+    if not any(path.name.isdecimal() for path in workdir.glob(f"{directory.CHECKPOINTS}/*")):
+        raise ConfigError(
+            f"the run in {workdir} has not calibrated its model yet: start it again with the same "
+            "config and workdir"
+        )
+    model = config.create_model(settings)
+    params = _read_weights(settings, model, [])
+    directory.check_weights(workdir, settings, params)
+    images = config.real_images(settings)
+    real = None if images is None else images.read(model)
+    return RunInputs(settings, workdir, parallel.make_mesh(), model, params, None, real)
+
+
+def load(workdir: str | os.PathLike[str]) -> tuple[Model, Any]:
+    """The quantized model of a finished run, for `model.apply(variables, images)`.
+
+    Args:
+      workdir: of the run.
+
+    Returns:
+      Q and its variables, `params` and `quant`.
+
+    Raises:
+      FileNotFoundError: there is no finished run.
+      OSError: its last checkpoint is damaged.
+    """
+    workdir = paths.expanded_path(os.fspath(workdir))
+    if not (workdir / directory.RESULTS).is_file():
+        raise FileNotFoundError(
+            f"no finished run in {workdir}: there is no {directory.RESULTS} (a stopped run "
+            "continues when it is started again with the same config and workdir)"
+        )
+    settings = directory.read_settings(workdir)
+    model = config.create_model(settings)
+    # Here, wherever the run was.
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    template = parallel.shapes_on(here, shapes.variable_shapes(model))
+    with checkpoint.open_reader(workdir / directory.CHECKPOINTS) as checkpoints:
+        saved = checkpoint.restore(checkpoints, {"variables": template}, _fail)
+    if saved is None:
+        raise FileNotFoundError(f"no checkpoint in {workdir / directory.CHECKPOINTS}")
+    num_steps = make_plan(settings).num_steps
+    if saved.step < num_steps:
+        # It was started again, went back to an older checkpoint, and was stopped.
+        raise FileNotFoundError(
+            f"the run in {workdir} stands at step {saved.step} of {num_steps}: start it again with "
+            "the same config and workdir to finish it"
+        )
+    return model, saved.trees["variables"]
+
+
+def read_images(
+    workdir: str | os.PathLike[str],
+    files: Picture | Iterable[Picture],
+) -> np.ndarray:
+    """Pictures as the model of a run takes them.
+
+    Args:
+      workdir: of the run, whose `config.json` says how pictures are resized, cropped and
+        normalised.
+      files: paths of pictures of any size that Pillow reads, pictures that it has opened, or
+        [height, width, channels] uint8; one or several.
+
+    Returns:
+      [B, height, width, channels] float32, normalised.
+
+    Raises:
+      FileNotFoundError: there is no run, or no such file.
+      ValueError: a file is no picture; it is named.
+    """
+    settings = directory.read_settings(paths.expanded_path(os.fspath(workdir)))
+    height, width, channels = config.create_model(settings).input_shape
+    is_one = isinstance(files, str | os.PathLike | Image.Image | np.ndarray)
+    pictures: Any = [files] if is_one else files
+    images = [
+        _with_channels(
+            _read_picture(picture, (height, width), settings.evaluation.preprocessing),
+            channels,
+            settings.pixels.grey,
+        )
+        for picture in pictures
+    ]
+    if not images:
+        return np.zeros((0, height, width, channels), np.float32)
+    return settings.pixels.from_bytes(np.stack(images))
+
+
+def _read_picture(picture: Picture, size: Size, settings: Preprocessing) -> np.ndarray:
+    """[height, width, 3] uint8."""
+    if isinstance(picture, np.ndarray):
+        if picture.dtype != np.uint8 or picture.ndim not in (2, 3):
+            raise ValueError(
+                "an array that is a picture is [height, width, channels] uint8, got "
+                f"{picture.shape} {picture.dtype}"
+            )
+        picture = Image.fromarray(picture.squeeze(-1) if picture.shape[2:] == (1,) else picture)
+    if isinstance(picture, Image.Image):
+        return preprocessing.preprocess(picture, size, settings)
+    file = paths.expanded_path(os.fspath(picture))
+    if not file.is_file():
+        raise FileNotFoundError(paths.missing_file(file))
+    try:
+        return preprocessing.read_image(file, str(file), size, settings)
+    except preprocessing.BrokenImageError as error:
+        raise ValueError(str(error)) from error
+
+
+def _with_channels(image: np.ndarray, channels: int, is_grey: bool) -> np.ndarray:
+    """[height, width, 3] uint8 with as many channels, grey where the model knows no colours."""
+    if channels == 3 and not is_grey:
+        return image
+    grey = np.asarray(Image.fromarray(image).convert("L"))
+    return np.repeat(grey[..., None], channels, axis=-1)
+
+
+def _fail(message: str) -> None:
+    raise checkpoint.DamagedError(f"{message}; start the run again to repair it")
+
+
+def _read_weights(settings: Config, model: Model, told: list[str]) -> Any:
+    """P's weights; what was taken for granted is told, but of those that ship with the package."""
+    fields, source = settings.model, _weights_source(settings.model.weights)
+    if fields.weights.startswith(paths.EMBEDDED_SCHEME):
+        told = []
+    return torch_import.load_torch_weights(source, model, fields.weights_key, told.append)
+
+
+def _weights_source(weights: str) -> str | Path:
+    return weights if weights.startswith(hub.SCHEME) else paths.weights_path(weights)

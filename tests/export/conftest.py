@@ -1,0 +1,59 @@
+"""A finished run to export."""
+
+import jax
+import pytest
+
+from maskaq_jax import config as config_lib
+from maskaq_jax import data, run
+from maskaq_jax.data import embedded
+from maskaq_jax.models import create_model
+from tests import tiny
+
+NUM_EVALUATED = 60
+
+
+@pytest.fixture(scope="package", autouse=True)
+def small_programs_are_kept():
+    """What goes layer by layer is made of hundreds of them, each compiled in a moment."""
+    name = "jax_persistent_cache_min_compile_time_secs"
+    before = getattr(jax.config, name)
+    jax.config.update(name, 0.0)
+    yield
+    jax.config.update(name, before)
+
+
+@pytest.fixture(scope="module")
+def few_evaluated():
+    load = embedded.load_embedded
+    with pytest.MonkeyPatch.context() as patch:
+
+        def load_few(split, num_channels):
+            images, labels = load(split, num_channels)
+            return images[:NUM_EVALUATED], labels[:NUM_EVALUATED]
+
+        for module in (embedded, data):
+            patch.setattr(module, "load_embedded", load_few)
+        yield
+
+
+@pytest.fixture(scope="module")
+def finished(few_evaluated, tmp_path_factory):
+    """Directory of a run of a small model, calibrated on noise and hardly trained."""
+    directory = tmp_path_factory.mktemp("finished")
+    weights = directory / "tiny.safetensors"
+    tiny.save_random_weights(create_model("vit", 10, **tiny.ARGUMENTS), weights)
+    settings = config_lib.default()
+    settings.method = "noise"
+    settings.model.name, settings.model.num_classes = "vit", 10
+    settings.model.arguments, settings.model.weights = tiny.ARGUMENTS, str(weights)
+    settings.quantization.activation_bits = 8
+    settings.samples.num_samples = settings.samples.calibration_size = 4
+    settings.samples.batch_size = settings.finetuning.batch_size = 4
+    settings.finetuning.epochs = 1
+    settings.evaluation.dataset, settings.evaluation.split = "fashion_mnist", "test"
+    inputs = tiny.prepare(config_lib.validated(settings), directory / "run")
+    jax.config.update("jax_disable_most_optimizations", True)
+    run.run(inputs)
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield directory / "run"
+    jax.config.update("jax_disable_most_optimizations", True)

@@ -1,0 +1,115 @@
+"""What an ONNX file is made of, and what it says of itself."""
+
+import json
+
+import jax
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from maskaq_jax.export import agreement
+from maskaq_jax.export import onnx as writer
+from maskaq_jax.models import Quantization
+from maskaq_jax.schema import ConfigError
+from tests.export import networks
+
+
+@pytest.mark.parametrize(
+    ("name", "w", "a", "keeps_grids", "width"),
+    [("siglip", 3, 3, True, 5), ("dinov2", 5, 32, False, 24)],
+)
+def test_a_file_is_of_standard_operators_and_passes_the_checker(name, w, a, keeps_grids, width):
+    proto = networks.onnx_file(name, w, a, keeps_grids)
+    onnx.checker.check_model(proto, full_check=True)
+    inferred = onnx.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True)
+    (output,) = inferred.graph.output
+    shape = [axis.dim_param or axis.dim_value for axis in output.type.tensor_type.shape.dim]
+    assert shape == ["batch", width]
+    assert [(opset.domain, opset.version) for opset in proto.opset_import] == [("", 21)]
+    assert {node.domain for node in proto.graph.node} == {""}
+    used = {name for node in proto.graph.node for name in node.input}
+    assert {constant.name for constant in proto.graph.initializer} <= used
+
+
+@pytest.mark.parametrize(
+    ("name", "w", "a", "keeps_grids", "num_products"),
+    [
+        ("siglip", 3, 3, True, 8 + 7 + 1),
+        pytest.param("swin", 4, 4, False, 3 * 8 + 2, marks=pytest.mark.slow),
+    ],
+)
+def test_the_runtime_s_products_are_of_integers(name, w, a, keeps_grids, num_products, tmp_path):
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    options.log_severity_level = 3
+    content = networks.onnx_file(name, w, a, keeps_grids).SerializeToString()
+    onnxruntime.InferenceSession(content, options, ["CPUExecutionProvider"])
+    operators = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
+    integer = operators.count("MatMulIntegerToFloat") + operators.count("QLinearMatMul")
+    assert integer == num_products
+    # Nothing is dequantized but in products, and no weight is unpacked again in every pass.
+    assert not {"MatMul", "Gemm", "DequantizeLinear", "BitShift", "Cast"} & set(operators)
+
+
+def test_pixels_are_normalised_inside():
+    problem = networks.problem("clip", 8, 8, False)
+    model, variables = problem.model, problem.variables
+    images = np.random.default_rng(0).integers(0, 256, (3, *model.input_shape), np.uint8)
+    content = writer.build(*problem.written, "pixels").SerializeToString()
+    (found,) = onnxruntime.InferenceSession(content).run(None, {"pixels": images})
+    normalised = networks.PIXELS.from_bytes(images)
+    expected = networks.outputs(model, variables, normalised)
+    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+    np.testing.assert_array_equal(agreement.open_onnx(content, networks.PIXELS)(normalised), found)
+
+
+def test_the_file_says_how_pictures_are_prepared():
+    (entry,) = networks.onnx_file("clip", 8, 8, False).metadata_props
+    assert entry.key == "maskaq_jax"
+    described = json.loads(entry.value)
+    assert described["size"] == [8, 8]
+    assert (described["crop"], described["interpolation"]) == (0.9, "bicubic")
+    assert (described["mean"], described["std"]) == ([0.5, 0.4, 0.3], [0.2, 0.25, 0.3])
+    assert described["bits"] == {"weights": 8, "activations": 8}
+    assert described["classes"] == 5
+
+
+def _changed(variables):
+    """The same in nested dictionaries of its own."""
+    return jax.tree.map(lambda leaf: leaf, variables)
+
+
+@pytest.mark.slow
+def test_a_grid_beside_zero_keeps_its_values():
+    """Of 8 bits the zero point fits no byte then; probabilities and values come to have one."""
+    problem = networks.problem("clip", 8, 8, False)
+    model, variables = problem.model, _changed(problem.variables)
+    block = variables["quant"]["blocks_0"]
+    for owner, key in (
+        *[(block["attn"], "probabilities"), (block["attn"], "value")],
+        *[(block["mlp"]["fc1"], "input")],
+    ):
+        owner[key] = owner[key].replace(zero_point=owner[key].zero_point - 160)
+    proto = writer.build(model, variables, *problem.written[2:])
+    found = agreement.open_onnx(proto.SerializeToString(), networks.PIXELS)(problem.images)
+    expected = networks.outputs(model, variables, problem.images)
+    assert np.median(np.abs(found - expected)) < 1e-4 * np.abs(expected).max()
+
+
+def test_a_quantizer_without_integers_is_refused():
+    problem = networks.problem("clip", 8, 8, False)
+    variables = _changed(problem.variables)
+    block = variables["quant"]["blocks_0"]["attn"]
+    block["key"] = block["key"].replace(step=-block["key"].step)
+    with pytest.raises(ConfigError, match="blocks_0/attn/key: a quantizer of step -"):
+        writer.build(problem.model, variables, *problem.written[2:])
+
+
+def test_a_model_of_another_definition_is_refused():
+    class Other:
+        quantization = Quantization(4, 4)
+        input_shape = (8, 8, 3)
+
+    with pytest.raises(ConfigError, match="no rule to export a Other"):
+        writer.build(Other(), {"params": {}}, networks.PIXELS, networks.PREPROCESSING)

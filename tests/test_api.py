@@ -1,0 +1,148 @@
+"""The functions that notebooks and programs call, on a run of a few seconds."""
+
+import json
+import subprocess
+import sys
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+import maskaq_jax
+from maskaq_jax import api
+from maskaq_jax.models import create_model
+from maskaq_jax.runs import interruption
+from maskaq_jax.schema import ConfigError
+from tests import tiny
+
+pytestmark = tiny.ignore_orbax_warnings
+
+FIELDS = {
+    **{f"model.arguments.{name}": value for name, value in tiny.ARGUMENTS.items()},
+    "samples.num_samples": 4,
+    "samples.batch_size": 4,
+    "samples.calibration_size": 4,
+    "synthesis.num_steps": 2,
+    "calibration.num_views": 8,
+    "calibration.num_searched": 32,
+}
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    tiny.save_random_weights(create_model("vit", 10, **tiny.ARGUMENTS), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """A folder of a folder each for ten classes, a picture in each."""
+    folder = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for label in range(10):
+        (folder / str(label)).mkdir()
+        pixels = rng.integers(0, 256, (40, 30, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / str(label) / "picture.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def quantized(weights, pictures, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("api") / "run"
+    return maskaq_jax.quantize(
+        *("vit",),
+        **{"weights": weights, "num_classes": 10, "w": 4, "a": 8, "fields": FIELDS},
+        **{"evaluate": pictures, "workdir": workdir},
+    )
+
+
+def test_results_are_those_of_the_run(quantized):
+    assert quantized.results["quantized_top1"] is not None
+    assert (quantized.results["weight_bits"], quantized.results["activation_bits"]) == (4, 8)
+    assert quantized.workdir.joinpath("results.json").is_file()
+    assert "W4A8" in quantized._repr_html_()
+
+
+def test_a_report_says_how_to_make_the_run_again(quantized, weights, pictures):
+    html = quantized.workdir.joinpath("report.html").read_text(encoding="utf-8")
+    command = json.loads(quantized.workdir.joinpath("command.json").read_text())["command"]
+    assert command == (
+        f"maskaq_jax.quantize('vit', weights={str(weights)!r}, num_classes=10, "
+        f"evaluate={str(pictures)!r}, fields={FIELDS!r})"
+    )
+    assert command.replace("'", "&#x27;") in html
+    assert 'class="notes"' not in html
+
+
+def test_pictures_of_every_kind_get_the_same_logits(quantized, pictures):
+    path = pictures / "3" / "picture.png"
+    expected = quantized.logits(path)
+    assert expected.shape == (1, 10)
+    with Image.open(path) as picture:
+        array = np.asarray(picture)
+        np.testing.assert_array_equal(quantized.logits(picture), expected)
+    np.testing.assert_array_equal(quantized.logits(array), expected)
+    np.testing.assert_array_equal(quantized.logits(array[None]), expected)
+    both = quantized.logits([path, str(path)])
+    np.testing.assert_allclose(both, jnp.concatenate([expected, expected]), atol=1e-5)
+    normalised = maskaq_jax.read_images(quantized.workdir, path)
+    np.testing.assert_array_equal(quantized.logits(normalised), expected)
+
+
+def test_what_is_no_picture_is_named(quantized, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no file .*cat\.png"):
+        quantized.logits(tmp_path / "cat.png")
+    with pytest.raises(ValueError, match=r"uint8, got \(4, 4, 3\) float32"):
+        quantized.logits(np.zeros((4, 4, 3), np.float32))
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.onnx"])
+def test_it_is_exported_by_the_path_s_ending(quantized, tmp_path, name):
+    path = quantized.export(tmp_path / name)
+    assert 0 < path.stat().st_size < 200_000
+    with pytest.raises(ConfigError, match="exists already"):
+        quantized.export(path)
+
+
+def test_the_same_workdir_continues(quantized, weights, pictures):
+    again = maskaq_jax.quantize(
+        *("vit",),
+        **{"weights": weights, "num_classes": 10, "w": 4, "a": 8, "fields": FIELDS},
+        **{"evaluate": pictures, "workdir": quantized.workdir},
+    )
+    assert again.results["quantized_top1"] == quantized.results["quantized_top1"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"model": "vit"}, "weights is missing"),
+        ({"model": "vti", "weights": "x"}, "vti"),
+        ({"model": "configs/vit_fashoin.py"}, "no file configs/vit_fashoin.py"),
+        ({"model": "configs/smoke.py", "w": 1}, "weight_bits"),
+        ({"model": "configs/smoke.py", "method": "mask"}, "mask"),
+        ({"model": "configs/smoke.py", "fields": {"samples.num": 3}}, "config.samples.num"),
+        ({"model": "configs/smoke.py", "fields": {"seed": "x"}}, "config.seed"),
+        ({"model": "deit_tiny_patch16_224", "weights": "no.safetensors"}, "no.safetensors"),
+    ],
+)
+def test_a_mistake_is_named_before_any_work(arguments, message, tmp_path):
+    with pytest.raises((ValueError, OSError), match=message):
+        maskaq_jax.quantize(**arguments, workdir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_stopped_run_says_where_it_continues(weights, tmp_path, monkeypatch):
+    monkeypatch.setattr(interruption.Clock, "is_stopping", lambda clock: True)
+    with pytest.raises(KeyboardInterrupt, match=r"workdir='.*run' to continue"):
+        api.quantize(
+            "vit", weights=weights, num_classes=10, fields=FIELDS, workdir=tmp_path / "run"
+        )
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    code = "import sys, maskaq_jax; print(sorted({'jax', 'torch', 'onnx'} & set(sys.modules)))"
+    told = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert told.stdout.strip() == "[]"

@@ -1,0 +1,411 @@
+"""Files of weights as people have them."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+from flax import serialization, traverse_util
+from safetensors.numpy import save_file
+
+from maskaq_jax import torch_import
+from maskaq_jax.models import create_model
+from maskaq_jax.torch_import import readers
+
+TINY = {"img_size": 8, "patch_size": 4, "embed_dim": 8, "depth": 1, "num_heads": 2}
+MODEL = create_model("vit", 3, **TINY)
+HEADLESS = create_model("vit", 0, **TINY)
+
+
+@pytest.fixture(scope="module")
+def params():
+    return jax.jit(MODEL.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))["params"]
+
+
+@pytest.fixture
+def state(params):
+    return torch_import.to_torch_state(params)
+
+
+@pytest.fixture
+def load(tmp_path):
+    """Saves arrays as safetensors and imports them; also what was told."""
+
+    def load(arrays, model=MODEL, weights_key=""):
+        path, told = tmp_path / "weights.safetensors", []
+        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path)
+        return torch_import.load_torch_weights(path, model, weights_key, told.append), told
+
+    return load
+
+
+def _assert_same(found, expected):
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def _prefixed(prefix, state):
+    return {prefix + name: array for name, array in state.items()}
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        *("module.", "_orig_mod.", "model.", "backbone.", "module._orig_mod.", "encoder.model."),
+        *("net.0.", "base_encoder.", "student.backbone."),
+    ],
+)
+def test_a_prefix_of_all_names_is_taken_off_and_said(params, state, load, prefix):
+    found, told = load(_prefixed(prefix, state))
+    _assert_same(found, params)
+    assert any(f"the prefix {prefix!r} of its names is taken off" in line for line in told)
+
+
+@pytest.mark.parametrize("prefix", ["backbone.", "model.backbone."])
+def test_a_classifier_may_stand_beside_a_backbone(params, state, load, prefix):
+    outer = prefix.removesuffix("backbone.")
+    renamed = {
+        (outer if name.startswith("head.") else prefix) + name: array
+        for name, array in state.items()
+    }
+    _assert_same(load(renamed)[0], params)
+
+
+def test_names_that_a_prefix_does_not_explain_are_refused(state, load):
+    with pytest.raises(ValueError, match=r"1 unexpected: criterion\.weight"):
+        load(_prefixed("model.", state) | {"criterion.weight": np.zeros(3, np.float32)})
+
+
+def test_several_models_in_one_are_named_and_a_key_takes_one(params, state, load):
+    both = _prefixed("student.backbone.", state)
+    both |= {name: array + 1 for name, array in _prefixed("teacher.backbone.", state).items()}
+    both["step"] = np.zeros(1, np.float32)
+    with pytest.raises(ValueError, match=r"several models, below 'student.backbone', 'teacher"):
+        load(both)
+    found, _ = load(both, weights_key="teacher")
+    _assert_same(found, jax.tree.map(lambda leaf: leaf + 1, params))
+    _assert_same(load(both, weights_key="student.backbone")[0], params)
+    with pytest.raises(ValueError, match=r"no names below .*'ema'; they start with step, student"):
+        load(both, weights_key="ema")
+
+
+def test_a_classifier_on_top_of_a_pooler_is_another_model(state, load):
+    pooler = {"pooler.dense.weight": np.zeros((8, 8), np.float32)}
+    with pytest.raises(ValueError, match=r"classifier reads a layer behind .*pooler\.dense"):
+        load(state | pooler)
+    with pytest.raises(ValueError, match=r"classifier reads a layer behind .*pre_logits\.fc"):
+        load(state | {"pre_logits.fc.weight": np.zeros((8, 8), np.float32)})
+    without_head = {name: state[name] for name in state if not name.startswith("head.")}
+    _, told = load(without_head | pooler, HEADLESS)
+    assert any("left out, as nothing before it depends on it: pooler" in line for line in told)
+
+
+def test_what_a_model_without_classifier_leaves_out_is_said(state, load):
+    of_mae = {"decoder_embed.weight": np.zeros(3, np.float32), "mask_token": np.zeros(3)}
+    _, told = load(state | of_mae, HEADLESS)
+    (line,) = [line for line in told if "left out, as the model has no classifier" in line]
+    assert "decoder_embed.weight, head.bias, head.weight" in line
+
+
+def test_projections_of_which_one_is_missing_are_not_dropped():
+    prefix = "vit.encoder.layer.0.attention.attention"
+    theirs = {"vit.embeddings.patch_embeddings.projection.bias": np.zeros(8)}
+    theirs |= {f"{prefix}.{name}.bias": np.zeros(8) for name in ("query", "value")}
+    model = create_model("vit", 0, qkv_bias=False, **TINY)
+    with pytest.raises(ValueError, match=r"unexpected: blocks\.0\.attn\.q\.bias"):
+        torch_import.from_torch_state(theirs, model)
+
+
+def test_what_shapes_do_not_show_is_said(state, load):
+    _, told = load(state)
+    (line,) = told
+    for part in ("num_heads=2", "global_pool='token'", "act_layer='gelu'", "layer_norm_eps=1e-06"):
+        assert part in line
+
+
+def _shard(state, folder, suffix="safetensors"):
+    names, files = sorted(state), ("model-00001-of-00002", "model-00002-of-00002")
+    parts = {f"{file}.{suffix}": names[number::2] for number, file in enumerate(files)}
+    for file, part in parts.items():
+        save_file({name: state[name] for name in part}, folder / file)
+    index = {"metadata": {}, "weight_map": {name: file for file in parts for name in parts[file]}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def test_weights_in_several_files_are_read_by_their_index_or_folder(params, state, tmp_path):
+    _shard(state, tmp_path)
+    for path in (tmp_path, tmp_path / "model.safetensors.index.json"):
+        _assert_same(torch_import.load_torch_weights(path, MODEL), params)
+
+
+def test_a_folder_of_a_snapshot_is_read(params, state, tmp_path):
+    save_file(state, tmp_path / "model.safetensors")
+    (tmp_path / "README.md").touch()
+    _assert_same(torch_import.load_torch_weights(tmp_path, MODEL), params)
+    (tmp_path / "model.safetensors").rename(tmp_path / "best.safetensors")
+    _assert_same(torch_import.load_torch_weights(tmp_path, MODEL), params)
+    save_file(state, tmp_path / "last.safetensors")
+    with pytest.raises(ValueError, match=r"several files of weights.*best\.safetensors, last"):
+        torch_import.load_torch_weights(tmp_path, MODEL)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "is not a readable index of weight files"),
+        ('{"weight_map": [1]}', "is not a readable index of weight files"),
+        ('{"weight_map": {"a": "../gone.safetensors"}}', "which is no file beside it"),
+        ('{"weight_map": {"a": "gone.safetensors"}}', "no weight file .*gone.safetensors"),
+    ],
+)
+def test_an_index_that_does_not_fit_is_told(tmp_path, text, message):
+    (tmp_path / "model.safetensors.index.json").write_text(text)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        torch_import.load_torch_weights(tmp_path, MODEL)
+
+
+@pytest.mark.parametrize("ending", ["safetensors", "npz", "msgpack", "pth"])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 9\n", "Git LFS pointer"),
+        (b"<!DOCTYPE html><html>404</html>", "a web page"),
+    ],
+)
+def test_what_stands_in_the_place_of_weights_is_said(tmp_path, ending, content, message):
+    (tmp_path / f"weights.{ending}").write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        torch_import.load_torch_weights(tmp_path / f"weights.{ending}", MODEL)
+
+
+@pytest.mark.parametrize(
+    ("address", "advice"),
+    [
+        ("https://huggingface.co/timm/vit_tiny_patch16_224", "hf://timm/vit_tiny_patch16_224"),
+        ("https://huggingface.co/a/b/resolve/v1/model.safetensors", "hf://a/b@v1"),
+        ("https://huggingface.co/a/b/tree/main", "named hf://a/b$"),
+        ("facebook/deit-tiny-patch16-224", "hf://facebook/deit-tiny-patch16-224"),
+        ("hf-hub:timm/vit_tiny", "hf://timm/vit_tiny"),
+        ("https://example.org/weights.pth", "download it first"),
+        ("gs://vit_models/augreg/Ti_16.npz", "download it first"),
+    ],
+)
+def test_addresses_of_other_kinds_are_answered_with_ours(address, advice):
+    with pytest.raises(FileNotFoundError, match=advice):
+        torch_import.load_torch_weights(address, MODEL)
+
+
+def test_layer_scale_is_advised_by_its_argument(state):
+    scaled = create_model("vit", 3, init_values=0.1, **TINY)
+    shapes = jax.eval_shape(scaled.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))["params"]
+    weights = torch_import.to_torch_state(jax.tree.map(lambda x: np.ones(x.shape), shapes))
+    with pytest.raises(ValueError, match="does not fit the model") as refusal:
+        torch_import.from_torch_state(weights, MODEL)
+    assert "init_values=1.0" in str(refusal.value)
+    assert "num_heads does not show in shapes" in str(refusal.value)
+    assert "layer_scale" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("layers.0.blocks.0.attn.cpb_mlp.0.weight", "Swin V2"),
+        ("swinv2.encoder.layers.0.blocks.0.attention.self.logit_scale", "Swin V2"),
+        ("blocks.0.mlp.fc1_g.weight", "EVA"),
+        ("blocks.0.attn.q_bias", "BEiT or EVA"),
+        ("blocks.0.mlp.w12.weight", "SwiGLU"),
+        ("encoder.layer.0.mlp.weights_in.weight", "SwiGLU"),
+        ("module.rope_embed.periods", "DINOv3"),
+        ("patch_embed.backbone.stem.conv.weight", "hybrid"),
+        ("layer1.0.conv1.weight", "convolutional network"),
+    ],
+)
+def test_other_mechanisms_are_refused_by_their_name(state, name, kind):
+    with pytest.raises(ValueError, match=f"its names are those of a .*{kind}"):
+        torch_import.from_torch_state(state | {name: np.zeros(2)}, MODEL)
+
+
+def _flax_tree(params):
+    """As Flax saves it: the same tree that a model has, in a state of training."""
+    return jax.tree.map(np.asarray, params)
+
+
+def _in_big_visions_names(params, heads, layer_norms=("LayerNorm_0", "LayerNorm_1")):
+    """Our parameters of a ViT as big_vision names and shapes them."""
+    flat = {"/".join(path): np.asarray(leaf) for path, leaf in _flat(params)}
+    theirs = {}
+    for name, array in flat.items():
+        if match := _block(name):
+            number, rest = match
+            block = f"Transformer/encoderblock_{number}/"
+            module, leaf = rest.rsplit("/", 1)
+            if module == "attn/qkv":
+                for part, piece in zip("qkv", np.split(array, 3, axis=-1), strict=True):
+                    own = {"q": "query", "k": "key", "v": "value"}[part]
+                    shape = (*piece.shape[:-1], heads, piece.shape[-1] // heads)
+                    theirs[f"{block}MultiHeadDotProductAttention_0/{own}/{leaf}"] = piece.reshape(
+                        shape
+                    )
+            elif module == "attn/proj":
+                shape = (heads, -1, array.shape[-1]) if leaf == "kernel" else (-1,)
+                theirs[f"{block}MultiHeadDotProductAttention_0/out/{leaf}"] = array.reshape(shape)
+            else:
+                own = {
+                    "norm1": layer_norms[0],
+                    "norm2": layer_norms[1],
+                    "mlp/fc1": "MlpBlock_0/Dense_0",
+                    "mlp/fc2": "MlpBlock_0/Dense_1",
+                }[module]
+                theirs[f"{block}{own}/{leaf}"] = array
+        else:
+            own = name.replace("patch_embed/proj", "embedding").replace("cls_token", "cls")
+            own = own.replace("pos_embed", "pos_embedding")
+            theirs[own if not own.startswith("norm/") else f"Transformer/encoder_{own}"] = array
+    return theirs
+
+
+def _flat(params):
+    return traverse_util.flatten_dict(params).items()
+
+
+def _block(name):
+    if not name.startswith("blocks_"):
+        return None
+    number, rest = name.removeprefix("blocks_").split("/", 1)
+    return number, rest
+
+
+@pytest.mark.parametrize("prefix", ["", "params/", "opt/target/"])
+def test_archives_of_jaxs_own_projects_are_read(params, tmp_path, prefix):
+    theirs = _in_big_visions_names(params, 2)
+    np.savez(tmp_path / "vit.npz", **{prefix + name: theirs[name] for name in theirs})
+    _assert_same(torch_import.load_torch_weights(tmp_path / "vit.npz", MODEL), params)
+
+
+def test_archives_of_vision_transformer_are_read(params, tmp_path):
+    theirs = _in_big_visions_names(params, 2, ("LayerNorm_0", "LayerNorm_2"))
+    theirs = {
+        name.replace("MultiHeadDotProductAttention_0", "MultiHeadDotProductAttention_1")
+        .replace("MlpBlock_0", "MlpBlock_3")
+        .replace("pos_embedding", "Transformer/posembed_input/pos_embedding"): array
+        for name, array in theirs.items()
+    }
+    np.savez(tmp_path / "vit.npz", **theirs)
+    _assert_same(torch_import.load_torch_weights(tmp_path / "vit.npz", MODEL), params)
+
+
+def test_blocks_that_were_scanned_over_and_halved_numbers_are_read(params, tmp_path):
+    theirs = {}
+    for name, array in _in_big_visions_names(params, 2).items():
+        halved = array.astype(ml_dtypes.bfloat16)
+        if "encoderblock_0" in name:
+            name, halved = name.replace("encoderblock_0", "encoderblock"), halved[None]
+        theirs[name] = halved
+    np.savez(tmp_path / "vit.npz", **theirs)
+    found = torch_import.load_torch_weights(tmp_path / "vit.npz", MODEL)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2**-7), found, params)
+
+
+def test_heads_and_pooling_that_an_archive_shows_are_compared(params, tmp_path):
+    np.savez(tmp_path / "vit.npz", **_in_big_visions_names(params, 4))
+    with pytest.raises(ValueError, match=r"arguments\.num_heads should be 4, not 2"):
+        torch_import.load_torch_weights(tmp_path / "vit.npz", MODEL)
+    averaged = create_model("vit", 3, global_pool="avg", fc_norm=False, **TINY)
+    np.savez(tmp_path / "vit.npz", **_in_big_visions_names(params, 2))
+    with pytest.raises(ValueError, match=r"arguments\.global_pool should be 'token', not 'avg'"):
+        torch_import.load_torch_weights(tmp_path / "vit.npz", averaged)
+
+
+def test_positions_that_big_vision_computes_are_computed(tmp_path):
+    model = create_model("vit", 3, global_pool="avg", fc_norm=False, class_token=False, **TINY)
+    params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))["params"]
+    theirs = _in_big_visions_names(params, 2)
+    del theirs["pos_embedding"]
+    np.savez(tmp_path / "vit.npz", **theirs)
+    told = []
+    found = torch_import.load_torch_weights(tmp_path / "vit.npz", model, tell=told.append)
+    # Of the patch in row 1, column 0, of the frequencies 1 and 1/10000.
+    expected = [0, 0, 1, 1, np.sin(1), np.sin(1e-4), np.cos(1), np.cos(1e-4)]
+    np.testing.assert_allclose(found["pos_embed"][0, 2], expected, atol=1e-6)
+    assert any("no position embeddings" in line for line in told)
+
+
+def test_a_tower_for_images_is_taken_from_a_pair(params, tmp_path):
+    theirs = {f"params/img/{name}": a for name, a in _in_big_visions_names(params, 2).items()}
+    theirs |= {"params/txt/Embed_0/embedding": np.zeros((3, 2)), "params/t": np.zeros(1)}
+    np.savez(tmp_path / "clip.npz", **theirs)
+    told = []
+    found = torch_import.load_torch_weights(tmp_path / "clip.npz", MODEL, tell=told.append)
+    _assert_same(found, params)
+    assert "the tower for images is taken; left out are t, txt" in told
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"no archive", b"PK\x03\x04" + bytes(99), b"PK\x05\x06" + bytes(18)],
+    ids=["empty", "text", "broken", "without entries"],
+)
+def test_archives_that_cannot_be_read_are_named(tmp_path, content):
+    (tmp_path / "vit.npz").write_bytes(content)
+    with pytest.raises(ValueError, match=r"vit\.npz (is not a readable|does not fit)"):
+        torch_import.load_torch_weights(tmp_path / "vit.npz", MODEL)
+
+
+def test_nothing_in_an_archive_is_unpickled(tmp_path):
+    np.savez(tmp_path / "vit.npz", cls=np.array([{"a": 1}], dtype=object))
+    with pytest.raises(ValueError, match=r"vit\.npz is not a readable .npz file.*pickle"):
+        torch_import.load_torch_weights(tmp_path / "vit.npz", MODEL)
+
+
+def test_an_archive_that_unpacks_to_far_more_than_it_is_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(readers, "_SMALL", 0)
+    np.savez_compressed(tmp_path / "vit.npz", cls=np.zeros(10**7, np.float32))
+    with pytest.raises(ValueError, match="it unpacks to 40000128 bytes"):
+        torch_import.load_torch_weights(tmp_path / "vit.npz", MODEL)
+
+
+def _in_transformers_names(params):
+    """Our parameters as transformers' Flax ViT names and nests them."""
+    names = {
+        ("cls_token",): "vit/embeddings/cls_token",
+        ("pos_embed",): "vit/embeddings/position_embeddings",
+        ("patch_embed", "proj"): "vit/embeddings/patch_embeddings/projection",
+        ("norm",): "vit/layernorm",
+        ("head",): "classifier",
+        ("blocks_0", "norm1"): "vit/encoder/layer/0/layernorm_before",
+        ("blocks_0", "norm2"): "vit/encoder/layer/0/layernorm_after",
+        ("blocks_0", "attn", "proj"): "vit/encoder/layer/0/attention/output/dense",
+        ("blocks_0", "mlp", "fc1"): "vit/encoder/layer/0/intermediate/dense",
+        ("blocks_0", "mlp", "fc2"): "vit/encoder/layer/0/output/dense",
+    }
+    theirs = {}
+    for path, leaf in _flat(params):
+        array = np.asarray(leaf)
+        if path in names:
+            theirs[names[path]] = array
+        elif path[:-1] == ("blocks_0", "attn", "qkv"):
+            for name, part in zip(("query", "key", "value"), np.split(array, 3, -1), strict=True):
+                theirs[f"vit/encoder/layer/0/attention/attention/{name}/{path[-1]}"] = part
+        else:
+            theirs[f"{names[path[:-1]]}/{path[-1]}"] = array
+    return traverse_util.unflatten_dict(theirs, sep="/")
+
+
+@pytest.mark.parametrize("around", [lambda tree: tree, lambda tree: {"params": tree, "step": 3}])
+def test_files_of_flax_are_read(params, tmp_path, around):
+    tree = around(_in_transformers_names(params))
+    (tmp_path / "flax_model.msgpack").write_bytes(serialization.msgpack_serialize(tree))
+    for path in (tmp_path, tmp_path / "flax_model.msgpack"):
+        _assert_same(torch_import.load_torch_weights(path, MODEL), params)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\xc1", serialization.msgpack_serialize({"a": "b"}), b"\x03", b"\x81\xa1a\xc7\x01\x01x"],
+    ids=["empty", "no format", "text", "number", "a broken array"],
+)
+def test_files_of_flax_that_hold_no_arrays_are_named(tmp_path, content):
+    (tmp_path / "flax_model.msgpack").write_bytes(content)
+    with pytest.raises(ValueError, match=r"flax_model\.msgpack(:| is not a readable)"):
+        torch_import.load_torch_weights(tmp_path / "flax_model.msgpack", MODEL)
