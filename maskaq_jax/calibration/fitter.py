@@ -56,6 +56,10 @@ class CalibrationSettings:
         return self.ranges == "least_squares"
 
 
+# The path of the module that shows an activation, and what it is there.
+ActivationName = tuple[tuple[str, ...], str]
+
+
 class Rows(NamedTuple):
     """A layer's rows.
 
@@ -222,7 +226,25 @@ def observe(
     Quantizers that are not chosen yet are made up on the way: they lie behind it.
     """
     _, state = module.apply(variables, x, mutable=["quant", "intermediates"], method=method)
-    node: Any = state["intermediates"]
+    return _activation(state["intermediates"], path, name)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def observe_each(
+    module: nn.Module,
+    variables: Mapping[str, Any],
+    x: Array,
+    names: frozenset[ActivationName],
+) -> tuple[dict[ActivationName, Array], Array]:
+    """Several activations of a part, by path and name, as `observe` gives one; and its tokens."""
+    result, state = module.apply(variables, x, mutable=["intermediates"])
+    shown = {(path, name): _activation(state["intermediates"], path, name) for path, name in names}
+    return shown, result if isinstance(result, jax.Array) else result.tokens
+
+
+def _activation(intermediates: Any, path: tuple[str, ...], name: str) -> Array:
+    """One of those that the layers of a module show, flat."""
+    node = intermediates
     for step in (*path, name):
         node = node[step]
     (values,) = node

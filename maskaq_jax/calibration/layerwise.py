@@ -22,11 +22,13 @@ from maskaq_jax import quantizers
 from maskaq_jax.calibration import attention, neck
 from maskaq_jax.calibration.equalization import Equalization
 from maskaq_jax.calibration.fitter import (
+    ActivationName,
     CalibrationSettings,
     Fitter,
     Rows,
     Tree,
     observe,
+    observe_each,
     store,
 )
 from maskaq_jax.devices import arrays
@@ -48,7 +50,7 @@ def fit(
 ) -> dict[str, Any]:
     """Q's variables, fitted to P on images.
 
-    Memory: the widest activation of all images, twice.
+    Memory: what the layers of the widest block give for all images, and its tokens twice.
 
     Blocks and classifiers are fitted; a neck that reads several maps, and the heads behind it, get
     ranges of least squares on some of the images, and their kernels are rounded to the nearest.
@@ -85,9 +87,10 @@ def fit(
     for part, part_p in zip(model.parts(), model_p.parts(), strict=True):
         own = variables.below(part.path)
         own_p = Tree(dict(flat), {}).below(part.path).nested()
-        _fit_part(fitter.below(part.path), part, part_p, own, own_p, tokens_q, tokens_p)
+        shown_p, next_p = observe_each(part_p.module, own_p, tokens_p, _shown(part))
+        _fit_part(fitter.below(part.path), part, own, shown_p, tokens_q, tokens_p)
         variables.update(part.path, own)
-        tokens_p = _tokens(part_p.module, own_p, tokens_p)
+        tokens_p = next_p
         tokens_q = _tokens(part.module, own.nested(), tokens_q)
         if part.is_read:
             maps_p.append(tokens_p)
@@ -164,70 +167,68 @@ def _fit_projection(fitter: Fitter, variables: Tree, inputs: Array) -> None:
 def _fit_part(
     fitter: Fitter,
     part: Part,
-    part_p: Part,
     own: Tree,
-    own_p: Mapping[str, Any],
+    shown_p: Mapping[ActivationName, Array],
     tokens_q: Array,
     tokens_p: Array,
 ) -> None:
     """Fits the sites of a part, in order."""
     for site in part.sites:
         fitter_of_site = fitter.below(site.layer)
-        if not site.is_dense:
-            if fitter_of_site.rounds_activations:
-                if site.name == "query" and fitter.settings.equalize_attention:
-                    _equalize_queries(fitter_of_site, part_p, own, own_p, site, tokens_p)
-                if site.name == "value" and fitter.settings.equalize_attention:
-                    _equalize_values(fitter_of_site, part_p, own, own_p, site, tokens_p)
-                values = observe(part.module, own.nested(), tokens_q, site.path, site.name)
-                own.quant[(*site.path, site.name)] = fitter_of_site.quantizer(values)
-            continue
-        inputs = observe(part.module, own.nested(), tokens_q, site.path, "input")
-        outputs = observe(part_p.module, own_p, tokens_p, site.path, "output")
-        if site.adds_to:
-            outputs = outputs + _stream_gap(part, part_p, own, own_p, site, tokens_q, tokens_p)
-        _fit_dense(fitter_of_site, site, own, Rows(inputs, outputs))
+        if site.is_dense:
+            inputs = observe(part.module, own.nested(), tokens_q, site.path, "input")
+            outputs = shown_p[site.path, "output"]
+            if site.adds_to:
+                outputs = outputs + _stream_gap(part, own, site, shown_p, tokens_q, tokens_p)
+            _fit_dense(fitter_of_site, site, own, Rows(inputs, outputs))
+        elif fitter_of_site.rounds_activations:
+            if fitter.settings.equalize_attention:
+                _equalize_operand(fitter_of_site, part, own, site, shown_p)
+            values = observe(part.module, own.nested(), tokens_q, site.path, site.name)
+            own.quant[(*site.path, site.name)] = fitter_of_site.quantizer(values)
 
 
-def _equalize_queries(
+def _shown(part: Part) -> frozenset[ActivationName]:
+    """What a fit of a part reads of P."""
+    outputs = {(site.path, "output") for site in part.sites if site.is_dense}
+    streams = {((), site.adds_to) for site in part.sites if site.adds_to not in ("", "input")}
+    averages = {((*site.path, "proj"), "input") for site in part.sites if site.name == "value"}
+    return frozenset(outputs | streams | averages)
+
+
+def _equalize_operand(
     fitter: Fitter,
-    part_p: Part,
+    part: Part,
     own: Tree,
-    own_p: Mapping[str, Any],
     site: Site,
-    tokens_p: Array,
+    shown_p: Mapping[ActivationName, Array],
 ) -> None:
-    """Gives queries factors and keys their inverses, in the kernel that both come from."""
+    """Equalizes queries with keys, or values, in the kernel that all come from."""
     joint = (*site.path, "qkv")
-    if (*joint, "kernel") not in own.params or (*site.path, "q_norm", "scale") in own.params:
-        return  # their norms, or kernels apart, would undo it
-    rows = fitter.sample(observe(part_p.module, own_p, tokens_p, joint, "output"))
-    query, key, _ = jnp.split(rows, 3, axis=1)
-    # Its shape alone tells how wide a head is.
-    head = jax.eval_shape(
-        lambda tokens: observe(part_p.module, own_p, tokens, site.path, "query"), tokens_p
-    )
-    num_heads = query.shape[1] // head.shape[1]
-    factor = attention.choose_query_factor(
-        query, key, num_heads, fitter.quantization.activation_bits
-    )
-    _scale_outputs(own, joint, jnp.concatenate([1 / factor, factor, jnp.ones_like(factor)]))
+    if (*joint, "kernel") not in own.params:
+        return
+    has_norm = (*site.path, "q_norm", "scale") in own.params  # which would undo it
+    if site.name == "query" and not has_norm:
+        module: Any = part.module
+        rows = fitter.sample(shown_p[joint, "output"])
+        query, key, _ = jnp.split(rows, 3, axis=1)
+        bits = fitter.quantization.activation_bits
+        factor = attention.choose_query_factor(query, key, module.num_heads, bits)
+        _scale_outputs(own, joint, jnp.concatenate([1 / factor, factor, jnp.ones_like(factor)]))
+    elif site.name == "value":
+        behind = (*site.path, "proj")
+        _equalize_values(fitter, own, joint, behind, shown_p[behind, "input"])
 
 
 def _equalize_values(
     fitter: Fitter,
-    part_p: Part,
     own: Tree,
-    own_p: Mapping[str, Any],
-    site: Site,
-    tokens_p: Array,
+    joint: tuple[str, ...],
+    behind: tuple[str, ...],
+    averaged: Array,
 ) -> None:
     """Equalizes values, and so what they are averaged to, the input of the kernel behind."""
-    joint, behind = (*site.path, "qkv"), (*site.path, "proj")
-    if (*joint, "kernel") not in own.params:
-        return
     kernel = own.params[(*behind, "kernel")]
-    averaged = observe(part_p.module, own_p, tokens_p, behind, "input")
     has_bias = (*joint, "bias") in own.params and (*behind, "bias") in own.params
     shifts = ("none", "mean", "middle") if has_bias else ("none",)
     spreads = ("range", "rms", "largest")
@@ -321,20 +322,19 @@ def _into_norm(own: Tree, norm: tuple[str, ...], change: Equalization) -> None:
 
 def _stream_gap(
     part: Part,
-    part_p: Part,
     own: Tree,
-    own_p: Mapping[str, Any],
     site: Site,
+    shown_p: Mapping[ActivationName, Array],
     tokens_q: Array,
     tokens_p: Array,
 ) -> Array:
     """[T, C] what the layer's output must add so that Q's tokens come to be P's."""
     if site.adds_to == "input":
-        gap = part.module.attention_rows(tokens_p - tokens_q)
+        module: Any = part.module
+        gap = module.attention_rows(tokens_p - tokens_q)
     else:
-        gap = observe(part_p.module, own_p, tokens_p, (), site.adds_to) - observe(
-            part.module, own.nested(), tokens_q, (), site.adds_to
-        )
+        stream_q = observe(part.module, own.nested(), tokens_q, (), site.adds_to)
+        gap = shown_p[(), site.adds_to] - stream_q
     scale = own.params.get(site.scale)
     return gap if scale is None else gap / scale[None]
 

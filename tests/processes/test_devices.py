@@ -34,6 +34,9 @@ def test_devices_and_processes_change_no_result(directory, finished, processes, 
         expected = runs.results(finished)[name]
         if name.endswith("top1"):
             assert abs(value - expected) <= ACCURACY_TOLERANCE, name
+        elif name == "metrics":
+            near = pytest.approx(expected["top1"], abs=ACCURACY_TOLERANCE)
+            assert value == {"top1": near}
         elif name == "distances":
             for compared, wanted in zip(value, expected, strict=True):
                 assert compared["step"] == wanted["step"]
