@@ -24,7 +24,7 @@ from maskaq_jax.devices import memory
 # with little care is as right.
 _COMPILED = {
     "jax_compilation_cache_dir": str(Path.home() / ".cache" / "maskaq_jax_tests"),
-    "jax_persistent_cache_min_compile_time_secs": 0.1,
+    "jax_persistent_cache_min_compile_time_secs": 0.0,
     "jax_disable_most_optimizations": True,
 }
 _MAX_CACHE_BYTES = 4 * 1024**3
