@@ -18,7 +18,7 @@ from maskaq_jax.config import files as config_files
 from maskaq_jax.export import files, formats
 from maskaq_jax.export.formats import Input
 from maskaq_jax.models import Model
-from maskaq_jax.runs import directory, inputs, interruption
+from maskaq_jax.runs import directory, inputs, interruption, results
 from maskaq_jax.runs.inputs import Picture
 from maskaq_jax.schema import ConfigError
 from maskaq_jax.storage import paths
@@ -92,20 +92,23 @@ class Quantized:
 
     def _repr_html_(self) -> str:
         """A table of accuracies for notebooks."""
-        results = self.results
-        bits = f"W{results['weight_bits']}A{results['activation_bits']}"
+        told = self.results
+        bits = f"W{told['weight_bits']}A{told['activation_bits']}"
+        metric = results.shown_metrics(told)[0]
+        figures, title = results.figures_by_model(told, metric), results.TITLES[metric]
         rows = [
-            ("full precision", results["fp_top1"], "top-1 %"),
-            (f"{bits}, calibrated", results["calibrated_top1"], "top-1 %"),
-            (bits, results["quantized_top1"], "top-1 %"),
-            ("same class as full precision", results.get("agreement"), "%"),
+            ("full precision", figures["fp"], title),
+            (f"{bits}, calibrated", figures["calibrated"], title),
+            (bits, figures["quantized"], title),
+            ("same class as full precision", told.get("agreement"), "%"),
+            ("cosine with its features", told.get("feature_cosine"), ""),
         ]
-        told = "".join(
+        cells = "".join(
             f"<tr><td>{name}</td><td>{value:.2f} {unit}</td></tr>"
             for name, value, unit in rows
             if value is not None
         )
-        return f"<table>{told}</table><p>{self.workdir}</p>"
+        return f"<table>{cells}</table><p>{self.workdir}</p>"
 
 
 def quantize(
@@ -191,12 +194,12 @@ def _run(settings: Config, workdir: Path, command: str) -> Quantized:
     prepared = dataclasses.replace(inputs.prepare(settings, workdir), command=command)
     with interruption.catch_termination() as is_terminated:
         try:
-            results = run.run(prepared, is_terminated, report.write_at_end)
+            measured = run.run(prepared, is_terminated, report.write_at_end)
         except interruption.Interrupted:
             told = f"stopped: quantize again with workdir={str(workdir)!r} to continue"
             raise KeyboardInterrupt(told) from None
     model, variables = inputs.load(workdir)
-    return Quantized(model, variables, results, workdir)
+    return Quantized(model, variables, measured, workdir)
 
 
 def _make_config(model: str, argument: str) -> Any:

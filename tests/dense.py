@@ -25,6 +25,8 @@ class Given:
         numbers = jnp.round(images[:, 0, 0, 0]).astype(jnp.int32)
         if self.task == "detection":
             return {name: answer[numbers] for name, answer in variables.items()}, {}
+        if self.task == "features":
+            return tuple(answer[numbers] for answer in variables), {}
         return variables[numbers], {}
 
     def clone(self, **changes):

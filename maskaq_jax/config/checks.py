@@ -67,7 +67,7 @@ def check_values(config: Config) -> None:
     _check_optimizer(config.finetuning)
     network = _check_model(config)
     _check_pixels(config, network)
-    _check_outputs(config)
+    _check_outputs(config, network)
     for images in (evaluation_source(config), real_images(config)):
         if images is not None:
             images.check(network)
@@ -121,11 +121,6 @@ def _check_model(config: Config) -> models.Model:
     dtype = model.arguments.get("dtype", "")
     if not isinstance(dtype, str):  # a run's settings are kept as JSON
         raise ConfigError(f"config.model.arguments.dtype must be a name, got {dtype!r}")
-    if network.task != "classification":
-        raise ConfigError(
-            f"config.model.name is {model.name!r}, a model for {network.task}: runs quantize "
-            "classifiers alone so far"
-        )
     channels = network.input_shape[-1]
     if channels not in (1, 3):
         raise ConfigError(f"config.model.arguments.in_chans must be 1 or 3, got {channels}")
@@ -148,24 +143,30 @@ def _check_pixels(config: Config, network: models.Model) -> None:
             )
 
 
-def _check_outputs(config: Config) -> None:
-    """Without two classes there are none to synthesise, to choose or to distil by.
+def _check_outputs(config: Config, network: models.Model) -> None:
+    """Without classes there are none to synthesise, to choose or to distil by.
 
-    The probability of a single class is 1 whatever the model says, and a loss of it always 0.
+    The probability of a classifier's single class is 1 whatever the model says, and a loss of it
+    always 0.
     """
-    if config.model.num_classes > 1:
+    is_classifier = network.task == "classification"
+    if not is_classifier and config.synthesis.background == "auto":
+        raise ConfigError(
+            f"config.model.name is {config.model.name!r}, a model for {network.task}, and a "
+            "background is chosen by the classes of whole images, so config.synthesis.background "
+            "must be 'none', 'black' or 'white', got 'auto'"
+        )
+    if network.num_classes > 1 or network.task in ("detection", "segmentation"):
         return
-    has = (
-        "a single class (num_classes is 1)"
-        if config.model.num_classes
-        else ("no classifier (num_classes is 0)")
-    )
+    has = "no classes" if network.task == "features" else "no classifier (num_classes is 0)"
+    if network.num_classes:
+        has = "a single class (num_classes is 1)"
     if config.synthesis.weights.classes:
         raise ConfigError(
             f"config.model has {has}, so config.synthesis.weights.classes"
             f" must be 0, got {config.synthesis.weights.classes}"
         )
-    if config.finetuning.output_distance == "kl":
+    if is_classifier and config.finetuning.output_distance == "kl":
         raise ConfigError(
             f"config.model has {has}, so "
             "config.finetuning.output_distance must be 'cosine' or 'mse', got 'kl'"

@@ -10,8 +10,8 @@ from jax import Array
 
 from maskaq_jax.data.batches import LabelledBatch
 from maskaq_jax.devices.global_batch import LOCAL, GlobalBatch
-from maskaq_jax.evaluation.detection import corners_of
 from maskaq_jax.evaluation.evaluator import Counts, total
+from maskaq_jax.losses.boxes import corners_of, intersections_over_unions
 from maskaq_jax.models import Model, full_precision
 
 
@@ -134,15 +134,30 @@ class DetectionAgreement:
         return SegmentationAgreement().finish(counts) | overlap
 
 
-def intersections_over_unions(one: Array, other: Array) -> Array:
-    """[...] IoU of each of [..., 4] boxes, left, top, right and bottom, with the other one; 0 of
-    two that are empty.
-    """
-    shared = jnp.minimum(one[..., 2:], other[..., 2:]) - jnp.maximum(one[..., :2], other[..., :2])
-    intersection = jnp.maximum(shared, 0).prod(axis=-1)
-    areas = [(corners[..., 2:] - corners[..., :2]).prod(axis=-1) for corners in (one, other)]
-    union = areas[0] + areas[1] - intersection
-    return jnp.where(union > 0, intersection / jnp.where(union > 0, union, 1), 0)
+class MapAgreement:
+    """Compares the maps of features that P and Q give."""
+
+    def count(
+        self, model: Model, variables: Any, batch: LabelledBatch, over: GlobalBatch = LOCAL
+    ) -> Counts:
+        """`cosine`, [] float32 sum over images of the mean over maps of the mean cosine of their
+        places; and `images`, [] int32; over the valid examples of the global batch.
+        """
+        maps_p, _ = full_precision(model).apply(variables["p"], batch.images)
+        maps_q, _ = model.apply(variables["q"], batch.images)
+        cosines = [
+            optax.losses.cosine_similarity(map_q, map_p, epsilon=1e-6).mean(axis=(1, 2))
+            for map_q, map_p in zip(maps_q, maps_p, strict=True)
+        ]
+        counts = {
+            "cosine": jnp.sum(jnp.stack(cosines).mean(axis=0) * batch.valid),
+            "images": jnp.sum(batch.valid),
+        }
+        return over.sum_over_devices(counts)
+
+    def finish(self, counts: Sequence[Counts]) -> dict[str, float]:
+        """`feature_cosine`, the mean over images."""
+        return {"feature_cosine": total(counts, "cosine") / total(counts, "images")}
 
 
 def _divergences(logits_p: Array, logits_q: Array) -> Array:

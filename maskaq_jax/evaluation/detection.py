@@ -14,6 +14,7 @@ from maskaq_jax.devices.global_batch import LOCAL, GlobalBatch
 from maskaq_jax.evaluation import average_precision
 from maskaq_jax.evaluation.average_precision import Detections
 from maskaq_jax.evaluation.evaluator import Counts
+from maskaq_jax.losses.boxes import corners_of
 from maskaq_jax.models import Model
 
 
@@ -82,12 +83,6 @@ def find(logits: Array, boxes: Array, most: int) -> dict[str, Array]:
     classes = jnp.take_along_axis(probabilities.argmax(axis=-1), places, axis=1)
     kept = jnp.take_along_axis(boxes.astype(jnp.float32), places[..., None], axis=1)
     return {"corners": corners_of(kept), "classes": classes, "scores": scores}
-
-
-def corners_of(boxes: Array) -> Array:
-    """[..., 4] centre, width and height -> left, top, right and bottom."""
-    centres, sides = boxes[..., :2], boxes[..., 2:]
-    return jnp.concatenate([centres - sides / 2, centres + sides / 2], axis=-1)
 
 
 def _valid_rows(batch: Counts) -> list[tuple[int, Mapping[str, np.ndarray]]]:

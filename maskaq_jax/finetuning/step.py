@@ -5,6 +5,7 @@ Source: `docs/method.md` section 3. Functions are written for one device of a ma
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import flax.struct
@@ -51,11 +52,13 @@ class FinetuningSettings:
       averaged_share: share of the steps, at the end, whose weights and quantizers are averaged into
         the final ones; 0 keeps the last.
       output_distance: 'kl' of the class probabilities; 'cosine' or 'mse' of the pooled features,
-        for models without a classifier.
+        for models without a classifier. Detectors, segmenters and models of maps have a distance of
+        their own (`losses/outputs.py`).
       temperature: of 'kl'.
       attention_weight: factor c of the attention distillation; 0 leaves it out.
       attention_distance: 'ssim', 'mse', 'l1' or 'kl'.
-      block_weight: factor of the distillation of every block's tokens; 0 leaves it out.
+      block_weight: factor of the distillation of every block's tokens, and of maps; 0 leaves it
+        out.
       important_ratio: share of patches that weigh more in both.
       important_weight: how much they weigh; the others weigh 1, so 1 makes it unmasked.
       view: augmentation.
@@ -187,10 +190,21 @@ def loss_terms(
     Returns:
       Term name -> [] float32, weight applied.
     """
-    logits_p, out_p = full_precision(model).apply({"params": params}, views)
-    logits_q, out_q = model.apply(variables, views)
-    if settings.output_distance == "kl":
-        distillation = losses.distillation_loss(logits_q, logits_p, settings.temperature, over=over)
+    outputs_p, out_p = full_precision(model).apply({"params": params}, views)
+    outputs_q, out_q = model.apply(variables, views)
+    temperature = settings.temperature
+    if model.task == "detection":
+        distillation = losses.detection_distillation_loss(
+            outputs_q, outputs_p, temperature, over=over
+        )
+    elif model.task == "segmentation":
+        distillation = losses.segmentation_distillation_loss(
+            outputs_q, outputs_p, temperature, over=over
+        )
+    elif model.task == "features":
+        distillation = losses.map_distillation_loss(outputs_q, outputs_p, over=over)
+    elif settings.output_distance == "kl":
+        distillation = losses.distillation_loss(outputs_q, outputs_p, temperature, over=over)
     else:
         distillation = losses.feature_distillation_loss(
             out_q["features"], out_p["features"], settings.output_distance, over=over
@@ -209,8 +223,8 @@ def loss_terms(
         terms["attention"] = settings.attention_weight * attention
     if settings.block_weight:
         blocks = losses.masked_block_distillation_loss(
-            out_p["block_outputs"],
-            out_q["block_outputs"],
+            _blocks_and_maps(out_p),
+            _blocks_and_maps(out_q),
             ratio=settings.important_ratio,
             high=settings.important_weight,
             over=over,
@@ -257,6 +271,12 @@ def step(
     updates, opt_state = optimizer.update(gradient, state.opt_state, trained)
     variables = with_trainable(state.variables, optax.apply_updates(trained, updates))
     return FinetuningState(state.step + 1, variables, opt_state), terms
+
+
+def _blocks_and_maps(out: Mapping[str, Any]) -> tuple[Array, ...]:
+    """[B, N, C] each: tokens behind the blocks, and the maps that models of several tasks have."""
+    maps = (*out.get("feature_maps", ()), *out.get("pyramid_maps", ()))
+    return (*out["block_outputs"], *(x.reshape(len(x), -1, x.shape[-1]) for x in maps))
 
 
 def _is_quantizer(node: Any) -> bool:

@@ -27,6 +27,12 @@ from maskaq_jax.losses.images import (
     total_variation_loss,
     variation_gap_loss,
 )
+from maskaq_jax.losses.outputs import (
+    detection_distillation_loss,
+    map_distillation_loss,
+    segmentation_distillation_loss,
+)
+from maskaq_jax.losses.targets import Objects, label_map_loss, objects_loss
 
 # The weighted terms of a loss, by their names.
 Terms = dict[str, Array]
@@ -40,16 +46,22 @@ def total(terms: Terms) -> Array:
 __all__ = [
     "Distance",
     "FeatureDistance",
+    "Objects",
     "Terms",
     "class_loss",
+    "detection_distillation_loss",
     "distillation_loss",
     "feature_distillation_loss",
     "inter_head_similarity_loss",
+    "label_map_loss",
+    "map_distillation_loss",
     "masked_attention_distillation_loss",
     "masked_attention_loss",
     "masked_block_distillation_loss",
+    "objects_loss",
     "patch_similarity_density_loss",
     "patch_similarity_entropy_loss",
+    "segmentation_distillation_loss",
     "total",
     "total_variation_loss",
     "variation_gap_loss",

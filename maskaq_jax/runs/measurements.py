@@ -14,6 +14,7 @@ from maskaq_jax.devices import memory, parallel
 from maskaq_jax.evaluation.agreement import (
     Agreement,
     DetectionAgreement,
+    MapAgreement,
     SegmentationAgreement,
 )
 from maskaq_jax.evaluation.classification import Classification, Confidence
@@ -34,6 +35,7 @@ _AGREEMENTS: dict[str, type[Evaluator]] = {
     "classification": Agreement,
     "detection": DetectionAgreement,
     "segmentation": SegmentationAgreement,
+    "features": MapAgreement,
 }
 
 

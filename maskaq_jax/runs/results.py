@@ -18,7 +18,7 @@ from maskaq_jax.runs.training import Position
 from maskaq_jax.storage import whole_files
 
 # Metrics that a run's table shows, by what it calls them; all others are in the file alone.
-_TITLES = {
+TITLES = {
     "top1": "top-1 %",
     "ap": "AP %",
     "ap50": "AP50 %",
@@ -127,13 +127,13 @@ def _compared(position: Position) -> dict[str, Any]:
     }
 
 
-def _columns(results: dict[str, Any]) -> list[str]:
-    """The metrics of a table, the one that counts first."""
-    return [metric for metric in _TITLES if metric in results.get("metrics", ())] or ["top1"]
+def shown_metrics(results: dict[str, Any]) -> list[str]:
+    """The metrics of a run's table, by what `results.json` calls them, the main one first."""
+    return [metric for metric in TITLES if metric in results.get("metrics", ())] or ["top1"]
 
 
-def _by_model(results: dict[str, Any], metric: str) -> dict[str, float | None]:
-    """A metric of `fp`, `calibrated` and `quantized`."""
+def figures_by_model(results: dict[str, Any], metric: str) -> dict[str, float | None]:
+    """A metric of `fp`, `calibrated` and `quantized`, None where it was not measured."""
     if metric in results.get("metrics", ()):
         return dict(results["metrics"][metric])
     return {name: results.get(f"{name}_{metric}") for name in ("fp", "calibrated", "quantized")}
@@ -141,7 +141,7 @@ def _by_model(results: dict[str, Any], metric: str) -> dict[str, float | None]:
 
 def lost_accuracy(results: dict[str, Any]) -> bool:
     """Whether training left the calibrated model worse than it was, where that was measured."""
-    models = _by_model(results, _columns(results)[0])
+    models = figures_by_model(results, shown_metrics(results)[0])
     before, after = models["calibrated"], models["quantized"]
     return before is not None and after is not None and after < before
 
@@ -157,15 +157,15 @@ def print_results(console: Console, results: dict[str, Any]) -> None:
         title_justify="left",
     )
     table.add_column("model")
-    columns = _columns(results)
+    columns = shown_metrics(results)
     for metric in columns:
-        table.add_column(_TITLES[metric], justify="right")
+        table.add_column(TITLES[metric], justify="right")
     for name, model in (
         ("fp", "full precision"),
         ("calibrated", f"{bits}, calibrated only"),
         ("quantized", f"{bits}, {how}"),
     ):
-        figures = [_by_model(results, metric)[name] for metric in columns]
+        figures = [figures_by_model(results, metric)[name] for metric in columns]
         table.add_row(
             model, *("not measured" if value is None else f"{value:.2f}" for value in figures)
         )

@@ -60,6 +60,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     memory.keep_freed_memory()
     try:
         inputs = run_inputs.reopen(paths.expanded_path(options.workdir))
+        if inputs.model.task != "classification":
+            raise ValueError(
+                f"the run in {inputs.workdir} is of a model for {inputs.model.task}: what layers "
+                "lose is measured of classifiers alone so far"
+            )
         model = _at_bits(inputs.model, options.bits)
         images = _read_images(inputs)
         _check_writable(inputs.workdir)

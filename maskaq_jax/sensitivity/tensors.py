@@ -213,7 +213,7 @@ def _observe(
 
 
 def _main_output(result: Any) -> Array:
-    """Of a stage: tokens, or the model's outputs."""
+    """Of a stage: tokens, or what is compared of the model's outputs."""
     if isinstance(result, Attended):
         return result.tokens
     return result[0] if isinstance(result, tuple) else result

@@ -142,7 +142,7 @@ def step(
     )
     variation_target = synthesis_terms.draw_variation_target(key, batch, state.images, over)
     step_key = jax.random.fold_in(key, state.step)
-    view_key = named_key(step_key, "view")
+    view_key, target_key = named_key(step_key, "view"), named_key(key, "targets")
     ratio = regions.mask_ratio(
         state.step, settings.num_steps, settings.initial_ratio, settings.final_ratio
     )
@@ -155,7 +155,9 @@ def step(
         views = synthesis_view(keys, images, state.step, settings.num_steps, settings.view)
         part = dataclasses.replace(batch, indices=indices, labels=labels, valid=over.valid)
         terms = synthesis_terms.model_terms(
-            model, settings.weights, part, views, ratio, settings.drop_rate, step_key, over
+            *(model, settings.weights, part, views, ratio, settings.drop_rate, step_key, over),
+            progress=state.step / settings.num_steps,
+            target_keys=image_keys(target_key, indices),
         )
         return losses.total(terms), terms
 

@@ -17,6 +17,7 @@ from maskaq_jax.devices.global_batch import LOCAL, GlobalBatch
 from maskaq_jax.devices.keys import image_keys, named_key
 from maskaq_jax.models import Model, full_precision
 from maskaq_jax.schema import NonNegativeFloat
+from maskaq_jax.synthesis.targets import target_loss
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +28,7 @@ class LossWeights:
 
     Attributes:
       similarity: of the heads' attention.
-      classes: cross entropy.
+      classes: of what P is to find: the class; or objects, or a label map (`synthesis/targets.py`).
       total_variation: roughness.
       coupling: of P's and Q's attention on the informative regions.
       entropy: of the patches' similarities, as if they were normally distributed.
@@ -115,6 +116,9 @@ def model_terms(
     drop_rate: float,
     key: Array,
     over: GlobalBatch = LOCAL,
+    *,
+    progress: Array | float = 0.0,
+    target_keys: Array | None = None,
 ) -> losses.Terms:
     """The weighted terms that P and Q are asked for: each is a mean over the images.
 
@@ -130,12 +134,15 @@ def model_terms(
       drop_rate: share of these dropped at random.
       key: of this step.
       over: the global batch.
+      progress: [] share of the steps that are done; what detectors and segmenters are to find
+        depends on it.
+      target_keys: [B] of what they are to find, the same in each step.
 
     Returns:
       Term name -> [] float32, weight applied.
     """
     patches = model.patches
-    logits, out = full_precision(model).apply({"params": batch.params}, views)
+    outputs, out = full_precision(model).apply({"params": batch.params}, views)
     attention_p = out["attention_logits"]
     terms = {}
     if weights.similarity:
@@ -143,7 +150,9 @@ def model_terms(
             attention_p, patches, over=over
         )
     if weights.classes:
-        terms["classes"] = weights.classes * losses.class_loss(logits, batch.labels, over=over)
+        keys = image_keys(key, batch.indices) if target_keys is None else target_keys
+        classes = target_loss(model, outputs, batch.labels, keys, progress, over)
+        terms["classes"] = weights.classes * classes
     if weights.density:
         terms["density"] = weights.density * losses.patch_similarity_density_loss(
             out["attention_outputs"], patches, over=over

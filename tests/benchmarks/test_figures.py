@@ -235,6 +235,7 @@ def test_compiling_only_needs_a_place_for_it(monkeypatch, capsys):
     assert "--compile_only fills a --cache, and none is named" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is kept on Linux")
 def test_a_run_that_only_compiles_leaves_programs_to_the_next(tmp_path):
     command = [sys.executable, "-m", "benchmarks.steps", "--models=vit_fashion", "--batch=2"]

@@ -24,6 +24,7 @@ SIZES = {
         **{"num_heads": (2, 2), "window_size": 4},
     },
 }
+MODELS = ["vit", pytest.param("swin", marks=pytest.mark.slow)]
 SETTINGS = CalibrationSettings(ranges="least_squares", num_searched=128)
 KEY = jax.random.key(7)
 
@@ -61,6 +62,7 @@ def _relative_error(model, params, variables, images):
     return float(jnp.square(logits_q - logits_p).mean() / logits_p.var())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["vit", "deit_distilled"])
 def test_eight_bits_change_little(name):
     model, params, images = _problem(name, 8, 8)
@@ -79,7 +81,7 @@ def test_eight_bits_change_little(name):
     assert cosines.min() > 0.99
 
 
-@pytest.mark.parametrize("name", ["vit", "swin"])
+@pytest.mark.parametrize("name", MODELS)
 def test_on_other_images_it_is_nearer_to_p_than_the_paper_s_ranges(name):
     model, params, images, fitted = _fitted(name)
     seen, others = images[:16], images[16:]
@@ -96,12 +98,13 @@ def _assert_variables_are_those_of_the_model(model, variables, images):
     assert shapes == jax.tree.map(lambda leaf: leaf.shape, {"quant": {}} | expected)
 
 
-@pytest.mark.parametrize("name", ["vit", "swin"])
+@pytest.mark.parametrize("name", MODELS)
 def test_variables_are_those_of_the_model(name):
     model, _, images, variables = _fitted(name)
     _assert_variables_are_those_of_the_model(model, variables, images)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", [(3, 32), (32, 4)])
 def test_variables_are_those_of_a_model_that_rounds_one_of_both(bits):
     model, params, images = _problem("vit", *bits)
@@ -120,6 +123,7 @@ def test_kernels_lie_on_the_grids_that_they_keep():
         np.testing.assert_allclose(rounded, own["kernel"], atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("correct_bias", [True, False])
 def test_corrected_biases_give_p_s_mean_logits(correct_bias):
     model, params, images = _problem("vit", 4, 4)
@@ -146,6 +150,7 @@ def test_second_order_rounding_is_nearer_to_p_than_the_nearest_codes():
     assert errors[0] < 0.5 * errors[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "path"),
     [

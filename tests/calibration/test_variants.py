@@ -16,14 +16,8 @@ VARIANTS = {
 }
 
 
-@pytest.mark.parametrize(
-    "variant",
-    [
-        "siglip",
-        "registers",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("clip", "averaged")),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["siglip", "registers", "clip", "averaged"])
 def test_eight_bits_change_little(variant):
     quantization = Quantization(8, 8, keeps_grids=True)
     model = create_model("vit", 3, quantization, **TINY, **VARIANTS[variant])

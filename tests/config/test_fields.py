@@ -187,9 +187,19 @@ def test_impossible_values_are_named(settings, field, value, message):
     assert message in str(error.value)
 
 
-def test_a_model_for_another_task_is_refused(settings):
+def test_only_whole_images_have_a_background_to_choose(settings):
     settings.model.name, settings.model.arguments = "yolos_tiny", {}
-    with pytest.raises(ConfigError, match="'yolos_tiny', a model for detection: runs quantize"):
+    settings.synthesis.background = "auto"
+    with pytest.raises(ConfigError, match="'yolos_tiny', a model for detection, and a"):
+        config_lib.validated(settings)
+
+
+def test_a_model_of_maps_has_no_classes_to_synthesise(settings):
+    settings.model.name, settings.model.arguments = "swin_fpn_tiny", {"img_size": 224}
+    settings.model.num_classes, settings.synthesis.weights.classes = 0, 0.3
+    with pytest.raises(
+        ConfigError, match=r"has no classes, so config\.synthesis\.weights\.classes"
+    ):
         config_lib.validated(settings)
 
 

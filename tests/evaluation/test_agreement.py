@@ -7,9 +7,10 @@ from maskaq_jax.data.batches import LabelledBatch
 from maskaq_jax.evaluation.agreement import (
     Agreement,
     DetectionAgreement,
+    MapAgreement,
     SegmentationAgreement,
-    intersections_over_unions,
 )
+from maskaq_jax.losses.boxes import intersections_over_unions
 from maskaq_jax.models import Quantization, create_model, full_precision
 from tests import tiny
 from tests.dense import Given, numbered_images
@@ -110,3 +111,21 @@ def test_iou_is_the_shared_part_of_both(other, iou):
     np.testing.assert_allclose(intersections_over_unions(one, other), [iou], rtol=1e-5)
     empty = np.zeros((1, 4), np.float32)
     np.testing.assert_array_equal(intersections_over_unions(empty, empty), [0])
+
+
+def test_maps_are_compared_place_by_place():
+    model = Given("features", 0)
+    maps = jax.random.normal(jax.random.key(0), (4, 3, 3, 5))
+    batch = LabelledBatch(
+        numbered_images([0, 1, 2]), np.zeros(3, np.int32), np.array([True, True, False])
+    )
+
+    def cosine(other):
+        evaluator = MapAgreement()
+        variables = {"p": (maps, 2 * maps), "q": (other, 2 * maps)}
+        return evaluator.finish([evaluator.count(model, variables, batch)])["feature_cosine"]
+
+    np.testing.assert_allclose(cosine(maps), 1, rtol=1e-5)
+    np.testing.assert_allclose(cosine(-maps), 0, atol=1e-5)
+    # Padding does not count.
+    np.testing.assert_allclose(cosine(maps.at[2].multiply(-1)), 1, rtol=1e-5)

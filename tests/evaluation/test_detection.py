@@ -11,6 +11,7 @@ from maskaq_jax.evaluation import detection
 from maskaq_jax.evaluation.average_precision import Detections, summarise
 from maskaq_jax.evaluation.detection import Detection
 from maskaq_jax.evaluation.loop import EvaluationLoop
+from maskaq_jax.losses.boxes import corners_of
 from tests.dense import Given, numbered_images
 
 NAMES = ("cat", "dog")
@@ -164,7 +165,7 @@ def test_detections_are_compared_in_the_pixels_of_the_pictures(problem):
     measured = _measure(problem, 1, 6)
     found = [
         Detections(
-            np.asarray(detection.corners_of(jnp.asarray(boxes[kept]))) * [16, 32, 16, 32],
+            np.asarray(corners_of(jnp.asarray(boxes[kept]))) * [16, 32, 16, 32],
             p[kept, :2].argmax(axis=1),
             p[kept, :2].max(axis=1),
         )

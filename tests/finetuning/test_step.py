@@ -25,7 +25,9 @@ TINY = {"img_size": 8, "patch_size": 2, "embed_dim": 16, "depth": 2, "num_heads"
 STILL = FinetuningView(min_area=1.0, flip=0.0, jitter=0.0, grey=0.0, blur=0.0)
 
 
-@pytest.mark.parametrize(("family", "bits"), [("vit", 3), ("swin", 4)])
+@pytest.mark.parametrize(
+    ("family", "bits"), [("vit", 3), pytest.param("swin", 4, marks=pytest.mark.slow)]
+)
 def test_terms_gradients_and_first_step_agree_with_the_reference(golden, close, family, bits):
     arrays = golden(family)
     arguments = {name: value for name, value in arrays.arguments.items() if name != "arch"}

@@ -21,6 +21,15 @@ TOKENS_OF_A_BLANK = TOKENS_P.at[:, 3].multiply(1e-3)
 IMAGES = jax.random.normal(KEYS[4], (8, 6, 5, 3))
 CLASSES = jax.random.normal(KEYS[5], (8, 7))
 LABELS = jnp.arange(8) % 7
+# Of ten detection tokens: logits of four classes and of none, and what becomes a box.
+FOUND = jax.random.normal(KEYS[0], (8, 10, 9))
+OBJECTS = losses.Objects(
+    classes=jnp.arange(16).reshape(8, 2) % 4,
+    boxes=jax.random.uniform(KEYS[1], (8, 2, 4), minval=0.2, maxval=0.6),
+    tokens=jnp.stack([jnp.arange(8) % 5, 5 + jnp.arange(8) % 3], axis=1),
+)
+PIXELS = jax.random.normal(KEYS[2], (8, 4, 5, 3))
+LABEL_MAPS = jax.random.randint(KEYS[3], (8, 4, 5), 0, 3)
 MASK = (jax.random.uniform(KEYS[6], (8, 9)) < 0.4).astype(jnp.float32)
 
 # name: (function of (x, *constants, **options), x, constants with a batch axis, that axis)
@@ -75,6 +84,48 @@ CONTRACT = {
         losses.feature_distillation_loss,
         CLASSES,
         (CLASSES[::-1],),
+        (BATCH, BATCH),
+    ),
+    "objects": (
+        lambda x, classes, boxes, tokens, **options: losses.objects_loss(
+            {"logits": x[..., :-4], "pred_boxes": jax.nn.sigmoid(x[..., -4:])},
+            losses.Objects(classes, boxes, tokens),
+            0.3,
+            **options,
+        ),
+        FOUND,
+        (OBJECTS.classes, OBJECTS.boxes, OBJECTS.tokens),
+        (BATCH,) * 4,
+    ),
+    "label_map": (
+        functools.partial(losses.label_map_loss, progress=0.3),
+        PIXELS,
+        (LABEL_MAPS,),
+        (BATCH, BATCH),
+    ),
+    "detection_distillation": (
+        lambda x, y, **options: losses.detection_distillation_loss(
+            *(
+                {"logits": found[..., :-4], "pred_boxes": jax.nn.sigmoid(found[..., -4:])}
+                for found in (x, y)
+            ),
+            temperature=2.0,
+            **options,
+        ),
+        FOUND,
+        (FOUND[::-1],),
+        (BATCH, BATCH),
+    ),
+    "segmentation_distillation": (
+        functools.partial(losses.segmentation_distillation_loss, temperature=2.0),
+        PIXELS,
+        (PIXELS[::-1],),
+        (BATCH, BATCH),
+    ),
+    "map_distillation": (
+        lambda x, y, **options: losses.map_distillation_loss([x], [y], **options),
+        PIXELS,
+        (PIXELS[::-1],),
         (BATCH, BATCH),
     ),
     "block_distillation": _blocks(TOKENS_P),

@@ -164,6 +164,7 @@ def test_a_probability_in_float_meets_a_value_of_few_bits(activation_bits):
     assert np.array_equal(logits, float_logits) == (activation_bits == 32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["deit_distilled", "swin"])
 def test_layers_are_fitted_at_their_own_bits(name):
     text = "patch_embed.proj=8x8,*.fc2=3x8,*.attn.query=4x32,head*=32x32"

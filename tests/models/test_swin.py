@@ -148,6 +148,7 @@ def test_half_precision_computes_float32_logits_close_to_full_ones(tiny):
     np.testing.assert_allclose(logits, full, atol=0.05)
 
 
+@pytest.mark.slow
 def test_calibration_needs_no_class_token(tiny):
     model, params, images = tiny
     quantized = model.clone(quantization=Quantization(3, 4))

@@ -25,7 +25,7 @@ IMAGE_TOLERANCE, ACCURACY_TOLERANCE = 0.01, 1.0
 DISTANCE_TOLERANCE = 0.05
 
 
-@pytest.mark.parametrize(("processes", "devices"), [(1, 2), (1, 8), (2, 2)])
+@pytest.mark.parametrize(("processes", "devices"), [(1, 8), (2, 2)])
 def test_devices_and_processes_change_no_result(directory, finished, processes, devices):
     workdir = directory / f"{processes}x{devices}"
     for process in runs.start_all(directory, workdir, processes, devices=devices):

@@ -62,8 +62,8 @@ def _divergence(outputs_p, outputs):
         ("vit", "blocks_1.mlp.fc2"),
         ("vit", "blocks_0.attn.probabilities"),
         ("vit", "patch_embed.proj"),
-        ("swin", "layers_1.downsample.reduction"),
-        ("swin", "head.fc"),
+        pytest.param("swin", "layers_1.downsample.reduction", marks=pytest.mark.slow),
+        pytest.param("swin", "head.fc", marks=pytest.mark.slow),
     ],
 )
 def test_a_tensor_s_loss_is_that_of_the_model_with_a_rule_for_it_alone(name, layer):
@@ -109,6 +109,7 @@ def test_tensors_in_float_are_left_out_and_rules_hold():
         assert loss.bits == (8 if loss.layer.endswith("fc2") else 4)
 
 
+@pytest.mark.slow
 def test_fitted_layers_lose_less_at_more_bits():
     few, params, images = _problem("deit_distilled", 2, 2, keeps_grids=True)
     many = few.clone(quantization=Quantization(8, 8, keeps_grids=True))

@@ -48,7 +48,7 @@ KEEP_GRADIENT = optax.GradientTransformation(
 )
 
 
-@pytest.fixture(scope="module", params=MODELS)
+@pytest.fixture(scope="module", params=["vit", pytest.param("swin", marks=pytest.mark.slow)])
 def problem(request):
     """A model, and a batch of images of different contrast."""
     model = create_model(

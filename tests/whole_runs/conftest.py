@@ -1,6 +1,5 @@
 """A run that nothing disturbed, and what its neighbours start from."""
 
-import jax
 import pytest
 
 from maskaq_jax import config as config_lib
@@ -8,15 +7,6 @@ from maskaq_jax import data, run
 from maskaq_jax.data import embedded
 from maskaq_jax.models import create_model
 from tests import tiny
-
-
-@pytest.fixture(autouse=True, scope="package")
-def compiled_quickly():
-    """Every run makes its programs anew, most of a run's time, and they are the same."""
-    before = jax.config.jax_persistent_cache_min_compile_time_secs
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    yield
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", before)
 
 
 @pytest.fixture(scope="package")

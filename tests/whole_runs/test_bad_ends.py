@@ -34,6 +34,7 @@ def test_images_that_stay_infinite_end_the_run(settings, tmp_path, monkeypatch):
         run.run(tiny.prepare(settings, tmp_path / "run"))
 
 
+@pytest.mark.slow
 def test_images_drawn_again_are_told_and_counted(settings, tmp_path, monkeypatch, capfd):
     """A refresh's second batch, images 8 to 15, is not finite when drawn first."""
     draw = first_images.draw_images

@@ -47,10 +47,20 @@ def _remove_every_checkpoint(workdir):
     ("damage", "back", "kept"),
     [
         (_damage_newest_checkpoint, ["9 to 8"], tiny.work(120 + 36, 12, 8)),
-        (_damage_last_shard, ["9 to 6"], tiny.work(120 + 24, 6 + 3, 6)),
+        pytest.param(
+            _damage_last_shard,
+            ["9 to 6"],
+            tiny.work(120 + 24, 6 + 3, 6),
+            marks=pytest.mark.slow,
+        ),
         # As many samples are kept as are whole, and no training.
-        (_damage_first_shard_and_later_checkpoints, [], tiny.work(0, 3 + 6, 0)),
-        (_remove_every_checkpoint, [], tiny.work(0, 12, 0)),
+        pytest.param(
+            _damage_first_shard_and_later_checkpoints,
+            [],
+            tiny.work(0, 3 + 6, 0),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(_remove_every_checkpoint, [], tiny.work(0, 12, 0), marks=pytest.mark.slow),
     ],
 )
 def test_damage_is_told_and_mended_to_the_same_bits(

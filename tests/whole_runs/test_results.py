@@ -130,6 +130,7 @@ def _assert_trained_without_synthesis(workdir, results, method):
     assert (workdir / "samples.png").is_file()
 
 
+@pytest.mark.slow
 def test_noise_is_trained_on_the_same_way(settings, tmp_path):
     settings = dataclasses.replace(settings, method="noise")
     results = run.run(tiny.prepare(settings, tmp_path / "run"))
@@ -230,6 +231,7 @@ def _mean_cosine(first, second):
     )
 
 
+@pytest.mark.slow
 def test_without_evaluation_images_agreement_is_reported(settings, tmp_path, monkeypatch, capsys):
     settings = dataclasses.replace(settings, evaluation=fields.Evaluation(batch_size=8))
     results, _ = tiny.run_counting_work(tiny.prepare(settings, tmp_path / "run"), monkeypatch)
@@ -287,6 +289,7 @@ def test_a_model_without_classes_is_compared_by_its_features(settings, tmp_path,
     np.testing.assert_allclose(results["feature_cosine"], cosine, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_layers_are_fitted_to_the_samples_and_views_of_them(
     settings, tmp_path, capsys, monkeypatch
 ):

@@ -30,9 +30,9 @@ def one_step_a_dispatch(monkeypatch):
 @pytest.mark.parametrize(
     ("calls", "saved", "kept"),
     [
-        (5, [], tiny.work(0, 3 + 1, 0)),
-        (8, [0, 1], tiny.work(120 + 12, 6, 1)),
-        (11, [0, 3, 4], tiny.work(120 + 24, 6, 4)),
+        pytest.param(5, [], tiny.work(0, 3 + 1, 0), marks=pytest.mark.slow),
+        pytest.param(8, [0, 1], tiny.work(120 + 12, 6, 1), marks=pytest.mark.slow),
+        pytest.param(11, [0, 3, 4], tiny.work(120 + 24, 6, 4), marks=pytest.mark.slow),
         (17, [0, 3, 5, 6], tiny.work(120 + 24, 6 + 3 + 1, 6)),
     ],
 )
@@ -82,12 +82,12 @@ def test_a_stopped_run_continues_to_the_same_bits(
 @pytest.mark.parametrize(
     ("signals", "saved", "kept"),
     [
-        (1, [], 0),
-        (3, [], tiny.work(0, 2, 0)),
-        (4, [], tiny.work(0, 3, 0)),
-        (8, [0], tiny.work(60, 6, 0)),
+        pytest.param(1, [], 0, marks=pytest.mark.slow),
+        pytest.param(3, [], tiny.work(0, 2, 0), marks=pytest.mark.slow),
+        pytest.param(4, [], tiny.work(0, 3, 0), marks=pytest.mark.slow),
+        pytest.param(8, [0], tiny.work(60, 6, 0), marks=pytest.mark.slow),
         (14, [0, 3, 4], tiny.work(120 + 24, 6, 4)),
-        (23, [0, 3, 6], tiny.work(120 + 24, 6 + 6, 6)),
+        pytest.param(23, [0, 3, 6], tiny.work(120 + 24, 6 + 6, 6), marks=pytest.mark.slow),
     ],
 )
 @pytest.mark.usefixtures("one_step_a_dispatch")

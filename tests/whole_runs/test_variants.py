@@ -21,11 +21,6 @@ VARIANTS = {
     "registers": {"reg_tokens": 2, "no_embed_class": True, "init_values": 0.1, "qk_norm": True},
     "averaged": {"global_pool": "avg", "qkv_bias": False},
 }
-# The one with the most layers of its own comes first; fits are `tests/calibration`'s.
-CASES = [
-    pytest.param(variant, marks=() if variant == "siglip" else pytest.mark.slow)
-    for variant in VARIANTS
-]
 
 
 def _run(settings, arguments, workdir):
@@ -42,7 +37,8 @@ def _run(settings, arguments, workdir):
     return run.run(tiny.prepare(settings, workdir))
 
 
-@pytest.mark.parametrize("variant", CASES)
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_a_run_goes_from_weights_to_a_low_bit_model(settings, variant, tmp_path):
     results = _run(settings, VARIANTS[variant], tmp_path / "run")
     assert results["quantized_top1"] is not None

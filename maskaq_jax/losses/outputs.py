@@ -1,0 +1,109 @@
+"""How far what Q finds is from what P finds, where that is more than a class.
+
+Source: `docs/method.md` section 8.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from maskaq_jax.devices import arrays
+from maskaq_jax.devices.global_batch import LOCAL, GlobalBatch
+from maskaq_jax.losses import _reductions
+from maskaq_jax.losses.boxes import box_distance
+
+
+def detection_distillation_loss(
+    student: Mapping[str, Array],
+    teacher: Mapping[str, Array],
+    temperature: float,
+    *,
+    over: GlobalBatch = LOCAL,
+) -> Array:
+    """Divergence of the classes of all detection tokens, and distance of the boxes that count.
+
+    A box counts as much as P is sure that its token finds an object at all.
+
+    Args:
+      student: `logits` [B, tokens, classes + 1], the last for no object, and `pred_boxes`
+        [B, tokens, 4], of Q.
+      teacher: those of P; no gradient flows to them.
+      temperature: of the divergence.
+      over: the global batch.
+
+    Raises:
+      ValueError: logits or boxes of other axes, or of different shapes.
+    """
+    teacher = jax.lax.stop_gradient(dict(teacher))
+    arrays.check_axes("student logits", student["logits"], "batch tokens classes", "floating")
+    arrays.check_axes("student boxes", student["pred_boxes"], "batch tokens sides", "floating")
+    arrays.check_same_shape(
+        student_boxes=student["pred_boxes"], teacher_boxes=teacher["pred_boxes"]
+    )
+    divergences = _divergences(student["logits"], teacher["logits"], temperature)
+    nothing = jax.nn.softmax(teacher["logits"].astype(jnp.float32))[..., -1]
+    distances = (1 - nothing) * box_distance(student["pred_boxes"], teacher["pred_boxes"])
+    by_image = distances.sum(axis=1) / jnp.maximum((1 - nothing).sum(axis=1), 1e-6)
+    return over.mean(divergences.mean(axis=1) + by_image)
+
+
+def segmentation_distillation_loss(
+    student_logits: Array,
+    teacher_logits: Array,
+    temperature: float,
+    *,
+    over: GlobalBatch = LOCAL,
+) -> Array:
+    """`T^2 KL(softmax(teacher / T) || softmax(student / T))`, mean over pixels and images.
+
+    Args:
+      student_logits: [B, rows, columns, classes] of Q.
+      teacher_logits: those of P; no gradient flows to them.
+      temperature: T.
+      over: the global batch.
+
+    Raises:
+      ValueError: logits of other axes, or of different shapes.
+    """
+    arrays.check_axes("student_logits", student_logits, "batch rows columns classes", "floating")
+    return over.mean(_divergences(student_logits, teacher_logits, temperature))
+
+
+def map_distillation_loss(
+    student: Sequence[Array], teacher: Sequence[Array], *, over: GlobalBatch = LOCAL
+) -> Array:
+    """Squared error of maps as a share of the variance of P's, mean over maps and images.
+
+        >>> teacher = jax.random.normal(jax.random.key(0), (1, 4, 4, 8))
+        >>> print(f"{map_distillation_loss([teacher + 1], [teacher]):.3f}")
+        1.072
+
+    Args:
+      student: [B, rows, columns, C] each, of Q.
+      teacher: those of P; no gradient flows to them.
+      over: the global batch.
+
+    Raises:
+      ValueError: maps of other axes, or P's and Q's of different shapes.
+    """
+    arrays.check_layers("batch rows columns channels", student=student, teacher=teacher)
+
+    def map_loss(map_q: Array, map_p: Array) -> Array:
+        target = jax.lax.stop_gradient(map_p).astype(jnp.float32)
+        error = jnp.square(map_q.astype(jnp.float32) - target).mean(axis=(1, 2, 3))
+        centred = target - target.mean(axis=(1, 2), keepdims=True)
+        # A blank image's map hardly varies: the batch's variance bounds it.
+        variance = over.mean(jnp.square(centred).mean(axis=(1, 2, 3)))
+        return over.mean(error) / (variance + 1e-6)
+
+    return _reductions.mean_over_layers(map_loss, student, teacher)
+
+
+def _divergences(student: Array, teacher: Array, temperature: float) -> Array:
+    """[...] `T^2 KL` of [..., classes] logits."""
+    arrays.check_same_shape(student_logits=student, teacher_logits=teacher)
+    log_q = jax.nn.log_softmax(student.astype(jnp.float32) / temperature)
+    log_p = jax.nn.log_softmax(jax.lax.stop_gradient(teacher).astype(jnp.float32) / temperature)
+    return temperature**2 * jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)

@@ -1,0 +1,83 @@
+"""Whole runs of detectors, segmenters and models of maps, from weights to a low-bit model."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+import maskaq_jax
+from maskaq_jax import run, torch_import
+from maskaq_jax.data import scenes
+from maskaq_jax.models import create_model
+from tests import tiny
+
+pytestmark = [tiny.ignore_orbax_warnings, pytest.mark.slow]
+
+SWIN = {
+    **{"img_size": 96, "patch_size": 8, "embed_dim": 8, "depths": (1, 1)},
+    **{"num_heads": (1, 2), "window_size": 3},
+}
+YOLOS = {"img_size": 96, "patch_size": 16, "embed_dim": 16, "depth": 2, "num_heads": 2}
+MODELS = {
+    "yolos": (YOLOS | {"num_detection_tokens": 8}, 10, "ap"),
+    "upernet_swin": (SWIN | {"hidden_size": 8}, 11, "miou"),
+    "swin_fpn": (SWIN, 0, None),
+}
+
+
+def _settings(settings, name, weights):
+    arguments, num_classes, metric = MODELS[name]
+    synthesis = dataclasses.replace(
+        settings.synthesis, num_steps=3, background="none", first_images="leaves"
+    )
+    if not num_classes:
+        own = dataclasses.replace(synthesis.weights, classes=0.0)
+        synthesis = dataclasses.replace(synthesis, weights=own)
+    evaluation = dataclasses.replace(
+        settings.evaluation, dataset="scenes" if metric else "", split="validation", batch_size=4
+    )
+    return dataclasses.replace(
+        settings,
+        model=dataclasses.replace(
+            settings.model,
+            name=name,
+            num_classes=num_classes,
+            arguments=arguments,
+            weights=str(weights),
+        ),
+        synthesis=synthesis,
+        samples=dataclasses.replace(settings.samples, num_samples=8, refresh_every=0),
+        finetuning=dataclasses.replace(settings.finetuning, epochs=1, block_weight=1.0),
+        evaluation=evaluation,
+    )
+
+
+@pytest.fixture
+def few_scenes(monkeypatch):
+    monkeypatch.setattr(scenes, "_NUM_SCENES", 6)
+
+
+@pytest.mark.usefixtures("few_scenes")
+@pytest.mark.parametrize("name", MODELS)
+def test_a_run_goes_from_weights_to_a_low_bit_model(settings, tmp_path, name):
+    arguments, num_classes, metric = MODELS[name]
+    model = create_model(name, num_classes, **arguments)
+    weights = tmp_path / "weights.safetensors"
+    params = jax.jit(model.init)(jax.random.key(0), np.zeros((1, 96, 96, 3), np.float32))["params"]
+    save_file(torch_import.to_torch_state(params), weights)
+    workdir = tmp_path / "run"
+    results = run.run(tiny.prepare(_settings(settings, name, weights), workdir))
+    assert (workdir / "samples.png").is_file()
+    if metric:
+        assert set(results["metrics"][metric]) == {"fp", "calibrated", "quantized"}
+    told = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    synthesis = [record for record in told if record["phase"] == "synthesis"]
+    assert all(("classes" in record) == bool(num_classes) for record in synthesis)
+    training = [record for record in told if record["phase"] == "finetuning"]
+    assert np.isfinite([record["distillation"] for record in training]).all()
+    quantized, variables = maskaq_jax.load(workdir)
+    outputs, _ = quantized.apply(variables, np.zeros((1, 96, 96, 3), np.float32))
+    assert np.isfinite(np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(outputs)])).all()
