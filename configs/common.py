@@ -17,7 +17,7 @@
 
 Those of ImageNet models take weights of the Hugging Face hub (the `hub` extra);
 `--config.model.weights=FILE` takes a file instead. With `preset=best`, the default, every layer is
-fitted in closed form to 96 synthetic images, which on two CPU cores takes a ViT-S of 112 px some
+fitted in closed form to 384 synthetic images, which on two CPU cores takes a ViT-S of 112 px some
 minutes; `preset=paper` has the paper's ten thousand images and 200 epochs, whose time
 `docs/scaling.md` estimates. Accuracy on ImageNet is not measured yet; `docs/results/real.md` has
 that of another real ViT.
@@ -130,6 +130,7 @@ def experiment(
         **_evaluation_fields(arguments),
         **({"synthesis.background": arguments.background} if arguments.background else {}),
         **({"samples.real": arguments.real} if arguments.real else {}),
+        **(_real_fields(presets, images) if method == "real" else {}),
         **_fields_without(arguments.without, method),
     }
     # A field of its own for each argument of the model, so that the command line can set them.
@@ -163,6 +164,13 @@ def _evaluation_fields(arguments: ConfigDict) -> dict[str, str]:
             "evaluation.split": split,
         }
     return {"evaluation.split": split} if split else {}
+
+
+def _real_fields(presets: Mapping[str, config_lib.Preset], images: str) -> dict[str, Any]:
+    """How many images of their own people have for an ImageNet model, with `images=best`."""
+    if presets is not config_lib.IMAGENET_PRESETS or images != "best":
+        return {}
+    return {"samples.num_samples": 96, "samples.calibration_size": 96}
 
 
 def _fields_without(part: str, method: str) -> dict[str, Any]:

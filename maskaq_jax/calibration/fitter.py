@@ -46,7 +46,7 @@ class CalibrationSettings:
     equalize_attention: bool = schema.added(True)
     correct_bias: bool = True
     second_order: bool = True
-    ridge: NonNegativeFloat = 1.0
+    ridge: NonNegativeFloat = 4.0
     damping: PositiveFraction = 0.1
     num_searched: PositiveInt = 1024
 

@@ -74,16 +74,20 @@ _FITTED = Preset(
         **_BEST.images,
         # Photographs have no plain background.
         "synthesis.background": "none",
-        # Nor need they be made from noise: dead leaves are nearer to them, and few steps are left.
+        # Dead leaves are nearer to them than noise is, and a fit gains nothing from steps on them.
         "synthesis.first_images": "leaves",
-        "synthesis.num_steps": 30,
+        "synthesis.num_steps": 0,
         "synthesis.learning_rate": 0.05,
-        "samples.num_samples": 96,
+        "samples.num_samples": 384,
         "samples.batch_size": 32,
-        "samples.calibration_size": 96,
+        "samples.calibration_size": 384,
         "samples.refresh_every": 0,
     },
-    training={"calibration.ranges": "least_squares", "finetuning.epochs": 0},
+    training={
+        "calibration.ranges": "least_squares",
+        "calibration.num_views": 384,
+        "finetuning.epochs": 0,
+    },
 )
 
 

@@ -80,7 +80,8 @@ class SynthesisLoop:
         variables: Any,
         resume_from: SavedProgress | None = None,
     ) -> Iterator[BatchProgress]:
-        """Makes the images of a batch, and yields after each dispatch of some steps.
+        """Makes the images of a batch, and yields after each dispatch of some steps, or once where
+        there are none: first images stay as they are then, and nothing is compiled.
 
         The last state has the images. Images with NaN or infinite values are drawn again with
         another key.
@@ -109,6 +110,8 @@ class SynthesisLoop:
             )
             batch = self._put_batch(rows, labels, params, variables)
             device_key = parallel.put(attempt_key, self._mesh, REPLICATED)
+            if not num_steps:
+                yield BatchProgress(attempt, step, labels, state, {})
             while step < num_steps:
                 count = min(STEPS_PER_DISPATCH, num_steps - step)
                 state, terms = self.program(rows.is_padded)(

@@ -20,7 +20,7 @@ from maskaq_jax.images import backgrounds, noise
 from maskaq_jax.images.pixels import Pixels
 from maskaq_jax.images.views import SynthesisView, synthesis_view
 from maskaq_jax.models import Model
-from maskaq_jax.schema import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt
+from maskaq_jax.schema import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat
 from maskaq_jax.synthesis import microbatches
 from maskaq_jax.synthesis import terms as synthesis_terms
 from maskaq_jax.synthesis.terms import LossWeights, SynthesisBatch
@@ -31,7 +31,7 @@ class SynthesisSettings:
     """The paper's settings of synthesis.
 
     Attributes:
-      num_steps: optimisation steps of each image.
+      num_steps: optimisation steps of each image; 0 leaves the first images as they are.
       learning_rate: AdamW's at the start of the cosine.
       final_learning_rate: at its end.
       weight_decay: AdamW's.
@@ -54,7 +54,7 @@ class SynthesisSettings:
         or 'leaves', shapes that cover one another (`images/dead_leaves.py`).
     """
 
-    num_steps: PositiveInt = 2000
+    num_steps: NonNegativeInt = 2000
     learning_rate: PositiveFloat = 0.1
     final_learning_rate: NonNegativeFloat = 0.001
     weight_decay: NonNegativeFloat = 1e-6
@@ -98,7 +98,7 @@ def create_optimizer(settings: SynthesisSettings) -> optax.GradientTransformatio
     """AdamW on a cosine from `learning_rate` to `final_learning_rate`."""
     schedule = optax.cosine_decay_schedule(
         settings.learning_rate,
-        settings.num_steps,
+        max(1, settings.num_steps),
         alpha=settings.final_learning_rate / settings.learning_rate,
     )
     return optax.adamw(schedule, b1=0.9, b2=0.999, weight_decay=settings.weight_decay)
