@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 import maskaq_jax
-from maskaq_jax import calibration, data, run
+from maskaq_jax import calibration, data, report, run
 from maskaq_jax.runs import results, training_images
 from maskaq_jax.storage import checked_arrays
+from maskaq_jax.synthesis.loop import SynthesisLoop
 from tests import tiny
 
 pytestmark = tiny.ignore_orbax_warnings
@@ -77,3 +78,19 @@ def test_accuracy_that_training_lost_is_told_after_the_results(
     _, after_results = capsys.readouterr().err.split("time of finetuning")
     warning = "warning: fine-tuning left the calibrated model worse than it was"
     assert (warning in after_results) == is_lost
+
+
+def test_images_stay_as_they_are_drawn_where_no_step_is_taken(settings, tmp_path, monkeypatch):
+    monkeypatch.setattr(SynthesisLoop, "program", pytest.fail)
+    settings = dataclasses.replace(
+        settings,
+        synthesis=dataclasses.replace(settings.synthesis, num_steps=0, first_images="leaves"),
+        samples=dataclasses.replace(settings.samples, refresh_every=0),
+        finetuning=dataclasses.replace(settings.finetuning, epochs=0),
+    )
+    inputs = tiny.prepare(settings, tmp_path / "run")
+    assert run.run(inputs, at_end=report.write_at_end)["synthesis_steps"] == 0
+    pixels = settings.pixels.denormalise(_synthetic(inputs))
+    assert pixels.shape == (8, *inputs.model.input_shape)
+    assert 0.1 < np.std(pixels) < 0.5
+    assert "distillation" not in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
