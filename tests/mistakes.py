@@ -74,7 +74,10 @@ CASES = {
     ),
     "a negative seed": (_smoke("seed=-1"), "config.seed must not be negative, got -1"),
     "no samples": (_smoke("samples.num_samples=0"), "config.samples.num_samples must be positive"),
-    "no steps": (_smoke("synthesis.num_steps=0"), "config.synthesis.num_steps must be positive"),
+    "no steps": (
+        _smoke("synthesis.num_steps=-1"),
+        "config.synthesis.num_steps must not be negative",
+    ),
     "an empty batch": (_smoke("finetuning.batch_size=0"), "batch_size must be positive, got 0"),
     "a frozen temperature": (_smoke("finetuning.temperature=0."), "temperature must be positive"),
     "a ratio over 1": (_smoke("synthesis.initial_ratio=1.5"), "must be between 0 and 1, got 1.5"),

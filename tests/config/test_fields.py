@@ -145,7 +145,7 @@ def test_weights_must_be_named():
         ("samples.calibration", "real", "unknown config.samples.calibration 'real'"),
         ("samples.refresh_every", -1, "config.samples.refresh_every must not be negative"),
         ("synthesis.initial_ratio", 1.5, "must be between 0 and 1, got 1.5"),
-        ("synthesis.num_steps", 0, "config.synthesis.num_steps must be positive"),
+        ("synthesis.num_steps", -1, "config.synthesis.num_steps must not be negative"),
         ("finetuning.optimizer", "lamb", "unknown config.finetuning.optimizer 'lamb'"),
         ("finetuning.attention_distance", "l2", "did you mean 'l1'"),
         ("evaluation.dataset", "imagnet", "unknown config.evaluation.dataset"),
