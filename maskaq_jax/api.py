@@ -108,7 +108,7 @@ class Quantized:
             for name, value, unit in rows
             if value is not None
         )
-        return f"<table>{cells}</table><p>{self.workdir}</p>"
+        return f"<table><caption>{bits}</caption>{cells}</table><p>{self.workdir}</p>"
 
 
 def quantize(
@@ -175,7 +175,10 @@ def quantize(
         raise ConfigError(
             f"weights is missing: a file or 'hf://organisation/name' for the model {model!r}"
         )
-    place = Path(workdir) if workdir is not None else directory.fresh(Path(model).stem)
+    if workdir is None:
+        place = directory.fresh(Path(model).stem)
+    else:
+        place = paths.expanded_path(os.fspath(workdir))
     return _run(validated, place, _call(given))
 
 

@@ -1,6 +1,7 @@
 """The functions that notebooks and programs call, on a run of a few seconds."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -132,6 +133,13 @@ def test_a_mistake_is_named_before_any_work(arguments, message, tmp_path):
     with pytest.raises((ValueError, OSError), match=message):
         maskaq_jax.quantize(**arguments, workdir=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_home_directory_is_found(weights, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(interruption.Clock, "is_stopping", lambda clock: True)
+    with pytest.raises(KeyboardInterrupt, match=re.escape(f"workdir='{tmp_path}/run'")):
+        api.quantize("vit", weights=weights, num_classes=10, fields=FIELDS, workdir="~/run")
 
 
 def test_a_stopped_run_says_where_it_continues(weights, tmp_path, monkeypatch):

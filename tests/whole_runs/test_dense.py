@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import save_file
 
 import maskaq_jax
-from maskaq_jax import run, torch_import
+from maskaq_jax import report, run, torch_import
 from maskaq_jax.data import scenes
 from maskaq_jax.models import create_model
 from tests import tiny
@@ -69,8 +69,10 @@ def test_a_run_goes_from_weights_to_a_low_bit_model(settings, tmp_path, name):
     params = jax.jit(model.init)(jax.random.key(0), np.zeros((1, 96, 96, 3), np.float32))["params"]
     save_file(torch_import.to_torch_state(params), weights)
     workdir = tmp_path / "run"
-    results = run.run(tiny.prepare(_settings(settings, name, weights), workdir))
+    inputs = tiny.prepare(_settings(settings, name, weights), workdir)
+    results = run.run(inputs, at_end=report.write_at_end)
     assert (workdir / "samples.png").is_file()
+    assert '<section id="samples"' in (workdir / "report.html").read_text(encoding="utf-8")
     if metric:
         assert set(results["metrics"][metric]) == {"fp", "calibrated", "quantized"}
     told = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
@@ -79,5 +81,7 @@ def test_a_run_goes_from_weights_to_a_low_bit_model(settings, tmp_path, name):
     training = [record for record in told if record["phase"] == "finetuning"]
     assert np.isfinite([record["distillation"] for record in training]).all()
     quantized, variables = maskaq_jax.load(workdir)
+    shown = maskaq_jax.Quantized(quantized, variables, results, workdir)._repr_html_()
+    assert "W4A4" in shown
     outputs, _ = quantized.apply(variables, np.zeros((1, 96, 96, 3), np.float32))
     assert np.isfinite(np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(outputs)])).all()
