@@ -93,7 +93,7 @@ class Quantized:
     def _repr_html_(self) -> str:
         """A table of accuracies for notebooks."""
         told = self.results
-        bits = f"W{told['weight_bits']}A{told['activation_bits']}"
+        bits = results.bits_of(told)
         metric = results.shown_metrics(told)[0]
         figures, title = results.figures_by_model(told, metric), results.TITLES[metric]
         rows = [

@@ -17,6 +17,7 @@ from maskaq_jax import quantizers, schema
 from maskaq_jax.calibration import second_order
 from maskaq_jax.calibration.equalization import Equalization, choose_equalization
 from maskaq_jax.models import layers
+from maskaq_jax.models.self_attention import tokens_of
 from maskaq_jax.schema import NonNegativeFloat, PositiveFraction, PositiveInt
 
 
@@ -239,7 +240,7 @@ def observe_each(
     """Several activations of a part, by path and name, as `observe` gives one; and its tokens."""
     result, state = module.apply(variables, x, mutable=["intermediates"])
     shown = {(path, name): _activation(state["intermediates"], path, name) for path, name in names}
-    return shown, result if isinstance(result, jax.Array) else result.tokens
+    return shown, tokens_of(result)
 
 
 def _activation(intermediates: Any, path: tuple[str, ...], name: str) -> Array:

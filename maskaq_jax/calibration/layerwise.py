@@ -34,6 +34,7 @@ from maskaq_jax.calibration.fitter import (
 from maskaq_jax.devices import arrays
 from maskaq_jax.devices.keys import named_key
 from maskaq_jax.models import Model, full_precision, layers
+from maskaq_jax.models.self_attention import tokens_of
 from maskaq_jax.models.sites import EMBEDDING, Part, Site
 
 # A classifier has a row an image to be fitted to, where other layers have one a token.
@@ -349,4 +350,4 @@ def _apply(module: nn.Module, variables: Mapping[str, Any], x: Array, method: st
 def _tokens(module: nn.Module, variables: Mapping[str, Any], x: Array) -> Array:
     """What a part makes of tokens."""
     result: Any = module.apply(variables, x)
-    return result if isinstance(result, jax.Array) else result.tokens
+    return tokens_of(result)

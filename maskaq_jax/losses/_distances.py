@@ -1,4 +1,6 @@
-"""How far Q's attention outputs are from P's in each channel, as weighted means over patches."""
+"""How far logits are from classes or from other logits; and Q's attention outputs from P's in each
+channel, as weighted means over patches.
+"""
 
 from collections.abc import Callable
 from typing import Literal
@@ -18,6 +20,22 @@ Distance = Literal["ssim", "mse", "l1", "kl"]
 # A distance maps P's and Q's outputs [B, H, n, d] and the weighted mean over patches to the
 # distance of every channel, [B, H, 1, d].
 Expectation = Callable[[Array], Array]
+
+
+def cross_entropy(logits: Array, classes: Array) -> Array:
+    """`-log softmax(logits)[class]`: [..., classes] and [...] int -> [...] float32."""
+    log_probabilities = jax.nn.log_softmax(logits.astype(jnp.float32))
+    return -jnp.take_along_axis(log_probabilities, classes[..., None], axis=-1)[..., 0]
+
+
+def class_divergence(student: Array, teacher: Array, temperature: float) -> Array:
+    """`KL(softmax(teacher / T) || softmax(student / T))` of logits: [..., classes] -> [...].
+
+    No gradient flows to the teacher.
+    """
+    student = jax.nn.log_softmax(student.astype(jnp.float32) / temperature)
+    teacher = jax.nn.log_softmax(jax.lax.stop_gradient(teacher).astype(jnp.float32) / temperature)
+    return jnp.sum(jnp.exp(teacher) * (teacher - student), axis=-1)
 
 
 def _ssim_distance(target: Array, output: Array, expectation: Expectation) -> Array:

@@ -41,11 +41,7 @@ def distillation_loss(
     """
     arrays.check_axes("student_logits", student_logits, "batch classes", "floating")
     arrays.check_same_shape(student_logits=student_logits, teacher_logits=teacher_logits)
-    student = jax.nn.log_softmax(student_logits.astype(jnp.float32) / temperature)
-    teacher = jax.nn.log_softmax(
-        jax.lax.stop_gradient(teacher_logits).astype(jnp.float32) / temperature
-    )
-    divergence = jnp.sum(jnp.exp(teacher) * (teacher - student), axis=-1)
+    divergence = _distances.class_divergence(student_logits, teacher_logits, temperature)
     return temperature**2 * over.mean(divergence)
 
 

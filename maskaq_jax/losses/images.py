@@ -36,9 +36,7 @@ def class_loss(logits: Array, labels: Array, *, over: GlobalBatch = LOCAL) -> Ar
     arrays.check_axes("labels", labels, "batch", "integer")
     if len(logits) != len(labels):
         raise ValueError(f"labels must be one an image, got {len(labels)} for {len(logits)} images")
-    log_probabilities = jax.nn.log_softmax(logits.astype(jnp.float32))
-    picked = jnp.take_along_axis(log_probabilities, labels[:, None], axis=-1)
-    return -over.mean(picked)
+    return over.mean(_distances.cross_entropy(logits, labels))
 
 
 def inter_head_similarity_loss(

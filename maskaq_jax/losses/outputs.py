@@ -11,7 +11,7 @@ from jax import Array
 
 from maskaq_jax.devices import arrays
 from maskaq_jax.devices.global_batch import LOCAL, GlobalBatch
-from maskaq_jax.losses import _reductions
+from maskaq_jax.losses import _distances, _reductions
 from maskaq_jax.losses.boxes import box_distance
 
 
@@ -42,7 +42,10 @@ def detection_distillation_loss(
     arrays.check_same_shape(
         student_boxes=student["pred_boxes"], teacher_boxes=teacher["pred_boxes"]
     )
-    divergences = _divergences(student["logits"], teacher["logits"], temperature)
+    arrays.check_same_shape(student_logits=student["logits"], teacher_logits=teacher["logits"])
+    divergences = temperature**2 * _distances.class_divergence(
+        student["logits"], teacher["logits"], temperature
+    )
     nothing = jax.nn.softmax(teacher["logits"].astype(jnp.float32))[..., -1]
     distances = (1 - nothing) * box_distance(student["pred_boxes"], teacher["pred_boxes"])
     by_image = distances.sum(axis=1) / jnp.maximum((1 - nothing).sum(axis=1), 1e-6)
@@ -68,7 +71,9 @@ def segmentation_distillation_loss(
       ValueError: logits of other axes, or of different shapes.
     """
     arrays.check_axes("student_logits", student_logits, "batch rows columns classes", "floating")
-    return over.mean(_divergences(student_logits, teacher_logits, temperature))
+    arrays.check_same_shape(student_logits=student_logits, teacher_logits=teacher_logits)
+    divergence = _distances.class_divergence(student_logits, teacher_logits, temperature)
+    return temperature**2 * over.mean(divergence)
 
 
 def map_distillation_loss(
@@ -99,11 +104,3 @@ def map_distillation_loss(
         return over.mean(error) / (variance + 1e-6)
 
     return _reductions.mean_over_layers(map_loss, student, teacher)
-
-
-def _divergences(student: Array, teacher: Array, temperature: float) -> Array:
-    """[...] `T^2 KL` of [..., classes] logits."""
-    arrays.check_same_shape(student_logits=student, teacher_logits=teacher)
-    log_q = jax.nn.log_softmax(student.astype(jnp.float32) / temperature)
-    log_p = jax.nn.log_softmax(jax.lax.stop_gradient(teacher).astype(jnp.float32) / temperature)
-    return temperature**2 * jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)

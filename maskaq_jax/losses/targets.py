@@ -14,6 +14,7 @@ from jax import Array
 
 from maskaq_jax.devices import arrays
 from maskaq_jax.devices.global_batch import LOCAL, GlobalBatch
+from maskaq_jax.losses import _distances
 from maskaq_jax.losses.boxes import box_distance
 
 # Tokens without an object weigh less, as in DETR: there are many more of them.
@@ -65,7 +66,9 @@ def objects_loss(
     own = relabelled(logits[..., :-1], drawn, progress)
     classes = jnp.where(has_object, own, relabelled(logits, drawn, progress))
     weights = jnp.where(classes == nothing, _WEIGHT_OF_NOTHING, 1.0)
-    entropy = (weights * _cross_entropy(logits, classes)).sum(axis=1) / weights.sum(axis=1)
+    entropy = (weights * _distances.cross_entropy(logits, classes)).sum(axis=1) / weights.sum(
+        axis=1
+    )
     found = boxes[rows, objects.tokens]
     wanted = objects.boxes + progress * (jax.lax.stop_gradient(found) - objects.boxes)
     return over.mean(entropy + box_distance(found, wanted).mean(axis=1))
@@ -89,7 +92,7 @@ def label_map_loss(
     arrays.check_same_shape(label_maps=label_maps, pixels=logits[..., 0])
     logits = logits.astype(jnp.float32)
     classes = relabelled(logits, label_maps, progress)
-    return over.mean(_cross_entropy(logits, classes))
+    return over.mean(_distances.cross_entropy(logits, classes))
 
 
 def relabelled(logits: Array, drawn: Array, progress: Array | float) -> Array:
@@ -107,9 +110,3 @@ def relabelled(logits: Array, drawn: Array, progress: Array | float) -> Array:
     probabilities = jax.nn.softmax(jax.lax.stop_gradient(logits).astype(jnp.float32))
     is_sure = probabilities.max(axis=-1) > 1 - progress
     return jnp.where(is_sure, probabilities.argmax(axis=-1), drawn)
-
-
-def _cross_entropy(logits: Array, classes: Array) -> Array:
-    """[...] of [..., classes] float32."""
-    log_probabilities = jax.nn.log_softmax(logits)
-    return -jnp.take_along_axis(log_probabilities, classes[..., None], axis=-1)[..., 0]

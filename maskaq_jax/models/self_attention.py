@@ -29,6 +29,11 @@ class Attended(NamedTuple):
     outputs: Array
 
 
+def tokens_of(result: Array | Attended) -> Array:
+    """What the next part of a model takes of what a part gives."""
+    return result.tokens if isinstance(result, Attended) else result
+
+
 def of_blocks(blocks: Sequence[Attended]) -> dict[str, tuple[Array, ...]]:
     """What a model's `out` says of its blocks: by each name a tuple of an array a block."""
     return {

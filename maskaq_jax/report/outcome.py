@@ -8,6 +8,7 @@ from maskaq_jax.report import charts
 from maskaq_jax.report.contents import Contents
 from maskaq_jax.report.markup import Html, figure, grid, join, table, tag
 from maskaq_jax.runs.progress import duration
+from maskaq_jax.runs.results import bits_of, figures_by_model
 
 _MODELS = ("fp", "calibrated", "quantized")
 _METRICS = {
@@ -86,16 +87,9 @@ def time(contents: Contents) -> Html:
     return join([tag("p", told), figure(chart)])
 
 
-def bits_of(results: Mapping[str, Any]) -> str:
-    """As W4A8."""
-    return f"W{results['weight_bits']}A{results['activation_bits']}"
-
-
 def _metrics(results: Mapping[str, Any]) -> dict[str, Mapping[str, float | None]]:
     """Title of what was measured, the main figure first -> that of each model."""
-    found = results.get("metrics") or {
-        "top1": {name: results.get(f"{name}_top1") for name in _MODELS}
-    }
+    found = results.get("metrics") or {"top1": figures_by_model(results, "top1")}
     titled = {
         _METRICS.get(metric, metric): found[metric]
         for metric in (*_METRICS, *found)

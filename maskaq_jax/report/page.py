@@ -7,6 +7,7 @@ from typing import NamedTuple
 from maskaq_jax.report import housekeeping, insides, outcome, pictures
 from maskaq_jax.report.contents import Contents
 from maskaq_jax.report.markup import Html, tag
+from maskaq_jax.runs.results import bits_of
 
 # Browsers keep to it: no script, nothing from elsewhere.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -42,7 +43,7 @@ def render(contents: Contents) -> str:
       contents: all that it tells.
     """
     sections = list(_sections(contents))
-    title = f"{contents.model} at {outcome.bits_of(contents.results)}"
+    title = f"{contents.model} at {bits_of(contents.results)}"
     head = tag(
         "head",
         tag("meta", charset="utf-8"),

@@ -127,12 +127,17 @@ def _compared(position: Position) -> dict[str, Any]:
     }
 
 
-def shown_metrics(results: dict[str, Any]) -> list[str]:
+def bits_of(results: Mapping[str, Any]) -> str:
+    """As W4A8."""
+    return f"W{results['weight_bits']}A{results['activation_bits']}"
+
+
+def shown_metrics(results: Mapping[str, Any]) -> list[str]:
     """The metrics of a run's table, by what `results.json` calls them, the main one first."""
     return [metric for metric in TITLES if metric in results.get("metrics", ())] or ["top1"]
 
 
-def figures_by_model(results: dict[str, Any], metric: str) -> dict[str, float | None]:
+def figures_by_model(results: Mapping[str, Any], metric: str) -> dict[str, float | None]:
     """A metric of `fp`, `calibrated` and `quantized`, None where it was not measured."""
     if metric in results.get("metrics", ()):
         return dict(results["metrics"][metric])
@@ -148,7 +153,7 @@ def lost_accuracy(results: dict[str, Any]) -> bool:
 
 def print_results(console: Console, results: dict[str, Any]) -> None:
     """The table at the end: the main figures, and the time each phase took."""
-    bits = f"W{results['weight_bits']}A{results['activation_bits']}"
+    bits = bits_of(results)
     images = "real images" if results["method"] == "real" else "no data"
     is_trained = results["epochs"] and results.get("kept") != "calibrated"
     how = f"fine-tuned with {images}" if is_trained else "without training"

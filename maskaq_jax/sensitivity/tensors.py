@@ -17,7 +17,7 @@ from jax import Array
 from maskaq_jax import calibration
 from maskaq_jax.calibration import CalibrationSettings, Rows
 from maskaq_jax.models import Model, Quantization, full_precision
-from maskaq_jax.models.self_attention import Attended
+from maskaq_jax.models.self_attention import tokens_of
 from maskaq_jax.models.sites import EMBEDDING, Site
 from maskaq_jax.quantizers import FULL_PRECISION_BITS
 
@@ -214,9 +214,8 @@ def _observe(
 
 def _main_output(result: Any) -> Array:
     """Of a stage: tokens, or what is compared of the model's outputs."""
-    if isinstance(result, Attended):
-        return result.tokens
-    return result[0] if isinstance(result, tuple) else result
+    tokens = tokens_of(result)
+    return tokens[0] if isinstance(tokens, tuple) else tokens
 
 
 @functools.partial(jax.jit, static_argnums=2)

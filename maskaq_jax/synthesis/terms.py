@@ -117,8 +117,8 @@ def model_terms(
     key: Array,
     over: GlobalBatch = LOCAL,
     *,
-    progress: Array | float = 0.0,
-    target_keys: Array | None = None,
+    progress: Array | float,
+    target_keys: Array,
 ) -> losses.Terms:
     """The weighted terms that P and Q are asked for: each is a mean over the images.
 
@@ -150,8 +150,7 @@ def model_terms(
             attention_p, patches, over=over
         )
     if weights.classes:
-        keys = image_keys(key, batch.indices) if target_keys is None else target_keys
-        classes = target_loss(model, outputs, batch.labels, keys, progress, over)
+        classes = target_loss(model, outputs, batch.labels, target_keys, progress, over)
         terms["classes"] = weights.classes * classes
     if weights.density:
         terms["density"] = weights.density * losses.patch_similarity_density_loss(

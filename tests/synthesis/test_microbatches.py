@@ -75,7 +75,9 @@ def _whole_batch(problem, valid):
     def models(images):
         views = synthesis_view(keys, images, STEP, settings.num_steps, settings.view)
         terms = synthesis_terms.model_terms(
-            model, settings.weights, batch, views, RATIO, settings.drop_rate, key, over
+            *(model, settings.weights, batch, views, RATIO, settings.drop_rate, key, over),
+            progress=STEP / settings.num_steps,
+            target_keys=keys,
         )
         return sum(terms.values()), terms
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from maskaq_jax import calibration, losses, torch_import
+from maskaq_jax.devices.keys import image_keys
 from maskaq_jax.finetuning import step as finetuning
 from maskaq_jax.finetuning.optimizer import create_optimizer
 from maskaq_jax.finetuning.step import FinetuningBatch, FinetuningSettings, FinetuningSpec
@@ -29,7 +30,9 @@ def _terms(model, settings, batch, images):
     key = jax.random.key(0)
     weights, drop_rate = settings.weights, settings.drop_rate
     return synthesis_terms.model_terms(
-        model, weights, batch, images, 0.3, drop_rate, key
+        *(model, weights, batch, images, 0.3, drop_rate, key),
+        progress=0.0,
+        target_keys=image_keys(key, batch.indices),
     ) | synthesis_terms.roughness_terms(weights, images)
 
 
