@@ -21,7 +21,7 @@ def _run(directory, *arguments, root=ROOT, python_path=""):
     return subprocess.run(
         [
             *(sys.executable, "-m", "maskaq_jax.main", *arguments),
-            f"--compilation_cache={directory.parent / 'compiled'}",
+            f"--compilation_cache={os.environ['JAX_COMPILATION_CACHE_DIR']}",
         ],
         capture_output=True,
         text=True,

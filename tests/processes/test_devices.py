@@ -1,5 +1,7 @@
 """One run on several devices and in several processes."""
 
+import os
+
 import numpy as np
 import pytest
 
@@ -13,6 +15,7 @@ pytestmark = [pytest.mark.slow, tiny.ignore_orbax_warnings]
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
     directory = tmp_path_factory.mktemp("processes")
+    (directory / "compiled").symlink_to(os.environ["JAX_COMPILATION_CACHE_DIR"])
     (directory / "config.py").write_text(runs.CONFIG)
     return directory
 
