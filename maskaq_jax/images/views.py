@@ -76,7 +76,8 @@ def synthesis_view(
     Raises:
       ValueError: images of other axes or not of floating dtype, or not as many as keys.
     """
-    _check_images(keys, images)
+    arrays.check_axes("images", images, "batch height width channels", "floating")
+    arrays.check_count("keys", keys, len(images))
     side = images.shape[1]
     step = jnp.asarray(step)
     largest_roll = round(settings.roll * side)
@@ -120,9 +121,10 @@ def finetuning_view(keys: Array, images: Array, pixels: Pixels, settings: Finetu
       Views, shape and dtype of `images`.
 
     Raises:
-      ValueError: as of `synthesis_view`.
+      ValueError: as of `synthesis_view`; or images of other channels than the pixels'.
     """
-    _check_images(keys, images)
+    pixels.check_images(images)
+    arrays.check_count("keys", keys, len(images))
     chances = settings.jitter, settings.grey, settings.blur
 
     def view(key: Array, image: Array) -> Array:
@@ -146,12 +148,6 @@ def finetuning_view(keys: Array, images: Array, pixels: Pixels, settings: Finetu
         return pixels.normalise(image)
 
     return jax.vmap(view)(keys, images)
-
-
-def _check_images(keys: Array, images: Array) -> None:
-    arrays.check_axes("images", images, "batch height width channels", "floating")
-    if len(keys) != len(images):
-        raise ValueError(f"keys must be one an image, got {len(keys)} for {len(images)} images")
 
 
 def _flip(key: Array, image: Array, probability: float) -> Array:
