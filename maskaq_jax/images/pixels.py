@@ -33,7 +33,7 @@ class Pixels:
         Raises:
           ValueError: images that are no bytes, or of other channels.
         """
-        arrays.check_kind("images", images, "uint8")
+        arrays.check_axes("images", images, "... channels", "uint8", channels=len(self.mean))
         return self.normalise(images.astype(np.float32) / 255)
 
     def normalise(self, pixels: Images) -> Images:

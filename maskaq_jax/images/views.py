@@ -76,8 +76,7 @@ def synthesis_view(
     Raises:
       ValueError: images of other axes or not of floating dtype, or not as many as keys.
     """
-    arrays.check_axes("images", images, "batch height width channels", "floating")
-    arrays.check_count("keys", keys, len(images))
+    _check_images(keys, images)
     side = images.shape[1]
     step = jnp.asarray(step)
     largest_roll = round(settings.roll * side)
@@ -123,8 +122,8 @@ def finetuning_view(keys: Array, images: Array, pixels: Pixels, settings: Finetu
     Raises:
       ValueError: as of `synthesis_view`; or images of other channels than the pixels'.
     """
+    _check_images(keys, images)
     pixels.check_images(images)
-    arrays.check_count("keys", keys, len(images))
     chances = settings.jitter, settings.grey, settings.blur
 
     def view(key: Array, image: Array) -> Array:
@@ -148,6 +147,11 @@ def finetuning_view(keys: Array, images: Array, pixels: Pixels, settings: Finetu
         return pixels.normalise(image)
 
     return jax.vmap(view)(keys, images)
+
+
+def _check_images(keys: Array, images: Array) -> None:
+    arrays.check_axes("images", images, "batch height width channels", "floating")
+    arrays.check_count("keys", keys, len(images))
 
 
 def _flip(key: Array, image: Array, probability: float) -> Array:

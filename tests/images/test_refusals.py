@@ -20,7 +20,7 @@ GREY = IMAGES[..., :1]
         (lambda: PIXELS.from_bytes(IMAGES), "images must have uint8 dtype, got float32"),
         (
             lambda: PIXELS.from_bytes(BYTES[..., :1]),
-            r"pixels must be \[\.\.\., channels=3\], got shape \(2, 4, 4, 1\)",
+            r"images must be \[\.\.\., channels=3\], got shape \(2, 4, 4, 1\)",
         ),
         (lambda: PIXELS.normalise(BYTES), "pixels must have floating dtype, got uint8"),
         (
