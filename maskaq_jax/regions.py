@@ -171,7 +171,12 @@ def mask_ratio(step: ArrayLike, num_steps: int, initial: float = 0.5, final: flo
 
 
 def patch_logits(logits: Array, patches: PatchTokens | int) -> Array:
-    """Drops the rows and columns of other tokens: [..., N, N] -> [..., n, n]."""
+    """Drops the rows and columns of other tokens: [..., N, N] -> [..., n, n].
+
+    Raises:
+      ValueError: logits of another shape.
+    """
+    arrays.check_axes("logits", logits, "... tokens tokens", "floating")
     return patch_tokens(patches).logits(logits)
 
 
@@ -214,8 +219,9 @@ def informative_regions(logits: Layers, ratio: ArrayLike, patches: PatchTokens |
       [B, n] float32 of 0 and 1, without gradient.
 
     Raises:
-      ValueError: logits of another shape, or layers of different ones.
+      ValueError: logits of another shape, or layers of different ones; a ratio that is no share.
     """
+    arrays.check_share("ratio", ratio)
     return _top_share(jax.lax.stop_gradient(mean_scores(logits, patches)), ratio)
 
 
@@ -263,8 +269,9 @@ def window_regions(
 
     Raises:
       ValueError: logits of another shape, or whose number is no multiple of the images'; grids of
-        another number of layers.
+        another number of layers; a ratio that is no share.
     """
+    arrays.check_share("ratio", ratio)
     arrays.check_layers(LOGITS, logits=logits)
     for layer in logits:
         if len(layer) % num_images:
@@ -309,7 +316,12 @@ def drop_regions(key: Array, mask: Array, rate: float = 0.3) -> Array:
 
     Returns:
       [..., n] float32 of 0 and 1, at most `mask`.
+
+    Raises:
+      ValueError: a rate that is no share, or a mask without patches' axis.
     """
+    arrays.check_share("rate", rate)
+    arrays.check_axes("mask", mask, "... patches")
     kept = mask.sum(axis=-1, keepdims=True)
     # In Python's precision: in float32 0.7 of 45 is 31.5, and is rounded up.
     counts = [max(1, round((1 - rate) * count)) for count in range(mask.shape[-1] + 1)]
@@ -347,8 +359,10 @@ def coupled_regions(
       [B, n] float32 of 0 and 1 for each layer, without gradient; as many ones for every image.
 
     Raises:
-      ValueError: logits of another shape, or that don't fit the keys' number.
+      ValueError: logits of another shape, or that don't fit the keys' number; a ratio or rate that
+        is no share.
     """
+    arrays.check_share("drop_rate", drop_rate)
     patches = patch_tokens(patches)
 
     def drop(mask: Array) -> Array:
@@ -357,8 +371,9 @@ def coupled_regions(
         return jax.vmap(drop_regions, (0, 0, None))(keys, mask, drop_rate)
 
     if patches.shared:
-        mask = drop(informative_regions(logits, ratio, patches))
-        return [mask] * len(logits)
+        mask = informative_regions(logits, ratio, patches)
+        arrays.check_count("keys", keys, len(mask))
+        return [drop(mask)] * len(logits)
     return [drop(mask) for mask in window_regions(logits, ratio, len(keys), patches)]
 
 

@@ -210,8 +210,34 @@ def test_tokens_that_are_not_there_score_nothing(scored_by):
             lambda: regions.window_regions([jnp.ones((5, 3, 4, 4))], 0.5, 2),
             "logits of 5 windows can't be those of 2 images",
         ),
+        (
+            lambda: regions.patch_logits(jnp.ones(4), 1),
+            r"logits must be \[\.\.\., tokens, tokens\], got shape \(4,\)",
+        ),
+        (
+            lambda: regions.informative_regions(jnp.ones((1, 2, 1, 4, 4)), 3.0),
+            r"ratio must be 0 to 1, got 3\.0",
+        ),
+        (
+            lambda: regions.informative_regions(jnp.ones((1, 2, 1, 4, 4)), jnp.ones(2)),
+            r"ratio must be a scalar, got shape \(2,\)",
+        ),
+        (
+            lambda: regions.window_regions([jnp.ones((2, 1, 4, 4))], -0.5, 2),
+            r"ratio must be 0 to 1, got -0\.5",
+        ),
+        (
+            lambda: regions.drop_regions(jax.random.key(0), jnp.ones(4), 2),
+            "rate must be 0 to 1, got 2",
+        ),
+        (
+            lambda: regions.coupled_regions(
+                jnp.ones((1, 2, 1, 4, 4)), 0.5, 0.0, jax.random.split(jax.random.key(0), 3)
+            ),
+            "keys must be one an image, got 3 for 2 images",
+        ),
     ],
 )
-def test_logits_of_another_shape_are_refused(call, message):
+def test_arrays_that_do_not_fit_and_numbers_that_are_no_shares_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()

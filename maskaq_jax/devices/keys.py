@@ -6,6 +6,8 @@ import jax
 from jax import Array
 from jax.typing import ArrayLike
 
+from maskaq_jax.devices import arrays
+
 
 def named_key(key: Array, purpose: str) -> Array:
     """The key of one purpose: a PRNG key folded with the purpose's name."""
@@ -22,5 +24,9 @@ def image_keys(key: Array, indices: Array, step: ArrayLike = 0) -> Array:
 
     Returns:
       [B] PRNG keys.
+
+    Raises:
+      ValueError: numbers of other axes, or no integers.
     """
+    arrays.check_axes("indices", indices, "batch", "integer")
     return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(key, step), indices)

@@ -10,7 +10,7 @@ from jax import Array
 
 from maskaq_jax.data.batches import LabelledBatch
 from maskaq_jax.devices.global_batch import LOCAL, GlobalBatch
-from maskaq_jax.evaluation.evaluator import Counts, total
+from maskaq_jax.evaluation.evaluator import Counts, check_valid, total
 from maskaq_jax.losses.boxes import corners_of, intersections_over_unions
 from maskaq_jax.models import Model, full_precision
 
@@ -35,6 +35,7 @@ class Agreement:
           [] float32 sum of the cosines of the pooled features; `images`, [] int32; over the valid
           examples of the global batch.
         """
+        check_valid(batch)
         logits_p, out_p = full_precision(model).apply(variables["p"], batch.images)
         logits_q, out_q = model.apply(variables["q"], batch.images)
         is_same = (logits_p.argmax(axis=-1) == logits_q.argmax(axis=-1)) & batch.valid
@@ -67,6 +68,7 @@ class SegmentationAgreement:
         self, model: Model, variables: Any, batch: LabelledBatch, over: GlobalBatch = LOCAL
     ) -> Counts:
         """As of `Agreement`, without features: an image counts with the mean over its pixels."""
+        check_valid(batch)
         logits_p, _ = full_precision(model).apply(variables["p"], batch.images)
         logits_q, _ = model.apply(variables["q"], batch.images)
         is_same = logits_p.argmax(axis=-1) == logits_q.argmax(axis=-1)
@@ -101,6 +103,7 @@ class DetectionAgreement:
         """As of `SegmentationAgreement` with tokens for pixels, and `overlap`, [] float32 sum of
         the IoUs of P's and Q's boxes over the `objects`, [] int32 tokens by which P finds one.
         """
+        check_valid(batch)
         found_p, _ = full_precision(model).apply(variables["p"], batch.images)
         found_q, _ = model.apply(variables["q"], batch.images)
         classes_p, classes_q = (found["logits"].argmax(axis=-1) for found in (found_p, found_q))
@@ -143,6 +146,7 @@ class MapAgreement:
         """`cosine`, [] float32 sum over images of the mean over maps of the mean cosine of their
         places; and `images`, [] int32; over the valid examples of the global batch.
         """
+        check_valid(batch)
         maps_p, _ = full_precision(model).apply(variables["p"], batch.images)
         maps_q, _ = model.apply(variables["q"], batch.images)
         cosines = [

@@ -9,7 +9,7 @@ from jax import Array
 
 from maskaq_jax.data.batches import LabelledBatch
 from maskaq_jax.devices.global_batch import LOCAL, GlobalBatch
-from maskaq_jax.evaluation.evaluator import Counts, total
+from maskaq_jax.evaluation.evaluator import Counts, check_labels, total
 from maskaq_jax.models import Model
 
 
@@ -30,6 +30,7 @@ class Classification:
         Returns:
           `correct` and `images`, [] int32 each, over the valid examples of the global batch.
         """
+        check_labels(batch)
         logits, _ = model.apply(variables, batch.images)
         return over.sum_over_devices(_hits(logits, batch))
 
@@ -45,6 +46,7 @@ class Confidence:
         self, model: Model, variables: Any, batch: LabelledBatch, over: GlobalBatch = LOCAL
     ) -> Counts:
         """As of `Classification`, and `confidence`, [] float32 sum of the largest probabilities."""
+        check_labels(batch)
         logits, _ = model.apply(variables, batch.images)
         largest = jax.nn.softmax(logits).max(axis=-1)
         confidence = {"confidence": jnp.sum(largest, where=batch.valid)}

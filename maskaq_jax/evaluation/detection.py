@@ -10,11 +10,12 @@ from jax import Array
 
 from maskaq_jax.data.batches import LabelledBatch
 from maskaq_jax.data.boxes import BoxDataset
+from maskaq_jax.devices import arrays
 from maskaq_jax.devices.global_batch import LOCAL, GlobalBatch
 from maskaq_jax.evaluation import average_precision
 from maskaq_jax.evaluation.average_precision import Detections
-from maskaq_jax.evaluation.evaluator import Counts
-from maskaq_jax.losses.boxes import corners_of
+from maskaq_jax.evaluation.evaluator import Counts, check_labels
+from maskaq_jax.losses.boxes import check_boxes_of_tokens, corners_of
 from maskaq_jax.models import Model
 
 
@@ -41,6 +42,7 @@ class Detection:
           those that the model is surest of, `corners`, [B, n, 4] float32 in pixels of the model's
           images, `classes` and `scores`, [B, n]. And `images`, [] int32, the valid ones.
         """
+        check_labels(batch)
         outputs, _ = model.apply(variables, batch.images)
         height, width, _ = model.input_shape
         found = find(outputs["logits"], outputs["pred_boxes"], average_precision.MOST_DETECTIONS)
@@ -77,7 +79,12 @@ def find(logits: Array, boxes: Array, most: int) -> dict[str, Array]:
     Returns:
       `corners`, [B, n, 4] left, top, right and bottom in the boxes' unit; `classes`, [B, n] int32,
       the likeliest that is an object; `scores`, [B, n] float32, its probability.
+
+    Raises:
+      ValueError: logits or boxes of other axes, or of other tokens.
     """
+    arrays.check_axes("logits", logits, "batch tokens classes", "floating")
+    check_boxes_of_tokens("boxes", boxes, logits)
     probabilities = jax.nn.softmax(logits.astype(jnp.float32))[..., :-1]
     scores, places = jax.lax.top_k(probabilities.max(axis=-1), min(most, logits.shape[1]))
     classes = jnp.take_along_axis(probabilities.argmax(axis=-1), places, axis=1)

@@ -8,7 +8,7 @@ import numpy as np
 
 from maskaq_jax.data.batches import LabelledBatch
 from maskaq_jax.devices.global_batch import LOCAL, GlobalBatch
-from maskaq_jax.evaluation.evaluator import Counts
+from maskaq_jax.evaluation.evaluator import Counts, check_labels
 from maskaq_jax.models import Model
 
 
@@ -35,6 +35,7 @@ class Segmentation:
           those without label, -1, are in none. And `images`, [] int32, the valid ones.
         """
         logits, _ = model.apply(variables, batch.images)
+        check_labels(batch, *logits.shape[1:-1])
         num_classes = logits.shape[-1]
         counts = (batch.labels >= 0) & batch.valid[:, None, None]
         # What doesn't count is beyond the last place.

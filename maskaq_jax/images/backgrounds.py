@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from maskaq_jax.devices import arrays
 from maskaq_jax.devices.keys import image_keys, named_key
 from maskaq_jax.images.pixels import Pixels
 
@@ -33,8 +34,11 @@ def paint(
       The images, shape and dtype of `images`.
 
     Raises:
-      ValueError: the background has no colour yet.
+      ValueError: images of other axes or channels or not of floating dtype; indices of other
+        images; or the background has no colour yet.
     """
+    pixels.check_images(images)
+    arrays.check_axes("indices", indices, "batch", "integer", batch=len(images))
     if background == "none":
         return images
     if background not in COLOURS:
@@ -48,6 +52,9 @@ def draw_boxes(key: Array, indices: Array, height: int, width: int) -> Array:
     """[B, height, width, 1] bool, true in the box of each image.
 
     Each side is uniform from 0.4 to 1 of the image's; the box lies anywhere inside the image.
+
+    Raises:
+      ValueError: as of `image_keys`.
     """
 
     def draw_box(image_key: Array) -> Array:

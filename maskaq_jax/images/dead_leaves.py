@@ -100,7 +100,15 @@ def draw_leaves(key: Array, indices: Array, shape: tuple[int, ...], pixels: Pixe
       indices: [B] int32 global numbers of the images.
       shape: height, width and channels.
       pixels: the normalisation.
+
+    Raises:
+      ValueError: as of `image_keys`; or a shape that is no image's, or of other channels than the
+        pixels'.
     """
+    if len(shape) != 3 or shape[-1] != len(pixels.mean):
+        raise ValueError(
+            f"shape must be height, width and {len(pixels.mean)} channels, got {shape}"
+        )
     keys = image_keys(named_key(key, "leaves"), indices)
     images = jax.lax.map(lambda own: _draw_image(own, shape, pixels.grey), keys)
     return pixels.clip(pixels.normalise(images))

@@ -4,12 +4,17 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from maskaq_jax.devices import arrays
 from maskaq_jax.devices.keys import image_keys, named_key
 from maskaq_jax.images.pixels import Pixels
 
 
 def draw_noise(key: Array, indices: Array, shape: tuple[int, ...], pixels: Pixels) -> Array:
-    """[B, *shape] Gaussian images in normalised pixel space; equal channels if `pixels.grey`."""
+    """[B, *shape] Gaussian images in normalised pixel space; equal channels if `pixels.grey`.
+
+    Raises:
+      ValueError: as of `image_keys`.
+    """
     keys = image_keys(named_key(key, "noise"), indices)
     if not pixels.grey:
         return jax.vmap(lambda k: jax.random.normal(k, shape))(keys)
@@ -21,6 +26,9 @@ def draw_smoothness(key: Array, indices: Array, smoothness: float, spread: float
     """[B] float32 smoothness of each image, log-uniform within a factor of `exp(spread)`.
 
     Without a spread all have the same, which is returned as it is.
+
+    Raises:
+      ValueError: as of `image_keys`, where there is a spread.
     """
     if not spread:
         return smoothness
@@ -35,8 +43,13 @@ def blur(images: Array, smoothness: Array | float) -> Array:
     Args:
       images: [B, height, width, channels].
       smoothness: [] or [B] standard deviation, as a share of the image side.
+
+    Raises:
+      ValueError: images of other axes or not of floating dtype, or a smoothness of other images.
     """
+    arrays.check_axes("images", images, "batch height width channels", "floating")
     if jnp.ndim(smoothness):
+        arrays.check_axes("smoothness", smoothness, "batch", batch=len(images))
         return jax.vmap(lambda image, own: blur(image[None], own)[0])(images, smoothness)
 
     def kernel(size: int) -> Array:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from maskaq_jax.devices import arrays
 from maskaq_jax.schema import Fraction, PositiveFraction
 
 Images = TypeVar("Images", np.ndarray, jax.Array)
@@ -27,17 +28,30 @@ class Pixels:
     grey: bool = False
 
     def from_bytes(self, images: Images) -> Images:
-        """[..., channels] uint8 -> the same shape as the model's input, float32."""
+        """[..., channels] uint8 -> the same shape as the model's input, float32.
+
+        Raises:
+          ValueError: images that are no bytes, or of other channels.
+        """
+        arrays.check_axes("images", images, "... channels", "uint8", channels=len(self.mean))
         return self.normalise(images.astype(np.float32) / 255)
 
     def normalise(self, pixels: Images) -> Images:
-        """[..., channels] float32 in [0, 1] -> the same shape as the model's input."""
-        mean, std = self._statistics(pixels.ndim)
+        """[..., channels] float32 in [0, 1] -> the same shape as the model's input.
+
+        Raises:
+          ValueError: pixels of other channels, or that are not of floating dtype.
+        """
+        mean, std = self._statistics("pixels", pixels)
         return (pixels - mean) / std
 
     def denormalise(self, images: Images) -> Images:
-        """[..., channels] float32, the model's input -> pixels, cut off at 0 and 1."""
-        mean, std = self._statistics(images.ndim)
+        """[..., channels] float32, the model's input -> pixels, cut off at 0 and 1.
+
+        Raises:
+          ValueError: images of other channels, or that are not of floating dtype.
+        """
+        mean, std = self._statistics("images", images)
         return (images * std + mean).clip(0, 1)
 
     def bounds(self) -> tuple[jax.Array, jax.Array]:
@@ -52,12 +66,23 @@ class Pixels:
         return low, high
 
     def clip(self, images: jax.Array) -> jax.Array:
-        """[B, height, width, channels] normalised, cut off at `bounds`."""
+        """[B, height, width, channels] normalised, cut off at `bounds`.
+
+        Raises:
+          ValueError: images of other axes or channels, or that are not of floating dtype.
+        """
+        self.check_images(images)
         low, high = (bound[None, None, None] for bound in self.bounds())
         return jnp.clip(images, low, high)
 
-    def _statistics(self, ndim: int) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and deviation, of as many axes as the images have."""
-        shape = (*[1] * (ndim - 1), -1)
+    def check_images(self, images: Images) -> None:
+        """Raises ValueError for what is not [B, height, width, channels] floats of its channels."""
+        axes = "batch height width channels"
+        arrays.check_axes("images", images, axes, "floating", channels=len(self.mean))
+
+    def _statistics(self, name: str, images: Images) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and deviation, of as many axes as the images have, which are checked."""
+        arrays.check_axes(name, images, "... channels", "floating", channels=len(self.mean))
+        shape = (*[1] * (images.ndim - 1), -1)
         mean, std = (np.asarray(values, np.float32) for values in (self.mean, self.std))
         return mean.reshape(shape), std.reshape(shape)

@@ -120,9 +120,10 @@ def finetuning_view(keys: Array, images: Array, pixels: Pixels, settings: Finetu
       Views, shape and dtype of `images`.
 
     Raises:
-      ValueError: as of `synthesis_view`.
+      ValueError: as of `synthesis_view`; or images of other channels than the pixels'.
     """
     _check_images(keys, images)
+    pixels.check_images(images)
     chances = settings.jitter, settings.grey, settings.blur
 
     def view(key: Array, image: Array) -> Array:
@@ -150,8 +151,7 @@ def finetuning_view(keys: Array, images: Array, pixels: Pixels, settings: Finetu
 
 def _check_images(keys: Array, images: Array) -> None:
     arrays.check_axes("images", images, "batch height width channels", "floating")
-    if len(keys) != len(images):
-        raise ValueError(f"keys must be one an image, got {len(keys)} for {len(images)} images")
+    arrays.check_count("keys", keys, len(images))
 
 
 def _flip(key: Array, image: Array, probability: float) -> Array:

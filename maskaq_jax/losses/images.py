@@ -34,8 +34,7 @@ def class_loss(logits: Array, labels: Array, *, over: GlobalBatch = LOCAL) -> Ar
     """
     arrays.check_axes("logits", logits, "batch classes", "floating")
     arrays.check_axes("labels", labels, "batch", "integer")
-    if len(logits) != len(labels):
-        raise ValueError(f"labels must be one an image, got {len(labels)} for {len(logits)} images")
+    arrays.check_count("labels", labels, len(logits))
     return over.mean(_distances.cross_entropy(logits, labels))
 
 
@@ -275,8 +274,9 @@ def variation_gap_loss(images: Array, target: Array | float, *, over: GlobalBatc
       over: the global batch.
 
     Raises:
-      ValueError: as of `total_variation_loss`.
+      ValueError: as of `total_variation_loss`; or the target is no scalar.
     """
+    arrays.check_axes("target", target, "")
     variation = total_variation_loss(images, diagonal_weight=1.0, over=over)
     return _reductions.absolute(variation - target)
 

@@ -12,7 +12,7 @@ from jax import Array
 from maskaq_jax.devices import arrays
 from maskaq_jax.devices.global_batch import LOCAL, GlobalBatch
 from maskaq_jax.losses import _distances, _reductions
-from maskaq_jax.losses.boxes import box_distance
+from maskaq_jax.losses.boxes import box_distance, check_boxes_of_tokens
 
 
 def detection_distillation_loss(
@@ -34,11 +34,11 @@ def detection_distillation_loss(
       over: the global batch.
 
     Raises:
-      ValueError: logits or boxes of other axes, or of different shapes.
+      ValueError: logits or boxes of other axes, of other tokens, or of different shapes.
     """
     teacher = jax.lax.stop_gradient(dict(teacher))
     arrays.check_axes("student logits", student["logits"], "batch tokens classes", "floating")
-    arrays.check_axes("student boxes", student["pred_boxes"], "batch tokens sides", "floating")
+    check_boxes_of_tokens("student boxes", student["pred_boxes"], student["logits"])
     arrays.check_same_shape(
         student_boxes=student["pred_boxes"], teacher_boxes=teacher["pred_boxes"]
     )

@@ -15,7 +15,7 @@ from jax import Array
 from maskaq_jax.devices import arrays
 from maskaq_jax.devices.global_batch import LOCAL, GlobalBatch
 from maskaq_jax.losses import _distances
-from maskaq_jax.losses.boxes import box_distance
+from maskaq_jax.losses.boxes import box_distance, check_boxes_of_tokens
 
 # Tokens without an object weigh less, as in DETR: there are many more of them.
 _WEIGHT_OF_NOTHING = 0.1
@@ -52,10 +52,12 @@ def objects_loss(
       over: the global batch.
 
     Raises:
-      ValueError: logits or boxes of other axes.
+      ValueError: logits or boxes of other axes or tokens, objects of other images or axes, or a
+        progress that is no scalar.
     """
     arrays.check_axes("logits", outputs["logits"], "batch tokens classes", "floating")
-    arrays.check_axes("pred_boxes", outputs["pred_boxes"], "batch tokens sides", "floating")
+    check_boxes_of_tokens("pred_boxes", outputs["pred_boxes"], outputs["logits"])
+    _check_objects(objects, len(outputs["logits"]))
     logits = outputs["logits"].astype(jnp.float32)
     boxes = outputs["pred_boxes"].astype(jnp.float32)
     nothing = logits.shape[-1] - 1
@@ -86,10 +88,12 @@ def label_map_loss(
       over: the global batch.
 
     Raises:
-      ValueError: logits of other axes, or label maps of another size.
+      ValueError: logits of other axes, label maps of another size or no integers, or a progress
+        that is no scalar.
     """
     arrays.check_axes("logits", logits, "batch rows columns classes", "floating")
     arrays.check_same_shape(label_maps=label_maps, pixels=logits[..., 0])
+    arrays.check_kind("label_maps", label_maps, "integer")
     logits = logits.astype(jnp.float32)
     classes = relabelled(logits, label_maps, progress)
     return over.mean(_distances.cross_entropy(logits, classes))
@@ -106,7 +110,25 @@ def relabelled(logits: Array, drawn: Array, progress: Array | float) -> Array:
       logits: [..., classes].
       drawn: [...] int32.
       progress: [] of 0 to 1.
+
+    Raises:
+      ValueError: logits that are not of floating dtype, drawn classes of another shape or no
+        integers, or a progress that is no scalar.
     """
+    arrays.check_axes("logits", logits, "... classes", "floating")
+    arrays.check_shape("drawn", drawn, logits.shape[:-1])
+    arrays.check_kind("drawn", drawn, "integer")
+    arrays.check_axes("progress", progress, "")
     probabilities = jax.nn.softmax(jax.lax.stop_gradient(logits).astype(jnp.float32))
     is_sure = probabilities.max(axis=-1) > 1 - progress
     return jnp.where(is_sure, probabilities.argmax(axis=-1), drawn)
+
+
+def _check_objects(objects: Objects, num_images: int) -> None:
+    """Raises ValueError for objects of other images, or whose parts don't fit each other."""
+    classes, boxes, tokens = objects
+    axes, lengths = "batch objects", {"batch": num_images}
+    arrays.check_axes("objects.classes", classes, axes, "integer", **lengths)
+    lengths["objects"] = classes.shape[1]
+    arrays.check_axes("objects.boxes", boxes, f"{axes} sides", "floating", **lengths, sides=4)
+    arrays.check_axes("objects.tokens", tokens, axes, "integer", **lengths)

@@ -93,7 +93,12 @@ class ByteGrid(NamedTuple):
     shift: int
 
     def round(self, x: Array) -> Array:
-        """[...] float32 values -> bytes, uint8."""
+        """[...] float32 values -> bytes, uint8.
+
+        Raises:
+          ValueError: values that are not of floating dtype.
+        """
+        arrays.check_kind("x", x, "floating")
         offset = self.zero_point - self.excess
         levels, _ = fake.round_to_levels(
             x / jnp.float32(self.step),
@@ -104,7 +109,12 @@ class ByteGrid(NamedTuple):
         return (levels + offset).astype(jnp.uint8)
 
     def values(self, codes: Array) -> Array:
-        """[...] uint8 -> float32: what `fake.quantize_activation` gives."""
+        """[...] uint8 -> float32: what `fake.quantize_activation` gives.
+
+        Raises:
+          ValueError: codes that are no bytes.
+        """
+        arrays.check_kind("codes", codes, "uint8")
         levels = codes.astype(jnp.int32) - (self.zero_point - self.excess)
         return levels.astype(jnp.float32) * jnp.float32(self.step)
 
@@ -137,10 +147,12 @@ def byte_grid(quantizer: ActivationQuantizer, bits: int) -> ByteGrid:
     """The grid of `fake.quantize_activation` in bytes, on the host.
 
     Raises:
-      ValueError: bits are not 2 to 8; or the step is no positive number, or the zero point is none
-        that float32 counts by ones, and no integers stand for the grid.
+      ValueError: bits are not 2 to 8; the quantizer has more than one step; or the step is no
+        positive number, or the zero point is none that float32 counts by ones, and no integers
+        stand for the grid.
     """
     fake.check_bits(bits)
+    fake.check_one_grid(quantizer)
     step, zero_point = (
         float(jnp.reshape(value, ())) for value in (quantizer.step, quantizer.zero_point)
     )
@@ -169,6 +181,9 @@ def activation_codes(x: Array, quantizer: ActivationQuantizer, bits: int) -> Arr
       x: values.
       quantizer: the grid; its zero point and step on the host.
       bits: 2 to 8.
+
+    Raises:
+      ValueError: values that are not of floating dtype, or as of `byte_grid`.
     """
     arrays.check_kind("x", x, "floating")
     grid = byte_grid(quantizer, bits)

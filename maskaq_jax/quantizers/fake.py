@@ -134,7 +134,8 @@ def quantize_weight_to_grid(w: Array, quantizer: WeightQuantizer, bits: int) -> 
       The quantized weight, shape and dtype of `w`.
 
     Raises:
-      ValueError: bits are not 2 to 8.
+      ValueError: bits are not 2 to 8, the weight is not of floating dtype, or steps are not one an
+        output channel.
     """
     in_steps, step = weight_in_steps(w, quantizer, bits)
     rounded = step * (in_steps + jax.lax.stop_gradient(jnp.round(in_steps) - in_steps))
@@ -153,10 +154,11 @@ def weight_in_steps(w: Array, quantizer: WeightQuantizer, bits: int) -> tuple[Ar
       The weight in steps, of w's shape; and the steps, which broadcast to it.
 
     Raises:
-      ValueError: bits are not 2 to 8.
+      ValueError: as of `quantize_weight_to_grid`.
     """
     check_bits(bits)
-    arrays.check_kind("w", w, "floating")
+    arrays.check_axes("w", w, "... out", "floating")
+    arrays.check_axes("quantizer.step", quantizer.step, "out", "floating", out=w.shape[-1])
     half = 2.0 ** (bits - 1)
     step = jnp.reshape(jnp.asarray(quantizer.step), (1,) * (w.ndim - 1) + (-1,))
     return jnp.clip(jax.lax.stop_gradient(w) / step, -half, half - 1), step
@@ -234,6 +236,15 @@ def check_bits(bits: int) -> None:
         raise ValueError(f"bits must be {MIN_BITS} to {MAX_BITS}, got {bits}")
 
 
+def check_one_grid(quantizer: ActivationQuantizer) -> None:
+    """Raises ValueError for a quantizer of more than one step or zero point."""
+    if jnp.size(quantizer.step) != 1 or jnp.size(quantizer.zero_point) != 1:
+        raise ValueError(
+            f"a quantizer has one step and one zero point, got shapes {jnp.shape(quantizer.step)} "
+            f"and {jnp.shape(quantizer.zero_point)}"
+        )
+
+
 def code_range(signed: ArrayLike, bits: int) -> tuple[Array, Array]:
     """Smallest and largest code, [] float32 each (`docs/method.md` section 1)."""
     hi = jnp.where(signed, 2.0 ** (bits - 1) - 1, 2.0**bits - 1)
@@ -245,11 +256,7 @@ def _grid(
 ) -> tuple[Array, Array, Array, Array]:
     """Step, with its gradient scaled; zero point; smallest and largest code; all of shape []."""
     check_bits(bits)
-    if jnp.size(quantizer.step) != 1 or jnp.size(quantizer.zero_point) != 1:
-        raise ValueError(
-            f"a quantizer has one step and one zero point, got shapes {jnp.shape(quantizer.step)} "
-            f"and {jnp.shape(quantizer.zero_point)}"
-        )
+    check_one_grid(quantizer)
     # Scalars; arrays of one element, as PyTorch code stores them, are accepted too.
     step, zero_point = jnp.reshape(quantizer.step, ()), jnp.reshape(quantizer.zero_point, ())
     step = _straight_through(step, step * grad_scale)

@@ -39,8 +39,7 @@ def init_activation_quantizer(x: Array, bits: int) -> ActivationQuantizer:
     """
     check_bits(bits)
     arrays.check_kind("x", x, "floating")
-    if not x.size:
-        raise ValueError(f"x must have values to choose a range by, got shape {x.shape}")
+    _check_not_empty(x)
     x = x.astype(jnp.float32)
     signed = jnp.min(x) < _SIGNED_BELOW
     _, hi = code_range(signed, bits)
@@ -74,9 +73,16 @@ def least_squares_activation_quantizer(
 
     Returns:
       An unsigned quantizer.
+
+    Raises:
+      ValueError: bits are not 2 to 8; values are none, or not of floating dtype; or importance is
+        not one number a channel.
     """
     check_bits(bits)
-    arrays.check_kind("x", x, "floating")
+    arrays.check_axes("x", x, "... channels", "floating")
+    _check_not_empty(x)
+    if importance is not None:
+        arrays.check_axes("importance", importance, "channels", channels=x.shape[-1])
     levels = 2.0**bits - 1
     x = x.astype(jnp.float32).reshape(-1, x.shape[-1])
     low, high = jnp.minimum(x.min(), 0.0), jnp.maximum(x.max(), 0.0)
@@ -117,9 +123,15 @@ def least_squares_weight_steps(kernel: Array, bits: int, importance: Array | Non
 
     Returns:
       [out] float32 steps.
+
+    Raises:
+      ValueError: bits are not 2 to 8; the kernel has other axes, or is not of floating dtype; or
+        importance is not one number a row of the kernel.
     """
     check_bits(bits)
     arrays.check_axes("kernel", kernel, "in out", "floating")
+    if importance is not None:
+        arrays.check_shape("importance", importance, kernel.shape[:1])
     half = 2.0 ** (bits - 1)
     largest = 2 * jnp.maximum(jnp.abs(kernel).max(axis=0), 1e-8) / (2.0**bits - 1)
     weights = jnp.ones(len(kernel)) if importance is None else importance
@@ -132,6 +144,11 @@ def least_squares_weight_steps(kernel: Array, bits: int, importance: Array | Non
     shares = jnp.linspace(0.4, 1.0, _NUM_WEIGHT_STEPS)
     errors = jax.lax.map(error, shares)
     return shares[jnp.argmin(errors, axis=0)] * largest
+
+
+def _check_not_empty(x: Array) -> None:
+    if not x.size:
+        raise ValueError(f"x must have values to choose a range by, got shape {x.shape}")
 
 
 def _histogram(x: Array, low: Array, high: Array, importance: Array | None) -> tuple[Array, Array]:

@@ -4,13 +4,19 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from maskaq_jax.devices import arrays
 from maskaq_jax.devices.keys import image_keys, named_key
 from maskaq_jax.images import backgrounds, dead_leaves, noise
 from maskaq_jax.synthesis.step import SynthesisSettings, SynthesisSpec
 
 
 def draw_labels(key: Array, indices: Array, num_classes: int, settings: SynthesisSettings) -> Array:
-    """[B] int32 classes the images are to be made for; all 0 where there are none."""
+    """[B] int32 classes the images are to be made for; all 0 where there are none.
+
+    Raises:
+      ValueError: as of `image_keys`.
+    """
+    arrays.check_axes("indices", indices, "batch", "integer")
     num_classes = max(1, num_classes)
     if settings.balanced_labels:
         return indices % num_classes
@@ -19,7 +25,12 @@ def draw_labels(key: Array, indices: Array, num_classes: int, settings: Synthesi
 
 
 def draw_images(key: Array, indices: Array, shape: tuple[int, ...], spec: SynthesisSpec) -> Array:
-    """[B, *shape] first images, boxed in as the settings say."""
+    """[B, *shape] first images, boxed in as the settings say.
+
+    Raises:
+      ValueError: as of `image_keys`; or a shape that is no image's, or of other channels than the
+        pixels'.
+    """
     settings = spec.settings
     if settings.first_images == "leaves":
         images = dead_leaves.draw_leaves(key, indices, shape, spec.pixels)

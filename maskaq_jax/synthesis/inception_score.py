@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from maskaq_jax.devices import arrays
 from maskaq_jax.models import Model, full_precision
 
 # Images that P sees at a time.
@@ -21,7 +22,13 @@ def of_images(model: Model, params: Any, images: Array) -> Array:
       model: P, or Q, of which P is the full-precision clone; it has classes.
       params: P's weights.
       images: [images, height, width, channels] normalised; a multiple of 32.
+
+    Raises:
+      ValueError: images of other axes or not of floating dtype, or no multiple of 32.
     """
+    arrays.check_axes("images", images, "batch height width channels", "floating")
+    if len(images) % _TOGETHER:
+        raise ValueError(f"images must be a multiple of {_TOGETHER}, got {len(images)}")
     model_p = full_precision(model)
 
     def classify(batch: Array) -> Array:
@@ -43,7 +50,11 @@ def log_inception_score(logits: Array) -> Array:
     Returns:
       [] from 0, where the answer is always the same, to the logarithm of the number of classes or
       of images, whichever is smaller.
+
+    Raises:
+      ValueError: logits of other axes, or not of floating dtype.
     """
+    arrays.check_axes("logits", logits, "images classes", "floating")
     log_probabilities = jax.nn.log_softmax(logits)
     log_mean = jax.nn.logsumexp(log_probabilities, axis=0, keepdims=True) - jnp.log(len(logits))
     gain = jnp.exp(log_probabilities) * (log_probabilities - log_mean)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from maskaq_jax import losses
+from maskaq_jax.devices import arrays
 from maskaq_jax.devices.global_batch import LOCAL, GlobalBatch
 from maskaq_jax.losses import Objects
 from maskaq_jax.models import Model
@@ -60,7 +61,11 @@ def draw_objects(keys: Array, labels: Array, num_classes: int, num_tokens: int) 
       labels: [B] int32.
       num_classes: of objects.
       num_tokens: detection tokens; each object gets one out of a share of its own.
+
+    Raises:
+      ValueError: labels of other axes or no integers, or not as many keys.
     """
+    _check_labels(labels, keys)
 
     def draw(key: Array, label: Array) -> Objects:
         count_key, class_key, centre_key, side_key, token_key = jax.random.split(key, 5)
@@ -93,7 +98,11 @@ def draw_label_maps(keys: Array, labels: Array, num_classes: int, size: tuple[in
       labels: [B] int32.
       num_classes: of pixels.
       size: rows and columns.
+
+    Raises:
+      ValueError: labels of other axes or no integers, or not as many keys.
     """
+    _check_labels(labels, keys)
 
     def draw(key: Array, label: Array) -> Array:
         class_key, noise_key = jax.random.split(key)
@@ -103,3 +112,8 @@ def draw_label_maps(keys: Array, labels: Array, num_classes: int, size: tuple[in
         return classes[smooth.argmax(axis=-1)]
 
     return jax.vmap(draw)(keys, labels)
+
+
+def _check_labels(labels: Array, keys: Array) -> None:
+    arrays.check_axes("labels", labels, "batch", "integer")
+    arrays.check_count("keys", keys, len(labels))

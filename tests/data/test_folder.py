@@ -92,7 +92,8 @@ def test_batches_hold_every_image_once_in_order(folder, size):
     np.testing.assert_array_equal(labels, [0, 0, 1, 1])
     for images, labels, valid in batches:
         assert images.shape == (min(size, 4), 8, 8, 3)
-        expected = PIXELS.from_bytes(100 * labels[valid, None, None, None] * np.ones(3))
+        greys = 100 * labels[valid, None, None, None] * np.ones(3)
+        expected = PIXELS.from_bytes(greys.astype(np.uint8))
         np.testing.assert_allclose(
             images[valid], np.broadcast_to(expected, images[valid].shape), atol=0.03
         )

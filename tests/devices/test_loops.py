@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -41,42 +42,32 @@ def _compilations():
         jax.monitoring.unregister_event_duration_listener(listen)
 
 
-@pytest.fixture(scope="module")
-def traces():
-    """Counts how often the functions that the loops compile are traced."""
-    counts = {"synthesize": 0, "step": 0, "count": 0}
-
-    def counting(module, name):
-        function = getattr(module, name)
-
-        def counted(*args, **kwargs):
-            counts[name] += 1
-            return function(*args, **kwargs)
-
-        return module, name, counted
-
+@contextlib.contextmanager
+def _traced_once(owner, name):
+    """A function that the loops compile is traced once, neither more often nor never."""
+    chex.clear_trace_counter()
+    watched = chex.assert_max_traces(getattr(owner, name), n=1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(*counting(synthesis, "synthesize"))
-        patch.setattr(*counting(finetuning, "step"))
-        patch.setattr(*counting(Classification, "count"))
-        yield counts
+        patch.setattr(owner, name, watched)
+        yield
+    with pytest.raises(AssertionError, match="traced > 1 times"):
+        jax.eval_shape(watched, 0.0)  # the second time
 
 
 def _ignore(done):
     del done
 
 
-def test_every_batch_of_synthesis_runs_one_program(model, params, variables, traces):
+def test_every_batch_of_synthesis_runs_one_program(model, params, variables):
     # 12 steps are a chunk of 10 and one of 2.
     spec = SynthesisSpec(SynthesisSettings(num_steps=12), Pixels())
     loop = SynthesisLoop(model, spec, MESHES[4])
     rows = [parallel.rows_of_batch(first, first + 8, MESHES[4]) for first in (0, 8)]
-    before = traces["synthesize"]
-    first = list(loop.run(KEY, rows[0], params, variables))
-    with _compilations() as compiled:
-        second = list(loop.run(KEY, rows[1], params, variables))
+    with _traced_once(synthesis, "synthesize"):
+        first = list(loop.run(KEY, rows[0], params, variables))
+        with _compilations() as compiled:
+            second = list(loop.run(KEY, rows[1], params, variables))
     assert compiled == []
-    assert traces["synthesize"] == before + 1
     assert [(progress.attempt, progress.step) for progress in first] == [(0, 10), (0, 12)]
     images = [parallel.fetch(progress[-1].state.images) for progress in (first, second)]
     assert not np.allclose(*images)
@@ -125,39 +116,38 @@ def test_a_batch_that_the_devices_do_not_divide_is_padded(model, params, variabl
 
 
 @pytest.fixture(scope="module")
-def epochs(model, images, params, variables, traces):
+def epochs(model, images, params, variables):
     """Two epochs of 12 samples, and a third after the state was put on the devices anew."""
     loop = FinetuningLoop(model, FINETUNING, 12, KEY, MESHES[4])
     seen, compiled, num_read = [], [], []
-    before = traces["step"]
 
     def read_images(indices):
         seen.append(indices.tolist())
         return np.asarray(images)[indices % BATCH]
 
     state = loop.init_state(variables)
-    for steps in (range(4), range(4, 6)):
-        training = loop.run(loop.init_state(state.variables), steps, read_images, params)
-        for _ in steps:
-            with _compilations() as programs:
-                state, _ = next(training)
-            compiled.append(programs)
-            num_read.append(len(seen))
-        assert next(training, None) is None
-    return seen, compiled, num_read, traces["step"] - before
+    with _traced_once(finetuning, "step"):
+        for steps in (range(4), range(4, 6)):
+            training = loop.run(loop.init_state(state.variables), steps, read_images, params)
+            for _ in steps:
+                with _compilations() as programs:
+                    state, _ = next(training)
+                compiled.append(programs)
+                num_read.append(len(seen))
+            assert next(training, None) is None
+    return seen, compiled, num_read
 
 
 def test_every_step_runs_one_program(epochs):
-    _, (first, second, *later), _, num_traces = epochs
+    _, (first, second, *later), _ = epochs
     assert first
     # The second step reads the images of the second epoch, whose order is drawn eagerly.
     assert len(second) <= 1
     assert later == [[]] * 4
-    assert num_traces == 1
 
 
 def test_a_step_reads_the_images_of_the_next_one_that_trains_on_the_same_samples(epochs):
-    _, _, num_read, _ = epochs
+    _, _, num_read = epochs
     assert num_read == [2, 3, 4, 4, 6, 6]
 
 
@@ -197,15 +187,14 @@ def test_a_training_batch_holds_no_sample_twice(model, images, params, variables
     assert read == [list(range(6))]
 
 
-def test_every_evaluation_runs_one_program(model, images, variables, traces):
+def test_every_evaluation_runs_one_program(model, images, variables):
     loop = EvaluationLoop(Classification(), model, MESHES[4])
-    before = traces["count"]
     batch = LabelledBatch(np.asarray(images), np.zeros(BATCH, np.int32), np.ones(BATCH, bool))
-    measured = loop.run(variables, [batch] * 2, _ignore)
-    with _compilations() as compiled:
-        assert loop.run(variables, [batch] * 2, _ignore) == measured
+    with _traced_once(Classification, "count"):
+        measured = loop.run(variables, [batch] * 2, _ignore)
+        with _compilations() as compiled:
+            assert loop.run(variables, [batch] * 2, _ignore) == measured
     assert compiled == []
-    assert traces["count"] == before + 1
 
 
 def test_without_a_valid_image_there_is_no_accuracy(model, images, variables):
