@@ -55,17 +55,19 @@ def main() -> None:
     if options.point:
         print(json.dumps(measure_point(options.model, options.phase, **options.point)))
         return
-    measured: dict[str, dict[str, Any]] = {}
-    for name, values in _VALUES.items():
-        for value in values:
-            key = json.dumps(_DEFAULT | {name: value})
-            if key not in measured:
-                measured[key] = run_point(options.model, options.phase, key)
-                print(measured[key], flush=True)
-    points = list(measured.values())
+    points: list[dict[str, Any]] = []
+    for point in list_points():
+        points.append(run_point(options.model, options.phase, json.dumps(point)))
+        print(points[-1], flush=True)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     write_table(points, options.out.with_suffix(".csv"))
     draw(points, f"{options.model}, {options.phase}", options.out.with_suffix(".png"))
+
+
+def list_points() -> list[dict[str, int]]:
+    """What is measured: each value of one of them, the others as they are elsewhere."""
+    points = [_DEFAULT | {name: value} for name, values in _VALUES.items() for value in values]
+    return [point for place, point in enumerate(points) if point not in points[:place]]
 
 
 def run_point(model: str, phase: str, point: str) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """The house: which room may know which, as one sentence of `docs/develop.md` says."""
 
 import ast
+import contextlib
+import itertools
 import re
 import subprocess
 import sys
@@ -158,6 +160,125 @@ def test_packed_codes_are_read_without_the_onnx_extra():
     assert _run(f"{statements}; {loaded}") == "[]"
 
 
+def test_importing_the_package_looks_for_no_extra():
+    """Whether they are installed or not."""
+    names = ("tensorflow", "tensorflow_datasets", "torch", "onnx", "onnxruntime")
+    program = f"""
+import importlib.abc, sys
+
+class Recorder(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name in {names}:
+            print(name)
+
+sys.meta_path.insert(0, Recorder())
+import maskaq_jax, maskaq_jax.api, maskaq_jax.data, maskaq_jax.main, maskaq_jax.run
+"""
+    assert _run(program) == ""
+
+
 def test_importing_the_algorithm_asks_for_no_device():
     """A process joins the others before JAX's first computation, which this would make fail."""
     assert _run("import os; os.environ['JAX_PLATFORMS'] = 'none'; import maskaq_jax.run") == ""
+
+
+_MOST_LINES = 60
+
+
+@pytest.mark.parametrize("folder", ["maskaq_jax", "configs", "benchmarks", "tests"])
+def test_functions_can_be_read_at_a_glance(folder):
+    """Bodies, their docstrings left out."""
+    long = []
+    for path in sorted((ROOT / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                body = node.body[ast.get_docstring(node) is not None :]
+                if body and body[-1].end_lineno - body[0].lineno >= _MOST_LINES:
+                    long.append(f"{path.relative_to(ROOT)}:{node.lineno} {node.name}")
+    assert long == []
+
+
+def _is_private(name):
+    # What ends with one too is a protocol of others, as `_repr_html_` of notebooks.
+    return isinstance(name, str) and name.startswith("_") and not name.endswith("_")
+
+
+def _is_tested(module):
+    return module.partition(".")[0] in ("maskaq_jax", "benchmarks", "configs")
+
+
+def _tested_names(tree):
+    """Names that a file binds by its imports of what is tested."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and _is_tested(node.module):
+            yield from (alias.asname or alias.name for alias in node.names)
+        elif isinstance(node, ast.Import):
+            tested = [alias for alias in node.names if _is_tested(alias.name)]
+            yield from (alias.asname or alias.name.partition(".")[0] for alias in tested)
+
+
+def _root(node):
+    while isinstance(node, ast.Attribute | ast.Call):
+        node = node.value if isinstance(node, ast.Attribute) else node.func
+    return getattr(node, "id", None)
+
+
+def _private_uses(text):
+    """Private names of what is tested that a file reads, replaces or imports, in its programs too.
+
+    As far as names of imports lead to them: of an instance nobody can tell what it is of.
+    """
+    tree = ast.parse(text)
+    tested = set(_tested_names(tree))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and _is_tested(node.module):
+            yield from (alias.name for alias in node.names if _is_private(alias.name))
+        elif isinstance(node, ast.Attribute) and _root(node.value) in tested:
+            # A namedtuple's own methods are public in spite of their names.
+            if _is_private(node.attr) and node.attr not in ("_replace", "_asdict", "_fields"):
+                yield node.attr
+        elif isinstance(node, ast.Call):  # of setattr and the like: an object and a name
+            for one, other in itertools.pairwise(node.args):
+                if _root(one) in tested and _is_private(getattr(other, "value", None)):
+                    yield other.value
+        elif isinstance(node, ast.Constant) and "import" in str(node.value):
+            with contextlib.suppress(SyntaxError):
+                yield from _private_uses(str(node.value))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from maskaq_jax.images.views import _blur",
+        "from maskaq_jax import main\nmain._run()",
+        "import maskaq_jax.main\nmaskaq_jax.main._run()",
+        "from maskaq_jax import main\npatch.setattr(main, '_run', print)",
+        "from benchmarks import growth as bench\nbench.make()._values",
+        "PROGRAM = 'from maskaq_jax import main\\nmain._run()'",
+    ],
+)
+def test_private_uses_are_found(text):
+    assert len(list(_private_uses(text))) == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from maskaq_jax.export import __main__ as command\ncommand.main()",
+        "import re\nre._cache",
+        "import maskaq_jax\nmaskaq_jax.load()._repr_html_()",
+    ],
+)
+def test_other_names_are_left_alone(text):
+    assert list(_private_uses(text)) == []
+
+
+def test_tests_know_no_private_name():
+    """What users don't see, tests don't either: they stay as they are when it is written anew."""
+    others = [path for path in sorted((ROOT / "tests").rglob("*.py")) if path != Path(__file__)]
+    found = {
+        str(path.relative_to(ROOT)): uses
+        for path in others
+        if (uses := list(_private_uses(path.read_text(encoding="utf-8"))))
+    }
+    assert found == {}

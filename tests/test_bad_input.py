@@ -20,7 +20,6 @@ EMBEDDED = paths.weights_path("embedded:vit_fashion")
 RUNNER = """
 import json, os, sys
 import jax
-from absl import app
 from maskaq_jax import config, main, run
 from maskaq_jax.runs import inputs
 
@@ -32,7 +31,7 @@ for case in json.load(sys.stdin):
             os.dup2(os.open(case["output"] + name, os.O_WRONLY | os.O_CREAT), number)
         sys.argv = ["main", *case["arguments"]]
         try:
-            app.run(main.main, flags_parser=main._parse_flags)
+            main.start()
         except SystemExit as end:
             sys.stderr.flush()
             os._exit(end.code or 0)
@@ -44,6 +43,17 @@ for case in json.load(sys.stdin):
 
 
 def _write_files(directory):
+    """All that the cases name."""
+    _write_configs(directory)
+    _write_damaged_weights(directory)
+    _write_weights_that_do_not_fit(directory)
+    _write_repositories(directory)
+    _write_images(directory)
+    _write_runs(directory)
+    (directory / "dangling").symlink_to(directory / "gone")
+
+
+def _write_configs(directory):
     (directory / "syntax.py").write_text("def get_config(:\n")
     (directory / "raises.py").write_text("def get_config():\n    raise RuntimeError('no way')\n")
     (directory / "empty.py").write_text("")
@@ -60,7 +70,10 @@ def _write_files(directory):
     (directory / "nan.py").write_text(
         (directory / "thin.py").read_text().replace("'mlp_ratio': 0", "'mlp_ratio': float('nan')")
     )
-    (directory / "list").write_text("n01/0.png 0\nn01/1.png seven\n")
+
+
+def _write_damaged_weights(directory):
+    """Files that are no weights, or parts of them."""
     (directory / "weights.txt").write_text("1 2 3")
     (directory / "text.safetensors").write_text("these are no weights")
     whole = EMBEDDED.read_bytes()
@@ -68,6 +81,15 @@ def _write_files(directory):
     header = json.dumps({"x": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]}})
     length = len(header).to_bytes(8, "little")
     (directory / "bomb.safetensors").write_bytes(length + header.encode())
+    (directory / "pointer.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n")
+    for name, content in (("weighed", '{"crc32": 1}'), ("blank", "")):
+        (directory / name).mkdir()
+        (directory / name / "weights.json").write_text(content)
+
+
+def _write_weights_that_do_not_fit(directory):
+    """Whole files, of another model or with values that no model has."""
+    (directory / "deit.safetensors").write_bytes(EMBEDDED.read_bytes())
     (directory / "swin.safetensors").write_bytes(
         paths.weights_path("embedded:swin_fashion").read_bytes()
     )
@@ -83,8 +105,6 @@ def _write_files(directory):
     ):
         arrays_hurt = arrays | {key: np.asarray(value) for key, value in hurt.items()}
         save_file(arrays_hurt, directory / f"{name}.safetensors")
-    (directory / "deit.safetensors").write_bytes(whole)
-    (directory / "pointer.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n")
     both = {f"{name}.{key}": arrays[key] for name in ("student", "teacher") for key in arrays}
     save_file(both, directory / "two.safetensors")
     extra = np.zeros((2, 2), np.float32)
@@ -92,6 +112,10 @@ def _write_files(directory):
         arrays | {"layers.0.blocks.0.attn.cpb_mlp.0.weight": extra}, directory / "swin2.safetensors"
     )
     save_file(arrays | {"pooler.dense.weight": extra}, directory / "pooled.safetensors")
+
+
+def _write_repositories(directory):
+    """Weights with what stands beside them."""
     squash = {"size": {"height": 28, "width": 28}}
     for name, file, said in (
         ("said", "config.json", {"hidden_act": "relu"}),
@@ -99,8 +123,13 @@ def _write_files(directory):
         ("squashed", "preprocessor_config.json", squash),
     ):
         (directory / name).mkdir()
-        (directory / name / "model.safetensors").write_bytes(whole)
+        (directory / name / "model.safetensors").write_bytes(EMBEDDED.read_bytes())
         (directory / name / file).write_text(json.dumps(said))
+
+
+def _write_images(directory):
+    """Folders of images, and a list of some."""
+    (directory / "list").write_text("n01/0.png 0\nn01/1.png seven\n")
     for number in range(10):
         (directory / "tens" / str(number)).mkdir(parents=True)
         Image.new("RGB", (40, 30)).save(directory / "tens" / str(number) / "0.png")
@@ -113,10 +142,10 @@ def _write_files(directory):
         path = directory / "pointers" / str(number) / "1.jpg"
         path.parent.mkdir(parents=True)
         path.write_text("version https://git-lfs.github.com/spec/v1\n")
-    (directory / "dangling").symlink_to(directory / "gone")
-    for name, content in (("weighed", '{"crc32": 1}'), ("blank", "")):
-        (directory / name).mkdir()
-        (directory / name / "weights.json").write_text(content)
+
+
+def _write_runs(directory):
+    """Directories in which there seems to be a run."""
     for name, content in (("run", '{"seed": 0}'), ("damaged", "{")):
         (directory / name).mkdir()
         (directory / name / "config.json").write_text(content)

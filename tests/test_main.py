@@ -1,16 +1,16 @@
-"""The command line, as real processes but for how a run ends that failed."""
+"""The command line, as real processes."""
 
-import errno
+import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
-import jax
 import pytest
 
-from maskaq_jax import main, run
+from maskaq_jax.storage import paths
 from tests import emitters
 
 ROOT = Path(__file__).parents[1]
@@ -181,44 +181,138 @@ def test_smoke_runs_every_phase_without_torch_or_tensorflow(tmp_path, traps):
     assert "config.seed (0 there, 1 here)" in again.stderr
 
 
+# The program up to its run, for which something else stands in.
+STAND_IN = """
+import errno, hashlib, os, signal
+import jax
+from maskaq_jax import main, run
+from maskaq_jax.runs import inputs
+
+def stand_in(*_):
+    {}
+
+run.run = stand_in
+"""
+
+
+def _run_program(program, *arguments, cwd):
+    return subprocess.run(
+        [sys.executable, "-c", program, SMOKE, "--compilation_cache=", *arguments],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        cwd=cwd,
+        check=False,
+    )
+
+
 @pytest.mark.parametrize(
     ("error", "line"),
     [
-        (FloatingPointError("diverged at step 3:\n  lower it"), "diverged at step 3: lower it"),
-        (OSError(errno.EIO, "Input/output error", "a"), "[Errno 5] Input/output error: 'a'"),
         (
-            jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nAt"),
-            "RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes: lower "
-            "config.samples.batch_size, config.finetuning.batch_size or "
-            "config.evaluation.batch_size, with another --workdir",
+            "FloatingPointError('diverged at step 3:\\n  lower it')",
+            "diverged at step 3: lower it",
+        ),
+        (
+            "OSError(errno.EIO, 'Input/output error', 'a')",
+            "[Errno 5] Input/output error: 'a'",
+        ),
+        (
+            "jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: Out of memory: 9 bytes.\\nAt')",
+            "RESOURCE_EXHAUSTED: Out of memory: 9 bytes: lower config.samples.batch_size, "
+            "config.finetuning.batch_size or config.evaluation.batch_size, with another --workdir",
         ),
     ],
 )
-def test_a_run_that_fails_ends_with_one_line(error, line, monkeypatch, capsys):
-    def fail(*_):
-        raise error
-
-    monkeypatch.setattr(run, "run", fail)
-    with pytest.raises(SystemExit) as ended:
-        main._run(SimpleNamespace(workdir=Path("run")), lambda: False)
-    assert ended.value.code == 1
-    assert capsys.readouterr() == ("run directory: run\n", f"error: {line}\n")
+def test_a_run_that_fails_ends_with_one_line(error, line, tmp_path):
+    program = STAND_IN.format(f"raise {error}") + "main.start()"
+    result = _run_program(program, "--workdir=run", cwd=tmp_path)
+    assert result.returncode == 1
+    assert (result.stdout, result.stderr) == ("run directory: run\n", f"error: {line}\n")
 
 
-def test_a_run_that_is_stopped_before_it_starts_writes_nothing(monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr(run, "run", pytest.fail)
-    with pytest.raises(SystemExit) as ended:
-        main._run(SimpleNamespace(workdir=tmp_path / "run"), lambda: True)
-    assert ended.value.code == 75
-    assert capsys.readouterr() == ("", "stopped before anything was written\n")
-    assert not (tmp_path / "run").exists()
+STOPPED_WHILE_IT_PREPARES = (
+    STAND_IN.format("raise AssertionError('it runs')")
+    + """
+prepare = inputs.prepare
 
+def prepare_and_stop(*arguments):
+    prepared = prepare(*arguments)
+    os.kill(os.getpid(), signal.SIGTERM)
+    return prepared
 
-@pytest.mark.parametrize(
-    "workdir", [["--workdir=runs/my run"], ["--workdir", "runs/my run"], ["-workdir=x"], []]
+inputs.prepare = prepare_and_stop
+main.start()
+"""
 )
-def test_the_command_that_is_written_down_has_no_directory(workdir, monkeypatch):
-    arguments = [SMOKE, *workdir, "--config.model.weights=my weights.pth"]
-    monkeypatch.setattr(sys, "argv", ["maskaq", *arguments])
-    expected = f"python -m maskaq_jax.main {SMOKE} '--config.model.weights=my weights.pth'"
-    assert main._command() == expected
+
+
+def test_a_run_that_is_stopped_before_it_starts_writes_nothing(tmp_path):
+    result = _run_program(STOPPED_WHILE_IT_PREPARES, "--workdir=run", cwd=tmp_path)
+    assert result.returncode == 75, result.stderr
+    assert result.stdout == ""
+    assert result.stderr.endswith("\nstopped before anything was written\n")
+    assert not any(tmp_path.iterdir())
+
+
+# Its main thread computes for minutes, and lets no handler of Python's run meanwhile.
+BUSY = STAND_IN.format('hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)') + "main.start()"
+
+
+def test_ctrl_c_is_answered_and_a_second_one_obeyed_while_the_program_computes(tmp_path):
+    with subprocess.Popen(
+        [sys.executable, "-c", BUSY, SMOKE, "--compilation_cache=", "--workdir=run"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    ) as process:
+        try:
+            assert process.stdout.readline() == "run directory: run\n"
+            process.send_signal(signal.SIGINT)
+            answer = process.stderr.readline()
+            assert answer.startswith("SIGINT: saving, after the step at hand; Ctrl-C again")
+            process.send_signal(signal.SIGINT)
+            _, told = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == 130
+    assert told.strip().startswith("stopped at once: what was saved by then stays")
+    assert told.strip().count("\n") == 0
+
+
+# Started anew for each list of arguments, in a process that is forked after the imports.
+COMMANDS = """
+import json, os, sys
+import jax
+from maskaq_jax import main, run
+
+run.run = lambda inputs, *_: print(inputs.command, flush=True)
+for arguments in json.load(sys.stdin):
+    if os.fork() == 0:
+        sys.argv = ["maskaq", *arguments]
+        main.start()
+    os.wait()
+"""
+
+
+def test_the_command_that_is_written_down_has_no_directory(tmp_path):
+    shutil.copy(paths.weights_path("embedded:vit_fashion"), tmp_path / "my weights.safetensors")
+    workdirs = [["--workdir=runs/my run"], ["--workdir", "runs/my run"], ["-workdir=x"], []]
+    others = ["--compilation_cache=", "--config.model.weights=my weights.safetensors"]
+    result = subprocess.run(
+        [sys.executable, "-c", COMMANDS],
+        input=json.dumps([[SMOKE, *workdir, *others] for workdir in workdirs]),
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        cwd=tmp_path,
+        check=True,
+    )
+    expected = (
+        f"python -m maskaq_jax.main {SMOKE} --compilation_cache= "
+        "'--config.model.weights=my weights.safetensors'"
+    )
+    told = [line for line in result.stdout.splitlines() if line.startswith("python")]
+    assert told == [expected] * len(workdirs), result.stderr

@@ -43,6 +43,13 @@ class Equalization(NamedTuple):
         shape = (1,) * (x.ndim - 1) + (-1,)
         return (x - self.shift.reshape(shape)) / self.factor.reshape(shape)
 
+    def in_norm(self, scale: Array, bias: Array) -> tuple[Array, Array]:
+        """[C] gamma and beta of a norm -> of one with the output equalized.
+
+        `gamma' = gamma / r`, `beta' = (beta - m) / r`.
+        """
+        return scale / self.factor, (bias - self.shift) / self.factor
+
 
 def choose_equalization(
     inputs: Array,

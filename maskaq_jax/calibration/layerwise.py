@@ -20,7 +20,6 @@ from jax import Array
 
 from maskaq_jax import quantizers
 from maskaq_jax.calibration import attention, neck
-from maskaq_jax.calibration.equalization import Equalization
 from maskaq_jax.calibration.fitter import (
     ActivationName,
     CalibrationSettings,
@@ -291,7 +290,10 @@ def _fit_dense(fitter: Fitter, site: Site, own: Tree, rows: Rows) -> None:
         if site.norm and fitter.settings.equalize_norms:
             shifts = ("none", "mean", "middle") if bias is not None else ("none",)
             change = fitter.equalization(inputs, kernel, shifts=shifts)
-            _into_norm(own, site.norm, change)
+            scale, shift = (*site.norm, "scale"), (*site.norm, "bias")
+            own.params[scale], own.params[shift] = change.in_norm(
+                own.params[scale], own.params[shift]
+            )
         elif site.has_factor and fitter.settings.equalize_hidden:
             change = fitter.equalization(
                 inputs, kernel, shifts=("none",), spreads=("largest", "rms")
@@ -312,13 +314,6 @@ def _fit_dense(fitter: Fitter, site: Site, own: Tree, rows: Rows) -> None:
     rows = rows._replace(inputs=inputs)
     fitted = fitter.kernel(kernel, bias, rows, fitter.settings.damping, fitter.settings.ridge)
     store(own, site.path, *fitted)
-
-
-def _into_norm(own: Tree, norm: tuple[str, ...], change: Equalization) -> None:
-    """Has a norm's output shifted and divided: `gamma' = gamma / r`, `beta' = (beta - m) / r`."""
-    scale, bias = (*norm, "scale"), (*norm, "bias")
-    own.params[scale] = own.params[scale] / change.factor
-    own.params[bias] = (own.params[bias] - change.shift) / change.factor
 
 
 def _stream_gap(

@@ -42,7 +42,7 @@ _SEED = 0
 # on all of Fashion-MNIST's training images, "real" is of the few that ship.
 SPLITS = {"training": 0, "validation": 1, "test": 2, "real": 3}
 _EVALUATED = ("test", "validation")
-_NUM_SCENES = 1000
+NUM_SCENES = 1000
 
 _MOST_GARMENTS = 4
 # Longer side of a garment, in pixels.
@@ -88,9 +88,38 @@ def draw_scene(garments: np.ndarray, labels: np.ndarray, key: Sequence[int]) -> 
     """
     draws = _uniform(key, 1 + _MOST_GARMENTS * _DRAWS)
     count = 1 + int(draws[0] * _MOST_GARMENTS)
-    objects: list[_Object] = []
+    placed: list[PlacedGarment] = []
     for own in draws[1:].reshape(_MOST_GARMENTS, _DRAWS)[:count]:
-        objects.append(_draw_object(garments, labels, own, objects))
+        placed.append(_draw_garment(garments, labels, own, placed))
+    return compose_scene(placed)
+
+
+class PlacedGarment(NamedTuple):
+    """A garment and its place.
+
+    Attributes:
+      grey: [height, width] uint8.
+      silhouette: [height, width] bool, where it hides what is behind it.
+      label: its class, 0 to 9.
+      top: its first row on the canvas.
+      left: its first column.
+    """
+
+    grey: np.ndarray
+    silhouette: np.ndarray
+    label: int
+    top: int
+    left: int
+
+    @property
+    def window(self) -> tuple[slice, slice]:
+        """Rows and columns of the canvas."""
+        height, width = self.grey.shape
+        return slice(self.top, self.top + height), slice(self.left, self.left + width)
+
+
+def compose_scene(objects: Sequence[PlacedGarment]) -> Scene:
+    """Garments on a canvas, later ones in front, without those of which less than half is seen."""
     owners = _paint(objects)
     # Those in front of what is left out are in front of nothing less: nobody else disappears.
     objects = [one for place, one in enumerate(objects) if _is_seen(one, owners == place)]
@@ -111,31 +140,15 @@ def draw_scene(garments: np.ndarray, labels: np.ndarray, key: Sequence[int]) -> 
     )
 
 
-class _Object(NamedTuple):
-    """A garment and its place."""
-
-    grey: np.ndarray  # [height, width] uint8
-    silhouette: np.ndarray  # [height, width] bool
-    label: int
-    top: int
-    left: int
-
-    @property
-    def window(self) -> tuple[slice, slice]:
-        """Rows and columns of the canvas."""
-        height, width = self.grey.shape
-        return slice(self.top, self.top + height), slice(self.left, self.left + width)
-
-
 def _uniform(key: Sequence[int], count: int) -> np.ndarray:
     """[count] float64 from 0 to below 1: of bits, which NumPy promises to leave as they are."""
     bits = np.random.PCG64(np.random.SeedSequence(tuple(key))).random_raw(count)
     return (bits >> np.uint64(11)) * 2.0**-53
 
 
-def _draw_object(
-    garments: np.ndarray, labels: np.ndarray, draws: np.ndarray, others: Sequence[_Object]
-) -> _Object:
+def _draw_garment(
+    garments: np.ndarray, labels: np.ndarray, draws: np.ndarray, others: Sequence[PlacedGarment]
+) -> PlacedGarment:
     number = int(draws[0] * len(garments))
     garment, silhouette = _cut_out(garments[number])
     if draws[1] < 0.5:
@@ -145,7 +158,7 @@ def _draw_object(
     grey = _resize(garment, height, width)
     mask = _resize(np.where(silhouette, 255, 0).astype(np.uint8), height, width) > 127
     places = [
-        _Object(
+        PlacedGarment(
             grey,
             mask,
             int(labels[number]),
@@ -181,7 +194,7 @@ def _resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.asarray(resized)
 
 
-def _overlap(one: _Object, other: _Object) -> int:
+def _overlap(one: PlacedGarment, other: PlacedGarment) -> int:
     """Pixels that the windows of both share."""
     sides = [
         max(0, min(first.stop, second.stop) - max(first.start, second.start))
@@ -190,7 +203,7 @@ def _overlap(one: _Object, other: _Object) -> int:
     return sides[0] * sides[1]
 
 
-def _paint(objects: Sequence[_Object]) -> np.ndarray:
+def _paint(objects: Sequence[PlacedGarment]) -> np.ndarray:
     """[96, 96] int: which object is seen at a pixel; -1 where there is none."""
     owners = np.full((CANVAS, CANVAS), -1)
     for place, one in enumerate(objects):
@@ -198,7 +211,7 @@ def _paint(objects: Sequence[_Object]) -> np.ndarray:
     return owners
 
 
-def _is_seen(one: _Object, is_own: np.ndarray) -> bool:
+def _is_seen(one: PlacedGarment, is_own: np.ndarray) -> bool:
     return bool(is_own.sum() >= _LEAST_SEEN * one.silhouette.sum() > 0)
 
 
@@ -254,7 +267,7 @@ class _Drawn:
     num_channels: int
 
     def __len__(self) -> int:
-        return _NUM_SCENES
+        return NUM_SCENES
 
     def scene(self, index: int) -> Scene:
         """The scene of a number; raises IndexError for one that there isn't."""

@@ -103,10 +103,10 @@ def tell(session: Session, step: int | None, state_bytes: int) -> None:
             f"the disk of {inputs.workdir} has {_size(free_disk)} left, and the run may need "
             f"{_size(expected.disk)}"
         )
-    free_memory = _free_memory(inputs.mesh)
-    if free_memory is not None and free_memory < expected.memory:
+    left = free_memory(inputs.mesh)
+    if left is not None and left < expected.memory:
         progress.warn(
-            f"{_size(free_memory)} of memory are left, and the run may need "
+            f"{_size(left)} of memory are left, and the run may need "
             f"{_size(expected.memory)}: smaller config.samples.batch_size, "
             "config.finetuning.batch_size and config.evaluation.batch_size take less"
         )
@@ -235,7 +235,7 @@ def _disk(config: Config, plan: Plan, inputs: RunInputs, state_bytes: int) -> fl
     return count * state_bytes + images * _FLOAT_BYTES * math.prod(inputs.model.input_shape)
 
 
-def _free_memory(mesh: Mesh) -> float | None:
+def free_memory(mesh: Mesh) -> float | None:
     """Bytes that a device, or the host whose CPU is the device, has left; None where none says."""
     device = mesh.local_devices[0]
     if device.platform != "cpu":

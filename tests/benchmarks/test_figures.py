@@ -1,7 +1,9 @@
 """What benches draw and read, of figures that are there already."""
 
 import argparse
+import contextlib
 import csv
+import functools
 import importlib
 import json
 import os
@@ -50,10 +52,8 @@ def test_growth_is_drawn_from_its_table(points, tmp_path):
 
 
 def test_the_table_in_the_docs_has_every_point(points):
-    for name, values in growth._VALUES.items():
-        others = {key: value for key, value in growth._DEFAULT.items() if key != name}
-        own = [point[name] for point in points if others.items() <= point.items()]
-        assert sorted(own) == sorted(values)
+    expected = growth.list_points()
+    assert [{name: point[name] for name in expected[0]} for point in points] == expected
 
 
 def test_growth_counts_the_tokens_of_an_image():
@@ -74,25 +74,44 @@ def test_instructions_are_told_by_the_part_of_the_model_they_belong_to():
     assert any("attn/" in scope and "exp" in scope for scope in scopes.values())
 
 
-# Forty steps at once, which take 0.4 s and 200 MB.
+def test_a_step_is_a_share_of_the_seconds_of_all(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(processes.time, "perf_counter", lambda: now[0])
+
+    def forty_steps():
+        now[0] += 10.0
+
+    assert processes.timed(forty_steps, count=40)() == 0.25
+
+
+# Steps of 1, 2, ... seconds, as it says, and as many bytes.
 SERVED = """
-import time
+import itertools
 from benchmarks import processes
 
-def step():
-    time.sleep(0.4)
-    bytearray(200 * 2**20)
-
-processes.answer(processes.timed(step, count=40))
+processes.answer(itertools.count(1).__next__, itertools.count(1).__next__)
 """
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peaks are read from /proc")
 def test_a_process_of_its_own_takes_a_step_when_asked():
     with processes.serve("-c", SERVED) as served:
-        seconds = [served.step(), served.step()]
-    assert all(0.01 <= taken < 0.2 for taken in seconds)
-    assert 200 * 2**20 < served.peak_bytes < 300 * 2**20
+        assert [served.step(), served.step()] == [1, 2]
+    assert served.peak_bytes == 2
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peaks are read from /proc")
+def test_a_peak_is_the_process_own_and_stays_when_the_memory_is_given_back():
+    """Whatever the process that started it holds."""
+    size = 200 * 2**20
+    held = b"x" * (2 * size)
+
+    def peak_of(statement):
+        program = f"from benchmarks import processes; {statement}; "
+        program += "print(processes.peak_of_process())"
+        return int(subprocess.check_output([sys.executable, "-c", program], cwd=ROOT))
+
+    assert 0.9 * size < peak_of(f"bytearray({size})") - peak_of("None") < 1.1 * size
+    assert len(held) == 2 * size
 
 
 SHORT_OF_MEMORY = """
@@ -122,30 +141,32 @@ def test_what_memory_does_not_suffice_for_has_no_seconds(side_by_side, words):
         served["ours"].step()
 
 
-# Notes when it is ready, when it takes a step and when it has ended.
-TAKING_TURNS = """
-import time
-from benchmarks import processes
+def test_processes_that_take_turns_are_all_ready_before_the_first_step(monkeypatch):
+    log = []
 
-log = open({log!r}, "a", buffering=1)
-time.sleep({seconds})
-log.write("ready\\n")
-processes.answer(lambda: log.write("{name}\\n") * 0.0)
-time.sleep(0.2)
-log.write("ended\\n")
-"""
+    @contextlib.contextmanager
+    def serve(name):
+        def note(event):
+            log.append(f"{name} {event}")
+            return 1.0
+
+        served = (functools.partial(note, event) for event in ("ready", "step", "ended"))
+        yield processes.Served(*served)
+
+    monkeypatch.setattr(steps, "serve", serve)
+    seconds, _ = steps.measure_all({"a": "a", "b": "b"}, repeats=2, side_by_side=False)
+    turns = [*["a step"] * 4, "a ended", *["b step"] * 4, "b ended"]
+    assert log == ["a ready", "b ready", *turns]
+    assert seconds == {"a": [1.0, 1.0], "b": [1.0, 1.0]}
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peaks are read from /proc")
-def test_processes_that_take_turns_are_all_ready_before_the_first_step(tmp_path):
-    log = tmp_path / "log"
-    commands = {
-        name: ("-c", TAKING_TURNS.format(log=str(log), name=name, seconds=seconds))
-        for name, seconds in (("ours", 0.0), ("torch", 0.5))
-    }
-    steps.measure_all(commands, repeats=2, side_by_side=False)
-    turns = [*["ours"] * 4, "ended", *["torch"] * 4, "ended"]
-    assert log.read_text().split() == ["ready", "ready", *turns]
+def test_a_process_that_is_ended_is_waited_for(tmp_path):
+    program = "from benchmarks import processes; processes.answer(float); "
+    program += f"open({str(tmp_path / 'last')!r}, 'w').close()"
+    with processes.serve("-c", program) as served:
+        served.wait()
+        served.end()
+        assert (tmp_path / "last").exists()
 
 
 def test_another_error_ends_the_process():

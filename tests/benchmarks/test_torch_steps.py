@@ -119,5 +119,7 @@ def test_regions_are_the_same():
     import torch
 
     scores = np.random.default_rng(0).normal(size=(3, 20)).astype(np.float32)
-    ours = regions._top_share(jnp.asarray(scores), RATIO)
+    # Scores of patches are the logits by which the class token reads them.
+    logits = jnp.zeros((1, 3, 1, 21, 21)).at[0, :, 0, 0, 1:].set(scores)
+    ours = regions.informative_regions(logits, RATIO)
     np.testing.assert_array_equal(torch_losses.regions(torch.tensor(scores), RATIO), ours)

@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maskaq_jax.calibration import fitter, layerwise
 from maskaq_jax.calibration.equalization import Equalization, choose_equalization
 from maskaq_jax.models.layer_norm import LayerNorm
 from maskaq_jax.models.layers import Dense
@@ -31,13 +30,8 @@ def test_a_norm_takes_up_shift_and_factor_exactly():
         normed = norm.apply({"params": {"scale": scale, "bias": offset}}, tokens)
         return dense.apply({"params": {"kernel": kernel, "bias": bias}}, normed)
 
-    own = fitter.Tree({("norm", "scale"): scale, ("norm", "bias"): offset}, {})
-    layerwise._into_norm(own, ("norm",), change)
     changed = outputs(
-        own.params[("norm", "scale")],
-        own.params[("norm", "bias")],
-        change.factor[:, None] * kernel,
-        change.shift @ kernel,
+        *change.in_norm(scale, offset), change.factor[:, None] * kernel, change.shift @ kernel
     )
     before = outputs(scale, offset, kernel, jnp.zeros(8))
     np.testing.assert_allclose(changed, before, atol=1e-4 * np.abs(before).max())

@@ -4,8 +4,16 @@ import numpy as np
 import pytest
 
 from maskaq_jax import data
-from maskaq_jax.data import scenes
-from maskaq_jax.data.scenes import CANVAS, GARMENTS, MAPPED, SPLITS, Scenes, draw_scene
+from maskaq_jax.data.scenes import (
+    CANVAS,
+    GARMENTS,
+    MAPPED,
+    SPLITS,
+    PlacedGarment,
+    Scenes,
+    compose_scene,
+    draw_scene,
+)
 from maskaq_jax.images.pixels import Pixels
 from maskaq_jax.schema import ConfigError
 from tests.dense import Given
@@ -75,21 +83,13 @@ def test_what_is_in_no_garment_is_black(drawn):
 
 def _square(label, top, left, side, level):
     silhouette = np.ones((side, side), bool)
-    return scenes._Object(np.full((side, side), level, np.uint8), silhouette, label, top, left)
+    return PlacedGarment(np.full((side, side), level, np.uint8), silhouette, label, top, left)
 
 
-def _scene_of(monkeypatch, objects):
-    """The scene of given garments, one behind the other."""
-    queue = iter(objects)
-    monkeypatch.setattr(scenes, "_draw_object", lambda *arguments: next(queue))
-    monkeypatch.setattr(scenes, "_uniform", lambda key, count: np.full(count, 0.99))
-    return draw_scene(np.zeros((1, 28, 28)), np.zeros(1), ())
-
-
-def test_later_garments_are_in_front_and_boxes_hold_what_is_seen(monkeypatch):
+def test_later_garments_are_in_front_and_boxes_hold_what_is_seen():
     behind, front = _square(3, 0, 0, 20, 50), _square(5, 0, 10, 20, 90)
     aside = [_square(1, 50, 50, 5, 30), _square(2, 80, 80, 5, 30)]
-    scene = _scene_of(monkeypatch, [behind, front, *aside])
+    scene = compose_scene([behind, front, *aside])
     assert scene.classes.tolist() == [3, 5, 1, 2]
     assert scene.corners[:2].tolist() == [[0, 0, 10, 20], [10, 0, 30, 20]]
     assert scene.areas[:2].tolist() == [200, 400]
@@ -97,10 +97,10 @@ def test_later_garments_are_in_front_and_boxes_hold_what_is_seen(monkeypatch):
     assert (scene.image[:20, 10:30] == 90).all()
 
 
-def test_a_garment_that_is_almost_hidden_is_left_out(monkeypatch):
+def test_a_garment_that_is_almost_hidden_is_left_out():
     hidden, front = _square(3, 0, 0, 20, 50), _square(5, 0, 9, 20, 90)
     aside = [_square(1, 50, 50, 5, 30), _square(2, 80, 80, 5, 30)]
-    scene = _scene_of(monkeypatch, [hidden, front, *aside])
+    scene = compose_scene([hidden, front, *aside])
     assert scene.classes.tolist() == [5, 1, 2]
     assert (scene.image[:20, :9] == 0).all()
     assert (scene.label_map[:20, :9] == 0).all()

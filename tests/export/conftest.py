@@ -4,12 +4,9 @@ import jax
 import pytest
 
 from maskaq_jax import config as config_lib
-from maskaq_jax import data, run
-from maskaq_jax.data import embedded
+from maskaq_jax import run
 from maskaq_jax.models import create_model
 from tests import tiny
-
-NUM_EVALUATED = 60
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -24,15 +21,7 @@ def small_programs_are_kept():
 
 @pytest.fixture(scope="module")
 def few_evaluated():
-    load = embedded.load_embedded
-    with pytest.MonkeyPatch.context() as patch:
-
-        def load_few(split, num_channels):
-            images, labels = load(split, num_channels)
-            return images[:NUM_EVALUATED], labels[:NUM_EVALUATED]
-
-        for module in (embedded, data):
-            patch.setattr(module, "load_embedded", load_few)
+    with tiny.few_evaluated():
         yield
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from maskaq_jax.export import __main__ as command
 from tests import tiny
-from tests.export.conftest import NUM_EVALUATED
 from tests.mistakes import EXPORT_CASES
+from tests.tiny import NUM_EVALUATED
 
 pytestmark = tiny.ignore_orbax_warnings
 

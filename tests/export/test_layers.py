@@ -1,7 +1,8 @@
+import flax.traverse_util
 import pytest
 
 from maskaq_jax.config import Config
-from maskaq_jax.export import layers
+from maskaq_jax.export import layers, onnx
 from tests.export import networks
 
 
@@ -30,15 +31,18 @@ def test_every_product_of_the_file_is_that_of_integers_in_jax(
 
 
 def test_a_layer_that_differs_is_told(monkeypatch):
-    """Codes of a step that is not the file's differ in their layer, and in no other."""
+    """Codes of a file that has another step differ in their layer, and in no other."""
     model, variables, images, _ = networks.problem("clip", 8, 8, False)
-    following = layers._FollowingOperators.quantize
+    build = onnx.build
 
-    def with_another_step(self, x, grid, name):
-        is_hurt = name == "blocks_0/attn/key"
-        return following(self, x, grid._replace(step=1.5 * grid.step) if is_hurt else grid, name)
+    def build_with_another_step(model, variables, *arguments, **options):
+        flat = flax.traverse_util.flatten_dict(variables["quant"])
+        name = ("blocks_0", "attn", "key")
+        flat[name] = flat[name].replace(step=1.5 * flat[name].step)
+        hurt = variables | {"quant": flax.traverse_util.unflatten_dict(flat)}
+        return build(model, hurt, *arguments, **options)
 
-    monkeypatch.setattr(layers._FollowingOperators, "quantize", with_another_step)
+    monkeypatch.setattr(onnx, "build", build_with_another_step)
     found = layers.compare_layers(model, variables, Config(), images[:2])
     wrong = {layer.name for layer in found if layer.kind == "codes" and layer.same < 0.9}
     # Probabilities are of logits that JAX computes by the other step.

@@ -1,3 +1,5 @@
+"""What every loss promises, and where its value is known without a formula."""
+
 import functools
 
 import jax
@@ -6,16 +8,20 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from maskaq_jax import losses, regions
+from maskaq_jax import losses
 from maskaq_jax.devices import parallel
 from maskaq_jax.devices.global_batch import GlobalBatch
+from tests.losses.examples import (
+    KEYS,
+    LOGITS_P,
+    LOGITS_Q,
+    MASK,
+    OUTPUTS_P,
+    OUTPUTS_Q,
+    TOKENS_P,
+    TOKENS_Q,
+)
 
-KEYS = jax.random.split(jax.random.key(0), 8)
-LOGITS_P = jax.random.normal(KEYS[0], (2, 8, 3, 10, 10))
-LOGITS_Q = LOGITS_P + 0.3 * jax.random.normal(KEYS[1], LOGITS_P.shape)
-OUTPUTS_P = jax.random.normal(KEYS[2], (2, 8, 3, 10, 4))
-OUTPUTS_Q = OUTPUTS_P + 0.3 * jax.random.normal(KEYS[3], OUTPUTS_P.shape)
-TOKENS_P, TOKENS_Q = (x.swapaxes(2, 3).reshape(2, 8, 10, 12) for x in (OUTPUTS_P, OUTPUTS_Q))
 # As TOKENS_P, but for one image whose tokens are nearly alike.
 TOKENS_OF_A_BLANK = TOKENS_P.at[:, 3].multiply(1e-3)
 IMAGES = jax.random.normal(KEYS[4], (8, 6, 5, 3))
@@ -30,7 +36,6 @@ OBJECTS = losses.Objects(
 )
 PIXELS = jax.random.normal(KEYS[2], (8, 4, 5, 3))
 LABEL_MAPS = jax.random.randint(KEYS[3], (8, 4, 5), 0, 3)
-MASK = (jax.random.uniform(KEYS[6], (8, 9)) < 0.4).astype(jnp.float32)
 
 # name: (function of (x, *constants, **options), x, constants with a batch axis, that axis)
 LAYERS = PartitionSpec(None, "data")
@@ -203,25 +208,11 @@ def test_equal_logits_have_no_divergence():
     np.testing.assert_allclose(losses.distillation_loss(CLASSES, CLASSES, 5.0), 0, atol=1e-6)
 
 
-def test_coupling_ignores_patches_outside_the_mask():
-    outside = jnp.concatenate([jnp.zeros((8, 1)), 1 - MASK], axis=1)[None, :, None, None, :]
-    moved = LOGITS_Q + 5 * outside
-    np.testing.assert_allclose(
-        losses.masked_attention_loss(LOGITS_P, moved, MASK),
-        losses.masked_attention_loss(LOGITS_P, LOGITS_Q, MASK),
-        rtol=1e-5,
-    )
-
-
 def test_where_q_is_p_nothing_pulls_at_it():
     coupling = jax.grad(losses.masked_attention_loss, 1)(LOGITS_P, LOGITS_P, MASK)
     loss = functools.partial(losses.masked_attention_distillation_loss, distance="l1")
     assert not coupling.any()
     assert not jax.grad(loss, 1)(OUTPUTS_P, OUTPUTS_P).any()
-
-
-def test_coupling_of_an_empty_mask_is_zero():
-    assert losses.masked_attention_loss(LOGITS_P, LOGITS_Q, jnp.zeros_like(MASK)) == 0
 
 
 def test_more_patches_than_the_limit_need_a_key():
@@ -240,91 +231,6 @@ def test_unknown_distance_is_named():
         losses.masked_attention_distillation_loss(OUTPUTS_P, OUTPUTS_Q, distance="cosine")
     with pytest.raises(ValueError, match="cosine or mse, got 'l1'"):
         losses.feature_distillation_loss(jnp.ones((2, 3)), jnp.ones((2, 3)), "l1")
-
-
-@pytest.fixture(scope="module")
-def vit(golden):
-    arrays = golden("losses_vit").arrays
-    return {name: jnp.asarray(arrays[name]) for name in arrays.files}
-
-
-@pytest.mark.parametrize(
-    ("loss", "expected", "gradient"),
-    [
-        (losses.inter_head_similarity_loss, "inter_head_ssim_loss", "inter_head_ssim_grad"),
-        (losses.patch_similarity_entropy_loss, "entropy_loss", "entropy_grad"),
-    ],
-)
-def test_losses_of_attention_agree_with_the_reference(vit, close, loss, expected, gradient):
-    value, slope = jax.value_and_grad(loss)(vit["logits_p"])
-    close(value, vit[expected])
-    close(slope, vit[gradient], 1e-3)
-
-
-@pytest.mark.parametrize("ratio", ["0.5", "0.3", "0.1"])
-def test_coupling_agrees_with_the_reference(vit, close, ratio):
-    value, (slope_p, slope_q) = jax.value_and_grad(losses.masked_attention_loss, (0, 1))(
-        vit["logits_p"], vit["logits_q"], vit[f"mask_{ratio}"]
-    )
-    close(value, vit[f"coupling_loss_{ratio}"])
-    close(slope_p, vit[f"coupling_grad_p_{ratio}"], 1e-3)
-    close(slope_q, vit[f"coupling_grad_q_{ratio}"], 1e-3)
-
-
-def test_total_variation_agrees_with_the_reference(vit, close):
-    value, slope = jax.value_and_grad(losses.total_variation_loss)(vit["images"])
-    close(value, vit["tv_loss"])
-    close(slope, vit["tv_grad"], 1e-3)
-
-
-@pytest.mark.parametrize("temperature", [1.0, 5.0])
-def test_distillation_agrees_with_the_reference(vit, close, temperature):
-    value, slope = jax.value_and_grad(losses.distillation_loss)(
-        vit["kd_student"], vit["kd_teacher"], temperature
-    )
-    close(value, vit[f"kd_loss_T{temperature}"])
-    close(slope, vit[f"kd_grad_T{temperature}"], 1e-3)
-
-
-def test_attention_distillation_agrees_with_the_reference(vit, close):
-    loss = losses.masked_attention_distillation_loss
-    value, slope = jax.value_and_grad(loss, 1)(vit["attn_out_p"], vit["attn_out_q"])
-    close(value, vit["distill_ssim_loss"])
-    close(slope, vit["distill_ssim_grad_q"], 1e-3)
-    for distance in ("mse", "l1", "kl"):
-        close(
-            loss(vit["attn_out_p"], vit["attn_out_q"], distance=distance),
-            vit[f"distill_{distance}_loss"],
-        )
-
-
-def test_important_patches_agree_with_the_reference(vit):
-    # With weight on the important patches alone, the others' outputs don't matter.
-    important = vit["distill_mask"][:, :, None, :, None]
-    loss = losses.masked_attention_distillation_loss
-    target = vit["attn_out_p"]
-    noise = jnp.pad(1 - important, [(0, 0)] * 3 + [(1, 0), (0, 0)])
-    assert loss(target, target + noise, high=1.0, low=0.0, distance="l1") < 1e-5
-    assert loss(target, target + 1 - noise, high=1.0, low=0.0, distance="l1") > 0.5
-
-
-def test_losses_of_windows_agree_with_the_reference(golden, close):
-    arrays = golden("losses_swin")
-
-    def layers(name):
-        return [jnp.asarray(arrays[f"{name}_{i}"]) for i in range(2)]
-
-    value, slopes = jax.value_and_grad(losses.inter_head_similarity_loss)(layers("logits_p"), 0)
-    close(value, arrays["inter_head_ssim_loss"])
-    for slope, expected in zip(slopes, layers("inter_head_ssim_grad"), strict=True):
-        close(slope, expected, 1e-3)
-
-    value, slopes = jax.value_and_grad(losses.masked_attention_distillation_loss, 1)(
-        layers("attn_out_p"), layers("attn_out_q"), 0
-    )
-    close(value, arrays["distill_ssim_loss"])
-    for slope, expected in zip(slopes, layers("distill_ssim_grad_q"), strict=True):
-        close(slope, expected, 1e-3)
 
 
 def _value_and_gradient(loss, x):
@@ -400,68 +306,11 @@ def test_weights_of_zero_count_all_patches_alike():
     np.testing.assert_allclose(value, 1, rtol=1e-5)
 
 
-def test_coupling_of_windows_is_the_mean_gap_of_the_marked_tokens():
-    rng = np.random.default_rng(0)
-    shapes = [(6, 2, 4, 4), (2, 3, 5, 5)]  # two images: three windows of four tokens, one of five
-    logits_p, logits_q = ([rng.normal(size=shape) for shape in shapes] for _ in range(2))
-    masks = [np.zeros((2, 12)), np.zeros((2, 5))]
-    masks[0][0, 5] = masks[0][1, 11] = masks[1][1, 2] = 1  # window 1 token 1; window 5 token 3
-    gap = [np.abs(p.mean((1, 2)) - q.mean((1, 2))) for p, q in zip(logits_p, logits_q, strict=True)]
-    expected = ((gap[0][1, 1] + gap[0][5, 3]) / 2 + gap[1][1, 2]) / 2
-    arrays = ([jnp.asarray(array, jnp.float32) for array in each] for each in (logits_p, logits_q))
-    value = losses.masked_attention_loss(*arrays, [jnp.asarray(mask) for mask in masks], 0)
-    np.testing.assert_allclose(value, expected, rtol=1e-5)
-
-
 def test_layers_that_have_no_partner_are_not_left_out():
     with pytest.raises(ValueError, match="logits_p and logits_q must have layers of the same"):
         losses.masked_attention_loss(tuple(LOGITS_P), tuple(LOGITS_Q)[:1], MASK)
     with pytest.raises(ValueError, match="mask must be one a layer, got 1 for 2 layers"):
         losses.masked_attention_loss(tuple(LOGITS_P), tuple(LOGITS_Q), [MASK])
-
-
-# Of ten tokens one stands before the patches, and three behind them.
-BEHIND = regions.PatchTokens(num_before=1, num_behind=3, scored_by="tokens behind")
-
-
-@pytest.mark.parametrize(
-    ("loss", "x"),
-    [
-        (losses.inter_head_similarity_loss, LOGITS_P),
-        (losses.patch_similarity_entropy_loss, LOGITS_P),
-        (losses.patch_similarity_density_loss, OUTPUTS_P),
-        (functools.partial(losses.masked_attention_distillation_loss, OUTPUTS_P), OUTPUTS_Q),
-    ],
-    ids=["similarity", "entropy", "density", "distillation"],
-)
-def test_tokens_behind_the_patches_do_not_count(loss, x):
-    own = slice(None, -3)
-    if x is OUTPUTS_Q:
-        expected = losses.masked_attention_distillation_loss(OUTPUTS_P[..., own, :], x[..., own, :])
-    elif x is OUTPUTS_P:
-        expected = loss(x[..., own, :])
-    else:
-        expected = loss(x[..., own, own])
-    np.testing.assert_allclose(loss(x, BEHIND), expected, rtol=1e-6)
-
-
-def test_tokens_behind_the_patches_couple_them():
-    mask = MASK[:, :6]
-    gap = np.abs((LOGITS_P - LOGITS_Q)[:, :, :, 7:, 1:7].mean(axis=(2, 3)))
-    expected = (gap * mask[None]).sum(axis=(1, 2)).mean() / mask.sum()
-    value = losses.masked_attention_loss(LOGITS_P, LOGITS_Q, mask, BEHIND)
-    np.testing.assert_allclose(value, expected, rtol=1e-5)
-
-
-def test_patches_without_a_class_token_are_coupled_by_what_they_receive():
-    """In one mask for all layers, which a model with windows can't have."""
-    patches = regions.PatchTokens(num_before=0, scored_by="all patches")
-    mask = (jax.random.uniform(KEYS[6], (8, 10)) < 0.4).astype(jnp.float32)
-    gap = np.abs((LOGITS_P - LOGITS_Q).mean(axis=(2, 3)))
-    expected = (gap * mask[None]).sum(axis=(1, 2)).mean() / mask.sum()
-    for shorthand in (patches, 0):
-        value = losses.masked_attention_loss(LOGITS_P, LOGITS_Q, mask, shorthand)
-        np.testing.assert_allclose(value, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

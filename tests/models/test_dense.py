@@ -170,32 +170,6 @@ def test_nearest_places_of_odd_sizes():
     np.testing.assert_array_equal(maps.resize_nearest(x, 5, 1)[0, :, 0, 0], [0, 0, 1, 1, 2])
 
 
-@pytest.mark.parametrize(
-    ("name", "arguments", "message"),
-    [
-        ("yolos", {"num_classes": 0}, "yolos tells classes apart: num_classes must be 1 or more"),
-        ("upernet_swin", {"num_classes": 0}, "num_classes must be 1 or more"),
-        ("swin_fpn", {"num_classes": 3}, "has no classes: num_classes must be 0, got 3"),
-        ("yolos", {"img_size": (15, 64)}, "at least patch_size=16 in height and width"),
-        ("yolos", {"img_size": (16, 32, 3)}, "img_size must be a side or a height and a width"),
-        ("yolos", {"num_heads": 7}, "multiple of num_heads"),
-        ("yolos", {"num_detection_tokens": 0}, "num_detection_tokens must be 1 to 65536, got 0"),
-        ("yolos_tiny", {"hidden_size": 3}, "unknown argument 'hidden_size' of yolos_tiny"),
-        ("upernet_swin", {"num_heads": (3, 5, 12, 24)}, "stage 1 has 192 channels, which its 5"),
-        ("upernet_swin", {"depths": (2,)}, "a value for each stage"),
-        (
-            "vit_linear_seg",
-            {"img_size": 512},
-            "multiple of patch_size, got img_size=512 and patch_",
-        ),
-        ("vit_linear_seg", {"img_size": (518, 518)}, "img_size must be an integer"),
-    ],
-)
-def test_impossible_models_are_named(name, arguments, message):
-    with pytest.raises(ValueError, match=message):
-        create_model(name, **arguments)
-
-
 def test_images_of_another_size_are_refused():
     model = create_model("yolos", img_size=(20, 24), patch_size=4, embed_dim=8, num_heads=1)
     with pytest.raises(

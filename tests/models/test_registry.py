@@ -177,6 +177,43 @@ def test_values_that_an_argument_cannot_have_are_named(name, argument, value, me
         create_model(name, **{argument: value})
 
 
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("vit_tny_patch16_224", {}, "did you mean 'vit_tiny_patch16_224'"),
+        ("vit", {"embed_dims": 3}, "did you mean 'embed_dim'"),
+        ("vit", {"img_size": 30}, "multiple of patch_size, got img_size=30"),
+        ("vit", {"num_heads": 7}, "multiple of num_heads"),
+        ("vit", {"class_token": False}, "leaves no token to pool: set global_pool to 'avg'"),
+        ("deit_distilled", {"reg_tokens": 4}, "distilled models have no registers"),
+        ("vit", {"global_pool": "max"}, "global_pool must be one of token, avg, map, got 'max'"),
+        ("vit", {"act_layer": "elu"}, "act_layer must be one of gelu, gelu_tanh, quick_gelu"),
+        ("vit", {"layer_norm_eps": 0}, "layer_norm_eps must be above 0 and below 1, got 0"),
+        ("vit", {"reg_tokens": -1}, "reg_tokens must be 1 to 65536, got -1"),
+        ("swin", {"global_pool": "avg"}, "unknown argument 'global_pool' of swin"),
+        ("yolos", {"num_classes": 0}, "yolos tells classes apart: num_classes must be 1 or more"),
+        ("upernet_swin", {"num_classes": 0}, "num_classes must be 1 or more"),
+        ("swin_fpn", {"num_classes": 3}, "has no classes: num_classes must be 0, got 3"),
+        ("yolos", {"img_size": (15, 64)}, "at least patch_size=16 in height and width"),
+        ("yolos", {"img_size": (16, 32, 3)}, "img_size must be a side or a height and a width"),
+        ("yolos", {"num_heads": 7}, "multiple of num_heads"),
+        ("yolos", {"num_detection_tokens": 0}, "num_detection_tokens must be 1 to 65536, got 0"),
+        ("yolos_tiny", {"hidden_size": 3}, "unknown argument 'hidden_size' of yolos_tiny"),
+        ("upernet_swin", {"num_heads": (3, 5, 12, 24)}, "stage 1 has 192 channels, which its 5"),
+        ("upernet_swin", {"depths": (2,)}, "a value for each stage"),
+        (
+            "vit_linear_seg",
+            {"img_size": 512},
+            "multiple of patch_size, got img_size=512 and patch_",
+        ),
+        ("vit_linear_seg", {"img_size": (518, 518)}, "img_size must be an integer"),
+    ],
+)
+def test_impossible_models_are_named(name, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        create_model(name, **arguments)
+
+
 @pytest.mark.parametrize("name", ["vit", "swin"])
 def test_bytes_are_refused_with_the_way_to_floats(name):
     model = create_model(name)

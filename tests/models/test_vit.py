@@ -137,27 +137,6 @@ def test_half_precision_computes_float32_logits_close_to_full_ones():
     np.testing.assert_allclose(logits, model.apply(variables, images)[0], atol=0.05)
 
 
-@pytest.mark.parametrize(
-    ("name", "arguments", "message"),
-    [
-        ("vit_tny_patch16_224", {}, "did you mean 'vit_tiny_patch16_224'"),
-        ("vit", {"embed_dims": 3}, "did you mean 'embed_dim'"),
-        ("vit", {"img_size": 30}, "multiple of patch_size, got img_size=30"),
-        ("vit", {"num_heads": 7}, "multiple of num_heads"),
-        ("vit", {"class_token": False}, "leaves no token to pool: set global_pool to 'avg'"),
-        ("deit_distilled", {"reg_tokens": 4}, "distilled models have no registers"),
-        ("vit", {"global_pool": "max"}, "global_pool must be one of token, avg, map, got 'max'"),
-        ("vit", {"act_layer": "elu"}, "act_layer must be one of gelu, gelu_tanh, quick_gelu"),
-        ("vit", {"layer_norm_eps": 0}, "layer_norm_eps must be above 0 and below 1, got 0"),
-        ("vit", {"reg_tokens": -1}, "reg_tokens must be 1 to 65536, got -1"),
-        ("swin", {"global_pool": "avg"}, "unknown argument 'global_pool' of swin"),
-    ],
-)
-def test_impossible_models_are_named(name, arguments, message):
-    with pytest.raises(ValueError, match=message):
-        create_model(name, **arguments)
-
-
 def test_images_of_another_size_are_refused():
     model = create_model("vit", 5, **TINY)
     with pytest.raises(ValueError, match="expected images of"):

@@ -66,7 +66,6 @@ def get_config(argument=None):
 # at the next sign of any: on a fast machine, the run comes no further than on a slow one.
 KILLER = """
 import contextlib, os, signal, sys, threading
-from absl import app
 from maskaq_jax import calibration, main
 from maskaq_jax.runs.progress import Progress
 
@@ -105,7 +104,7 @@ def calibrated(*arguments):
     notice("calibration")
     return calibrate(*arguments)
 calibration.calibrate = calibrated
-app.run(main.main, flags_parser=main._parse_flags)
+main.start()
 """
 
 

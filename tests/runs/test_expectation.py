@@ -146,7 +146,7 @@ def _missing(refresh):
 
 
 def test_a_run_says_what_it_will_take_and_what_is_left_of_it(session, monkeypatch, capsys):
-    monkeypatch.setattr(expectation, "_free_memory", lambda mesh: None)
+    monkeypatch.setattr(expectation, "free_memory", lambda mesh: None)
     monkeypatch.setattr(
         expectation.shutil, "disk_usage", lambda path: types.SimpleNamespace(free=1e12)
     )
@@ -167,12 +167,15 @@ def test_a_run_says_what_it_will_take_and_what_is_left_of_it(session, monkeypatc
     ("seconds", "expected"),
     [(15.4, "15 s"), (119.0, "120 s"), (151.0, "2.5 min"), (5e4, "14 h"), (4.4e6, "51 days")],
 )
-def test_estimates_have_two_digits(seconds, expected):
-    assert expectation._about(seconds) == expected
+def test_estimates_have_two_digits(session, seconds, expected, monkeypatch, capsys):
+    found = expectation.Expectation((seconds, seconds), memory=0, disk=0)
+    monkeypatch.setattr(expectation, "expect", lambda *_: found)
+    expectation.tell(session, None, state_bytes=0)
+    assert capsys.readouterr().err.startswith(f"expected: {expected} to {expected} on 1 x cpu")
 
 
 def test_too_little_disk_and_memory_are_told_before_the_work(session, monkeypatch, capsys):
-    monkeypatch.setattr(expectation, "_free_memory", lambda mesh: 1e8)
+    monkeypatch.setattr(expectation, "free_memory", lambda mesh: 1e8)
     monkeypatch.setattr(
         expectation.shutil, "disk_usage", lambda path: types.SimpleNamespace(free=1e9)
     )
@@ -183,5 +186,5 @@ def test_too_little_disk_and_memory_are_told_before_the_work(session, monkeypatc
 
 
 def test_the_memory_that_is_left_is_read():
-    free = expectation._free_memory(parallel.make_mesh(jax.devices()[:1]))
+    free = expectation.free_memory(parallel.make_mesh(jax.devices()[:1]))
     assert free is None or free > 1e6

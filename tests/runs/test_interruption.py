@@ -2,11 +2,9 @@ import errno
 import logging
 import os
 import signal
-import subprocess
 import sys
 import threading
 import types
-from pathlib import Path
 
 import pytest
 
@@ -152,37 +150,3 @@ def test_each_signal_is_answered_once(number, wait, expected, capfd, monkeypatch
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
     # Whoever was told of signals before is told again.
     assert signal.set_wakeup_fd(-1) == -1
-
-
-# Its main thread computes for minutes, and lets no handler of Python's run meanwhile.
-_BUSY = """
-import hashlib
-from maskaq_jax import main
-from maskaq_jax.runs import interruption
-
-with interruption.catch_termination(main._stop_at_once):
-    print("busy", flush=True)
-    hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)
-"""
-
-
-def test_ctrl_c_is_answered_and_a_second_one_obeyed_while_the_program_computes():
-    with subprocess.Popen(
-        [sys.executable, "-c", _BUSY],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
-    ) as process:
-        try:
-            assert process.stdout.readline() == "busy\n"
-            process.send_signal(signal.SIGINT)
-            answer = process.stderr.readline()
-            assert answer.startswith("SIGINT: saving, after the step at hand; Ctrl-C again")
-            process.send_signal(signal.SIGINT)
-            _, told = process.communicate(timeout=60)
-        finally:
-            process.kill()
-    assert process.returncode == 130
-    assert told.strip().startswith("stopped at once: what was saved by then stays")
-    assert told.strip().count("\n") == 0

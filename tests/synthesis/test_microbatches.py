@@ -163,8 +163,9 @@ def test_the_program_of_synthesis_takes_parts(problem, num_devices, monkeypatch)
         return gradient(*arguments, num_parts=num_parts, **rest)
 
     monkeypatch.setattr(microbatches, "image_gradient", note_parts)
-    monkeypatch.setattr(microbatches, "_LEAST_IMAGES", 2)
-    monkeypatch.setattr(microbatches, "_LEAST_VALUES", 1)
+    monkeypatch.setattr(
+        microbatches, "choose_num_parts", lambda num_images, values: num_images // 2
+    )
     mesh = parallel.make_mesh(jax.devices()[:num_devices])
     state = synthesis.init_state(synthesis.create_optimizer(SPEC.settings), images)
     _, terms = synthesis_loop.SynthesisLoop(model, SPEC, mesh).program()(

@@ -11,9 +11,7 @@ from safetensors.numpy import save_file
 from maskaq_jax import torch_import
 from maskaq_jax.models import create_model
 from tests.tiny import constant_weights
-
-TINY = {"img_size": 8, "patch_size": 4, "embed_dim": 8, "depth": 1, "num_heads": 2}
-MODEL = create_model("vit", 3, **TINY)
+from tests.torch_import.conftest import MODEL, TINY
 
 
 @pytest.fixture

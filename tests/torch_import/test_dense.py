@@ -315,15 +315,19 @@ def test_a_grid_that_nothing_shows_is_asked_for(golden, tmp_path):
 
 
 def test_the_authors_grids_are_known():
-    def grid(count, size):
+    def told(count, size):
         model = create_model("yolos", img_size=size, embed_dim=8, depth=1, num_heads=1)
-        return positions._stored_grid(count, model, None, "x.pth")
+        length, told = 1 + count + model.num_detection_tokens, []
+        state = {"pos_embed": np.zeros((1, length, 8), np.float32)}
+        positions.fit_positions(state, model, length, None, "x.pth", told.append)
+        return told
 
-    assert grid(50 * 83, (64, 64)) == (50, 83)
-    assert grid(32 * 54, (512, 864)) == (32, 54)
-    assert grid(49, (64, 64)) == (7, 7)
+    for count, grid in ((50 * 83, "50 x 83"), (49, "7 x 7")):
+        (line,) = told(count, (64, 64))
+        assert f"of {grid} patches are resampled to 4 x 4" in line
+    assert told(32 * 54, (512, 864)) == []
     with pytest.raises(ValueError, match=r"may be of 32 x 54, .* or of 54 x 32, as in the m"):
-        grid(32 * 54, (864, 512))
+        told(32 * 54, (864, 512))
 
 
 def test_config_json_of_a_segmenter_is_compared(imported, tmp_path):

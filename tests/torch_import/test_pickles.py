@@ -3,24 +3,16 @@
 import json
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from maskaq_jax import torch_import
-from maskaq_jax.models import create_model
+from tests.torch_import.conftest import MODEL
 from tests.torch_import.test_convert import original_swin
 
 torch = pytest.importorskip("torch", reason="needs the torch extra", exc_type=ImportError)
 
 pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("ignore")]  # PyTorch's own
-
-MODEL = create_model("vit", 3, img_size=8, patch_size=4, embed_dim=8, depth=1, num_heads=2)
-
-
-@pytest.fixture(scope="module")
-def params():
-    return jax.jit(MODEL.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))["params"]
 
 
 @pytest.fixture

@@ -3,8 +3,7 @@
 import pytest
 
 from maskaq_jax import config as config_lib
-from maskaq_jax import data, run
-from maskaq_jax.data import embedded
+from maskaq_jax import run
 from maskaq_jax.models import create_model
 from tests import tiny
 
@@ -37,16 +36,7 @@ def settings(weights):
 
 @pytest.fixture(autouse=True, scope="package")
 def few_evaluated():
-    load = embedded.load_embedded
-    with pytest.MonkeyPatch.context() as patch:
-
-        def load_few(split, num_channels):
-            images, labels = load(split, num_channels)
-            return images[:60], labels[:60]
-
-        # By the name that runs read, and by the tests'.
-        for module in (embedded, data):
-            patch.setattr(module, "load_embedded", load_few)
+    with tiny.few_evaluated():
         yield
 
 

@@ -57,7 +57,7 @@ def _settings(settings, name, weights):
 
 @pytest.fixture
 def few_scenes(monkeypatch):
-    monkeypatch.setattr(scenes, "_NUM_SCENES", 6)
+    monkeypatch.setattr(scenes, "NUM_SCENES", 6)
 
 
 @pytest.mark.usefixtures("few_scenes")
