@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from maskaq_jax.config import METHODS
 from maskaq_jax.data.batches import ReadImages
 from maskaq_jax.devices import memory, parallel
 from maskaq_jax.devices.keys import named_key
@@ -98,6 +99,15 @@ def read_noise(inputs: RunInputs, key: Array) -> ReadImages:
     return lambda indices: np.asarray(draw(jnp.asarray(indices)))
 
 
+def _read_given(inputs: RunInputs) -> ReadImages | None:
+    """The images of a method that makes none, the same in every refresh; None for the others."""
+    if inputs.real is not None:
+        return inputs.real.__getitem__
+    if METHODS[inputs.config.method].synthesizes:
+        return None
+    return read_noise(inputs, jax.random.key(inputs.config.seed))
+
+
 def read_newest(inputs: RunInputs, indices: np.ndarray) -> np.ndarray:
     """[B, height, width, channels] images of these numbers as a run has them by now: of its newest
     refresh that has them all.
@@ -106,10 +116,8 @@ def read_newest(inputs: RunInputs, indices: np.ndarray) -> np.ndarray:
       FileNotFoundError: no refresh has them.
       OSError: a file can't be read.
     """
-    if inputs.real is not None:
-        return inputs.real[indices]
-    if inputs.config.method == "noise":
-        return read_noise(inputs, jax.random.key(inputs.config.seed))(indices)
+    if read_given := _read_given(inputs):
+        return read_given(indices)
     folder = inputs.workdir / directory.SAMPLES
     for refresh in reversed(list_refreshes(folder)):
         shards = list_shards(refresh)
@@ -256,12 +264,8 @@ class _Done:
 
 
 def _choose_source(session: Session) -> _Source:
-    inputs = session.inputs
-    if inputs.config.method == "noise":
-        return _Given(read_noise(inputs, session.key))
-    if inputs.real is not None:
-        return _Given(inputs.real.__getitem__)
-    return _Synthesis(session)
+    read_given = _read_given(session.inputs)
+    return _Given(read_given) if read_given else _Synthesis(session)
 
 
 def _redrawn(rows: HostRows, refresh: int) -> str:
