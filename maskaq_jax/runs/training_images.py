@@ -222,25 +222,25 @@ class _Synthesis:
                 )
             done = _Done(saved)
             key = jax.random.fold_in(self._key, refresh)
-            for batch in loop.run(key, rows, inputs.params, variables, saved):
-                advance(store.batch_size * done.new_steps(batch))
-                if done.is_redrawn(batch):
+            for reached in loop.run(key, rows, inputs.params, variables, saved):
+                advance(store.batch_size * done.new_steps(reached))
+                if done.is_redrawn(reached):
                     progress.warn(_redrawn(rows, refresh))
-                if batch.step < num_steps:  # else it is finished, or to be drawn again
+                if reached.step < num_steps:  # else it is finished, or to be drawn again
                     session.clock.save_if_asked(
-                        functools.partial(self._save_progress, refresh, rows, batch)
+                        functools.partial(self._save_progress, refresh, rows, reached)
                     )
-        store.write(refresh, rows, batch)
+        store.write(refresh, rows, reached)
         progress.store_seconds("synthesis")
         session.metrics.write(
             "synthesis",
             refresh * store.num_batches + number,
-            batch.terms | {"redraws": float(batch.attempt)},
+            reached.terms | {"redraws": float(reached.attempt)},
         )
         session.clock.stop_if_asked()
 
-    def _save_progress(self, refresh: int, rows: HostRows, batch: BatchProgress) -> None:
-        self._session.store.write_progress(refresh, rows, batch)
+    def _save_progress(self, refresh: int, rows: HostRows, reached: BatchProgress) -> None:
+        self._session.store.write_progress(refresh, rows, reached)
         self._session.progress.store_seconds("synthesis")
 
 
@@ -250,16 +250,16 @@ class _Done:
     def __init__(self, saved: SavedProgress | None):
         self._attempt, self._step = (saved.attempt, saved.step) if saved else (0, 0)
 
-    def new_steps(self, batch: BatchProgress) -> int:
+    def new_steps(self, reached: BatchProgress) -> int:
         """Steps that were never taken before."""
-        count = max(0, batch.step - self._step)
-        self._step = max(self._step, batch.step)
+        count = max(0, reached.step - self._step)
+        self._step = max(self._step, reached.step)
         return count
 
-    def is_redrawn(self, batch: BatchProgress) -> bool:
+    def is_redrawn(self, reached: BatchProgress) -> bool:
         """Whether the images have been drawn again since the last question."""
-        is_redrawn = batch.attempt > self._attempt
-        self._attempt = max(self._attempt, batch.attempt)
+        is_redrawn = reached.attempt > self._attempt
+        self._attempt = max(self._attempt, reached.attempt)
         return is_redrawn
 
 
