@@ -24,16 +24,22 @@ that of another real ViT.
 
 A field's value is the last of what these say of it: the paper's settings, the preset, the config
 file, the arguments, the command line. What depends on the method is settled at the very end, by
-`maskaq_jax.config.validated`, so that `--config.method=mimiq` does what `method=mimiq` does.
+`maskaq_jax.config.validated`, so that `--config.method=mimiq` does what `method=mimiq` does; until
+then such a field refers to the method, unless it is given a value of its own.
 """
 
-from collections.abc import Mapping
-from typing import Any
+import functools
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 
 from maskaq_jax import config as config_lib
 from maskaq_jax import data, schema
+
+# How many images of their own people have for an ImageNet model, with `images=best`.
+_OWN_IMAGES: dict[str, Any] = {"samples.num_samples": 96, "samples.calibration_size": 96}
 
 # The data and the budget of the embedded experiment: minutes on two CPU cores.
 FASHION: dict[str, Any] = {
@@ -130,13 +136,17 @@ def experiment(
         **_evaluation_fields(arguments),
         **({"synthesis.background": arguments.background} if arguments.background else {}),
         **({"samples.real": arguments.real} if arguments.real else {}),
-        **(_real_fields(presets, images) if method == "real" else {}),
         **_fields_without(arguments.without, method),
     }
     # A field of its own for each argument of the model, so that the command line can set them.
     values["model.arguments"] = ConfigDict(values["model.arguments"])
     config = config_lib.default()
     config.update_from_flattened_dict(values)
+    if presets is config_lib.IMAGENET_PRESETS and images == "best":
+        for name, value in _OWN_IMAGES.items():
+            _follow_method(config, name, functools.partial(_if_real, value))
+    for name in _fields_without(arguments.without, method):
+        _follow_method(config, name, _if_maskaq)
     return config
 
 
@@ -166,21 +176,50 @@ def _evaluation_fields(arguments: ConfigDict) -> dict[str, str]:
     return {"evaluation.split": split} if split else {}
 
 
-def _real_fields(presets: Mapping[str, config_lib.Preset], images: str) -> dict[str, Any]:
-    """How many images of their own people have for an ImageNet model, with `images=best`."""
-    if presets is not config_lib.IMAGENET_PRESETS or images != "best":
-        return {}
-    return {"samples.num_samples": 96, "samples.calibration_size": 96}
-
-
 def _fields_without(part: str, method: str) -> dict[str, Any]:
     """What leaves out a part of MaskAQ."""
     if not part:
         return {}
+    schema.choose("config argument without", part, config_lib.ABLATIONS)
+    return {name: _if_maskaq(value, method) for name, value in config_lib.ABLATIONS[part].items()}
+
+
+def _if_maskaq(value: Any, method: str) -> Any:
+    """A value of `without`.
+
+    Raises:
+      ConfigError: it is another method.
+    """
     if method != "maskaq":
         raise schema.ConfigError(
             f"config argument without leaves out a part of MaskAQ, but the method is {method!r}"
         )
-    return config_lib.ABLATIONS[
-        schema.choose("config argument without", part, config_lib.ABLATIONS)
-    ]
+    return value
+
+
+def _if_real(own: Any, value: Any, method: str) -> Any:
+    """A value of the methods that take images of one's own, in the place of that of the others."""
+    is_real = method in config_lib.METHODS and config_lib.METHODS[method].is_real
+    return own if is_real else value
+
+
+class _Operation(NamedTuple):
+    """What a `FieldReference` makes of its value and of the arguments, references among them."""
+
+    fn: Callable[..., Any]
+    args: tuple[Any, ...]
+
+
+def _follow_method(config: ConfigDict, name: str, settle: Callable[[Any, str], Any]) -> None:
+    """Makes a field what it is by the method, whichever that will be, until it is set to a value.
+
+    Args:
+      config: that has the field.
+      name: of the field, with its dots.
+      settle: from the value that the field has now, and the method's name.
+    """
+    group, _, field = name.rpartition(".")
+    fields = operator.attrgetter(group)(config)
+    fields[field] = FieldReference(
+        fields[field], op=_Operation(settle, (config.get_ref("method"),))
+    )

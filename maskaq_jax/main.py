@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, NoReturn
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from maskaq_jax.runs.command_line import FAILURE, end, refuse, tell
+
 if TYPE_CHECKING:
     from maskaq_jax.config import Config
     from maskaq_jax.runs.inputs import RunInputs
@@ -45,8 +47,6 @@ _COORDINATOR = flags.DEFINE_string(
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this one is, from 0.")
 
-_FAILURE = 1
-_USAGE_ERROR = 2
 # As shells count programs that a signal has ended.
 _ENDED_BY = 128
 
@@ -84,12 +84,12 @@ def main(argv: list[str]) -> None:
     """Checks everything, then runs."""
     logging.set_verbosity(logging.FATAL)  # Orbax tells every step of a save, and errors twice.
     if len(argv) > 1:
-        _refuse(f"unexpected argument {argv[1]!r}; flags start with --")
+        refuse(f"unexpected argument {argv[1]!r}; flags start with --")
     if _LIST_CONFIGS.value:
         _list_configs()
         return
     if _CONFIG.value is None:
-        _refuse("--config is missing; try --config=configs/vit_fashion.py")
+        refuse("--config is missing; try --config=configs/vit_fashion.py")
 
     # JAX loads when it is needed: --help and a missing --config are answered at once.
     from maskaq_jax import config
@@ -107,7 +107,7 @@ def main(argv: list[str]) -> None:
         if _is_distributed():
             parallel.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     except (ValueError, OSError) as error:
-        _refuse(str(error))
+        refuse(str(error))
     with (
         interruption.catch_termination(_stop_at_once) as is_terminated,
         interruption.quiet_about_a_full_disk(),
@@ -135,9 +135,9 @@ def _prepare(settings: "Config") -> "RunInputs":
             RuntimeError, AssertionError
         ):  # no device, and so no way to tell the others
             parallel.any_host(True)
-        _refuse(str(error))
+        refuse(str(error))
     if parallel.any_host(False):
-        _refuse("another process refuses: its own message says why")
+        refuse("another process refuses: its own message says why")
     return dataclasses.replace(inputs, command=_command())
 
 
@@ -172,28 +172,28 @@ def _run(inputs: "RunInputs", is_terminated: Callable[[], bool]) -> None:
     except BrokenPipeError:
         raise  # `start` knows what it means
     except config.ConfigError as error:
-        _refuse(str(error))
+        refuse(str(error))
     except interruption.Interrupted:
         say(f"stopped; start again with --workdir={workdir} to continue", file=sys.stderr)
         sys.exit(interruption.EXIT_STATUS)
     except FloatingPointError as error:
-        _end(str(error), _FAILURE)
+        end(str(error), FAILURE)
     except Exception as error:
         if reason := failures.find_full_disk(error):
-            _tell(
+            tell(
                 f"{reason}: make room and start again with --workdir={workdir}; it continues from "
                 "its last whole checkpoint"
             )
             # At once: writers would try the disk again, and tell of it.
-            os._exit(_FAILURE)
+            os._exit(FAILURE)
         if isinstance(error, OSError):
-            _end(str(error), _FAILURE)
+            end(str(error), FAILURE)
         if failures.is_out_of_memory(error):
             told = str(error).splitlines()[0].rstrip(".")
-            _end(
+            end(
                 f"{told}: lower config.samples.batch_size, config.finetuning.batch_size or "
                 "config.evaluation.batch_size, with another --workdir",
-                _FAILURE,
+                FAILURE,
             )
         raise
     say(f"done: {workdir / directory.RESULTS}")
@@ -211,15 +211,15 @@ def _check_process_flags() -> None:
     values = (_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     given = [value is not None for value in values]
     if any(given) and not all(given):
-        _refuse("--coordinator, --num_processes and --process_id go together")
+        refuse("--coordinator, --num_processes and --process_id go together")
     if _is_distributed() and not _WORKDIR.value:
-        _refuse("--workdir is missing: processes of one run share a directory")
+        refuse("--workdir is missing: processes of one run share a directory")
     if "://" in (_WORKDIR.value or ""):
-        _refuse(f"--workdir must be a directory, as a mounted bucket is; got {_WORKDIR.value!r}")
+        refuse(f"--workdir must be a directory, as a mounted bucket is; got {_WORKDIR.value!r}")
     if _COORDINATOR.value is not None:
         host, _, port = _COORDINATOR.value.rpartition(":")
         if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
-            _refuse(f"--coordinator must be HOST:PORT, got {_COORDINATOR.value!r}")
+            refuse(f"--coordinator must be HOST:PORT, got {_COORDINATOR.value!r}")
 
 
 def _say_nothing(*values: object, **options: object) -> None:
@@ -241,7 +241,7 @@ def _parse_flags(argv: list[str]) -> list[str]:
     except BrokenPipeError:  # of help
         raise
     except Exception as error:  # whatever the config file raises
-        _refuse(_misspelt_field(argv) or _explain(error))
+        refuse(_misspelt_field(argv) or _explain(error))
 
 
 def _with_config_found(argv: list[str]) -> list[str]:
@@ -262,7 +262,7 @@ def _with_config_found(argv: list[str]) -> list[str]:
         try:
             found = files.find(path)
         except OSError as error:
-            _refuse(f"--config: {error}")
+            refuse(f"--config: {error}")
         files.provide_neighbours(found.resolve().parent)
         rest = argv[place + 1 if has_value else place + 2 :]
         return [*argv[:place], f"--config={found}{colon}{arguments}", *rest]
@@ -291,20 +291,6 @@ def _explain(error: Exception) -> str:
     if "Traceback" in text:  # a config file's own error, with its name before the colon
         return re.sub(r"^[\w.]+: ", "", text.splitlines()[-1])
     return text
-
-
-def _refuse(message: str) -> NoReturn:
-    """One line, and the exit status of wrong usage."""
-    _end(message, _USAGE_ERROR)
-
-
-def _end(message: str, status: int) -> NoReturn:
-    _tell(message)
-    sys.exit(status)
-
-
-def _tell(message: str) -> None:
-    print("error: " + re.sub(r"\s+", " ", message).strip(), file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from maskaq_jax import data, schema
 from maskaq_jax.config.fields import Config
+from maskaq_jax.config.methods import METHODS
 from maskaq_jax.data import class_order
 from maskaq_jax.schema import ConfigError
 
@@ -54,7 +55,7 @@ def evaluation_source(config: Config) -> data.DataSource | None:
 
 def real_images(config: Config) -> data.RealSource | None:
     """The images that the method 'real' trains on; None for the others."""
-    if config.method != "real":
+    if not METHODS[config.method].is_real:
         if config.samples.real:
             raise ConfigError(
                 f"config.samples.real is set, but config.method {config.method!r} does not read "

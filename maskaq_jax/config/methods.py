@@ -21,6 +21,8 @@ class Method:
       terms: the loss terms of its images, fields of `LossWeights`, with the weights that they were
         published with; empty where no images are optimised.
       refreshes: whether images are made again, every `config.samples.refresh_every` epochs.
+      samples: what its samples are called.
+      is_real: whether they are training images, or others of a user's own.
       masks: whether the informative patches weigh more in fine-tuning, by
         `config.finetuning.important_weight`.
     """
@@ -29,6 +31,8 @@ class Method:
     terms: Mapping[str, float] = dataclasses.field(default_factory=dict)
     refreshes: bool = True
     masks: bool = True
+    samples: str = "synthetic images"
+    is_real: bool = False
 
     @property
     def synthesizes(self) -> bool:
@@ -58,8 +62,12 @@ METHODS: Mapping[str, Method] = {
         refreshes=False,
         masks=False,
     ),
-    "noise": Method("Gaussian images, the floor"),
-    "real": Method("training images, the ceiling: the embedded models' own, or a folder"),
+    "noise": Method("Gaussian images, the floor", samples="Gaussian noise"),
+    "real": Method(
+        "training images, the ceiling: the embedded models' own, or a folder",
+        samples="real images",
+        is_real=True,
+    ),
 }
 SYNTHESIS_METHODS = tuple(name for name, method in METHODS.items() if method.synthesizes)
 # The type of `config.method`.

@@ -24,7 +24,7 @@ from maskaq_jax.data.dataset import (
 from maskaq_jax.data.preprocessing import Preprocessing, Size
 from maskaq_jax.models import Model
 from maskaq_jax.schema import ConfigError
-from maskaq_jax.storage import failures, notes, paths
+from maskaq_jax.storage import notes, paths
 from maskaq_jax.storage.notes import Tell
 
 ADE20K = "ade20k"
@@ -251,16 +251,8 @@ def read_labels(
 
 def _open(file: Path | BinaryIO, name: str) -> Image.Image:
     """The numbers of a label map, of mode L; of a palette, they count and not the colours."""
-    try:
-        with Image.open(file) as image:
-            mode, size, numbers = image.mode, image.size, image.tobytes()
-    except Exception as error:  # whatever the decoders of damaged files raise
-        if failures.is_of_machine(error) and not isinstance(error, PermissionError):
-            raise
-        what = failures.what_it_is(file) if isinstance(file, Path) else None
-        raise preprocessing.BrokenImageError(
-            f"label map {name} can't be read: {what or error}"
-        ) from error
+    with preprocessing.opened(file, f"label map {name} can't be read") as image:
+        mode, size, numbers = image.mode, image.size, image.tobytes()
     if mode not in ("L", "P"):
         raise preprocessing.BrokenImageError(
             f"label map {name} is an image of mode {mode}: expected class numbers, in 8 bits of "
@@ -272,11 +264,9 @@ def _open(file: Path | BinaryIO, name: str) -> Image.Image:
 def _size(picture: Path | BinaryIO) -> tuple[int, int] | None:
     """Width and height; None if it can't be read, which is told when it is evaluated."""
     try:
-        with Image.open(picture) as image:
+        with preprocessing.opened(picture, "") as image:
             return image.size
-    except Exception as error:  # whatever the decoders of damaged files raise
-        if failures.is_of_machine(error) and not isinstance(error, PermissionError):
-            raise
+    except preprocessing.BrokenImageError:
         return None
 
 

@@ -3,9 +3,11 @@
 What belongs to a picture, its boxes and its label map, goes the same way: `place` says where.
 """
 
+import contextlib
 import dataclasses
 import functools
 import math
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -237,15 +239,31 @@ def read_image(
       BrokenImageError: it is not an image that can be decoded.
       MemoryError, OSError: the machine failed, and nothing is said of the image.
     """
+    with opened(file, name) as image:
+        if picture and (image.height, image.width) != picture:
+            told = f"{picture[1]} x {picture[0]}"
+            raise ValueError(f"it has {image.width} x {image.height} pixels, not {told}")
+        return preprocess(image, size, settings)
+
+
+@contextlib.contextmanager
+def opened(file: Path | BinaryIO, told: str) -> Iterator[Image.Image]:
+    """A picture file; whatever goes wrong with it, inside too, is a `BrokenImageError`.
+
+    Args:
+      file: a path, or the file's bytes.
+      told: what the error says before the reason.
+
+    Raises:
+      BrokenImageError: it is not an image that can be decoded.
+      MemoryError, OSError: the machine failed, and nothing is said of the image.
+    """
     try:
         with Image.open(file) as image:
-            if picture and (image.height, image.width) != picture:
-                told = f"{picture[1]} x {picture[0]}"
-                raise ValueError(f"it has {image.width} x {image.height} pixels, not {told}")
-            return preprocess(image, size, settings)
+            yield image
     except Exception as error:  # whatever the decoders of damaged files raise
         # What may not be read will never be.
         if failures.is_of_machine(error) and not isinstance(error, PermissionError):
             raise
         what = failures.what_it_is(file) if isinstance(file, Path) else None
-        raise BrokenImageError(f"{name}: {what or error}") from error
+        raise BrokenImageError(f"{told}: {what or error}") from error

@@ -11,7 +11,7 @@ from jax import Array
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class GlobalBatch:
-    """The batch that a device's images are a share of.
+    """The batch that a device's images are rows of.
 
     What its methods return is the same on every device. A function of a device's images that takes
     one, and reduces by it alone, gives the numbers of one device however many there are:

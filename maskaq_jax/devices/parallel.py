@@ -149,15 +149,15 @@ def rows_of_batches(count: int, batch_size: int, mesh: Mesh) -> Iterator[HostRow
         yield rows_of_batch(first, min(first + batch_size, count), mesh, least=batch_size)
 
 
-def put(tree: Any, mesh: Mesh, spec: PartitionSpec) -> Any:
+def put(tree: Any, mesh: Mesh, partition: PartitionSpec) -> Any:
     """Places host arrays on the mesh.
 
     Args:
       tree: arrays; the same on every host if replicated, else each host's own rows.
       mesh: of `make_mesh`.
-      spec: how they are split.
+      partition: how they are split.
     """
-    sharding = NamedSharding(mesh, spec)
+    sharding = NamedSharding(mesh, partition)
     if jax.process_count() == 1:
         return jax.device_put(tree, sharding)
 

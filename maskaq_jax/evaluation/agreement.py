@@ -35,30 +35,17 @@ class Agreement:
           [] float32 sum of the cosines of the pooled features; `images`, [] int32; over the valid
           examples of the global batch.
         """
-        check_valid(batch)
-        logits_p, out_p = full_precision(model).apply(variables["p"], batch.images)
-        logits_q, out_q = model.apply(variables["q"], batch.images)
-        is_same = (logits_p.argmax(axis=-1) == logits_q.argmax(axis=-1)) & batch.valid
+        (logits_p, out_p), (logits_q, out_q) = _of_both(model, variables, batch)
+        is_same = logits_p.argmax(axis=-1) == logits_q.argmax(axis=-1)
         cosines = optax.losses.cosine_similarity(out_q["features"], out_p["features"], epsilon=1e-6)
-        divergences = _divergences(logits_p, logits_q)
-        counts = {
-            "same": jnp.sum(is_same),
-            "divergence": jnp.sum(jnp.where(batch.valid, divergences, 0)),
-            "cosine": jnp.sum(cosines * batch.valid),
-            "images": jnp.sum(batch.valid),
-        }
-        return over.sum_over_devices(counts)
+        counts = _counts(batch, is_same, _divergences(logits_p, logits_q))
+        return over.sum_over_devices(counts | {"cosine": jnp.sum(cosines * batch.valid)})
 
     def finish(self, counts: Sequence[Counts]) -> dict[str, float]:
         """`agreement`, the share of images of the same class in percent; `divergence`, the mean of
         the class probabilities', in nats; `feature_cosine`.
         """
-        images = total(counts, "images")
-        return {
-            "agreement": 100 * total(counts, "same") / images,
-            "divergence": total(counts, "divergence") / images,
-            "feature_cosine": total(counts, "cosine") / images,
-        }
+        return _finish(counts) | {"feature_cosine": _mean_cosine(counts)}
 
 
 class SegmentationAgreement:
@@ -68,30 +55,19 @@ class SegmentationAgreement:
         self, model: Model, variables: Any, batch: LabelledBatch, over: GlobalBatch = LOCAL
     ) -> Counts:
         """As of `Agreement`, without features: an image counts with the mean over its pixels."""
-        check_valid(batch)
-        logits_p, _ = full_precision(model).apply(variables["p"], batch.images)
-        logits_q, _ = model.apply(variables["q"], batch.images)
+        (logits_p, _), (logits_q, _) = _of_both(model, variables, batch)
         is_same = logits_p.argmax(axis=-1) == logits_q.argmax(axis=-1)
         shares, divergences = (
             values.mean(axis=(1, 2), dtype=jnp.float32)
             for values in (is_same, _divergences(logits_p, logits_q))
         )
-        counts = {
-            "same": jnp.sum(shares * batch.valid),
-            "divergence": jnp.sum(jnp.where(batch.valid, divergences, 0)),
-            "images": jnp.sum(batch.valid),
-        }
-        return over.sum_over_devices(counts)
+        return over.sum_over_devices(_counts(batch, shares, divergences))
 
     def finish(self, counts: Sequence[Counts]) -> dict[str, float]:
         """`agreement`, the share of pixels of the same class in percent; `divergence`, the mean of
         the class probabilities', in nats.
         """
-        images = total(counts, "images")
-        return {
-            "agreement": 100 * total(counts, "same") / images,
-            "divergence": total(counts, "divergence") / images,
-        }
+        return _finish(counts)
 
 
 class DetectionAgreement:
@@ -103,9 +79,7 @@ class DetectionAgreement:
         """As of `SegmentationAgreement` with tokens for pixels, and `overlap`, [] float32 sum of
         the IoUs of P's and Q's boxes over the `objects`, [] int32 tokens by which P finds one.
         """
-        check_valid(batch)
-        found_p, _ = full_precision(model).apply(variables["p"], batch.images)
-        found_q, _ = model.apply(variables["q"], batch.images)
+        (found_p, _), (found_q, _) = _of_both(model, variables, batch)
         classes_p, classes_q = (found["logits"].argmax(axis=-1) for found in (found_p, found_q))
         no_object = found_p["logits"].shape[-1] - 1
         is_object = (classes_p != no_object) & batch.valid[:, None]
@@ -119,14 +93,11 @@ class DetectionAgreement:
                 _divergences(found_p["logits"], found_q["logits"]),
             )
         )
-        counts = {
-            "same": jnp.sum(shares * batch.valid),
-            "divergence": jnp.sum(jnp.where(batch.valid, divergences, 0)),
+        boxes = {
             "overlap": jnp.sum(jnp.where(is_object, overlaps, 0)),
             "objects": jnp.sum(is_object),
-            "images": jnp.sum(batch.valid),
         }
-        return over.sum_over_devices(counts)
+        return over.sum_over_devices(_counts(batch, shares, divergences) | boxes)
 
     def finish(self, counts: Sequence[Counts]) -> dict[str, float]:
         """As of `SegmentationAgreement`, tokens for pixels; and `box_iou`, the mean IoU of boxes in
@@ -134,7 +105,7 @@ class DetectionAgreement:
         """
         objects = total(counts, "objects")
         overlap = {"box_iou": 100 * total(counts, "overlap") / objects} if objects else {}
-        return SegmentationAgreement().finish(counts) | overlap
+        return _finish(counts) | overlap
 
 
 class MapAgreement:
@@ -146,9 +117,7 @@ class MapAgreement:
         """`cosine`, [] float32 sum over images of the mean over maps of the mean cosine of their
         places; and `images`, [] int32; over the valid examples of the global batch.
         """
-        check_valid(batch)
-        maps_p, _ = full_precision(model).apply(variables["p"], batch.images)
-        maps_q, _ = model.apply(variables["q"], batch.images)
+        (maps_p, _), (maps_q, _) = _of_both(model, variables, batch)
         cosines = [
             optax.losses.cosine_similarity(map_q, map_p, epsilon=1e-6).mean(axis=(1, 2))
             for map_q, map_p in zip(maps_q, maps_p, strict=True)
@@ -161,7 +130,42 @@ class MapAgreement:
 
     def finish(self, counts: Sequence[Counts]) -> dict[str, float]:
         """`feature_cosine`, the mean over images."""
-        return {"feature_cosine": total(counts, "cosine") / total(counts, "images")}
+        return {"feature_cosine": _mean_cosine(counts)}
+
+
+def _of_both(model: Model, variables: Any, batch: LabelledBatch) -> tuple[Any, Any]:
+    """Outputs and `out` of P, and those of Q; raises ValueError for a batch without `valid`."""
+    check_valid(batch)
+    of_p = full_precision(model).apply(variables["p"], batch.images)
+    return of_p, model.apply(variables["q"], batch.images)
+
+
+def _counts(batch: LabelledBatch, same: Array, divergences: Array) -> Counts:
+    """Sums over the valid images, and how many there are.
+
+    Args:
+      batch: that was compared.
+      same: [B] whether P and Q find the same class, or the share of an image's places where so.
+      divergences: [B] of class probabilities, or their means over an image's places.
+    """
+    return {
+        "same": jnp.sum(same * batch.valid),
+        "divergence": jnp.sum(jnp.where(batch.valid, divergences, 0)),
+        "images": jnp.sum(batch.valid),
+    }
+
+
+def _finish(counts: Sequence[Counts]) -> dict[str, float]:
+    """`agreement` in percent and mean `divergence`, of `_counts`."""
+    images = total(counts, "images")
+    return {
+        "agreement": 100 * total(counts, "same") / images,
+        "divergence": total(counts, "divergence") / images,
+    }
+
+
+def _mean_cosine(counts: Sequence[Counts]) -> float:
+    return total(counts, "cosine") / total(counts, "images")
 
 
 def _divergences(logits_p: Array, logits_q: Array) -> Array:

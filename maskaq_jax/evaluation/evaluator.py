@@ -18,7 +18,7 @@ class Evaluator(Protocol):
     def count(
         self, model: Model, variables: Any, batch: LabelledBatch, over: GlobalBatch = LOCAL
     ) -> Counts:
-        """What there is to count in a device's share of a batch, over the global batch."""
+        """What there is to count in the device's rows of a batch, over the global batch."""
 
     def finish(self, counts: Sequence[Counts]) -> dict[str, float]:
         """Figures by name, of the counts of every batch."""

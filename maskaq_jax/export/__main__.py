@@ -1,25 +1,15 @@
 """Command line: `python -m maskaq_jax.export --workdir=RUN [--format=onnx|litert|safetensors]`."""
 
-import argparse
 import logging
-import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from maskaq_jax.export import files, formats
+from maskaq_jax.runs.command_line import Parser, refuse
 
-_USAGE_ERROR = 2
 # Layers are compared on so many images.
 _CHECKED_IMAGES = 4
-
-
-class _Parser(argparse.ArgumentParser):
-    """One whose mistakes are answered in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        _refuse(message)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -34,11 +24,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _check_options(options, file_format)
         _export(workdir, path, file_format, options.input, options.check)
     except (ValueError, OSError) as error:
-        _refuse(str(error))
+        refuse(str(error))
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="python -m maskaq_jax.export",
         description="Writes the low-bit model of a finished run to a file of integers.",
         allow_abbrev=False,
@@ -167,12 +157,6 @@ def _found(layer: Any) -> str:
         f"{100 * layer.same:.4f}% of codes the same, others {layer.largest:.0f} apart and "
         f"{layer.from_tie:.1e} steps from a tie"
     )
-
-
-def _refuse(message: str) -> NoReturn:
-    """One line, and the exit status of wrong usage."""
-    print("error: " + re.sub(r"\s+", " ", message).strip(), file=sys.stderr, flush=True)
-    sys.exit(_USAGE_ERROR)
 
 
 if __name__ == "__main__":

@@ -249,7 +249,7 @@ def step(
       optimizer: of `create_optimizer`.
       spec: settings and pixels.
       state: Q's variables, the same on every device.
-      batch: the device's share of the images; P's weights.
+      batch: images, the rows of the device; P's weights.
       key: of fine-tuning; draws are folded with image and step.
       axis_name: mapped axis of the global batch.
 

@@ -2,9 +2,6 @@
 al. 2023). The batch norm before that layer is part of it: a trained model's is a fixed factor.
 """
 
-import math
-from collections.abc import Sequence
-
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
@@ -13,12 +10,13 @@ from jax.typing import DTypeLike
 from maskaq_jax import regions
 from maskaq_jax.models import layers, maps
 from maskaq_jax.models.layers import Quantization
+from maskaq_jax.models.patch_sequence import PatchSequence
 from maskaq_jax.models.protocol import Task
 from maskaq_jax.models.sites import Part, Site
 from maskaq_jax.models.vit import VisionTransformer
 
 
-class LinearSegmenter(nn.Module):
+class LinearSegmenter(PatchSequence, nn.Module):
     """A ViT whose normed patches are classified, and the logits resized to the image.
 
     Attributes:
@@ -55,32 +53,9 @@ class LinearSegmenter(nn.Module):
         return self._apart().patches
 
     @property
-    def input_shape(self) -> tuple[int, int, int]:
-        """Height, width and channels of one image."""
-        return self.img_size, self.img_size, self.in_chans
-
-    @property
     def task(self) -> Task:
         """What the outputs are for."""
         return "segmentation"
-
-    @property
-    def values_per_image(self) -> int:
-        """Numbers in all patches of the first block."""
-        return math.prod(self.patch_grid) * self.embed_dim
-
-    @property
-    def patch_grid(self) -> tuple[int, int]:
-        """Rows and columns of patch tokens."""
-        return self._apart().patch_grid
-
-    def patch_scores(self, attention_logits: Sequence[Array]) -> Array:
-        """[B, rows * columns] how informative each patch is, for a picture of it."""
-        return regions.mean_scores(attention_logits, self.patches)
-
-    def patch_regions(self, attention_logits: Sequence[Array], ratio: float) -> Array:
-        """[B, rows * columns] 1 for the informative patches, for a picture of them."""
-        return regions.informative_regions(attention_logits, ratio, self.patches)
 
     def setup(self) -> None:
         self.backbone = self._backbone()

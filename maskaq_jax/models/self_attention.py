@@ -1,7 +1,7 @@
 """Softmax attention that quantizes its operands, or doesn't, of whatever tokens it is given."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -32,6 +32,17 @@ class Attended(NamedTuple):
 def tokens_of(result: Array | Attended) -> Array:
     """What the next part of a model takes of what a part gives."""
     return result.tokens if isinstance(result, Attended) else result
+
+
+def through(
+    blocks: Iterable[Callable[[Array], Attended]], x: Array
+) -> tuple[Array, dict[str, tuple[Array, ...]]]:
+    """Tokens [B, N, C] through one block after another: those behind the last, and `of_blocks`."""
+    passed: list[Attended] = []
+    for block in blocks:
+        passed.append(block(x))
+        x = passed[-1].tokens
+    return x, of_blocks(passed)
 
 
 def of_blocks(blocks: Sequence[Attended]) -> dict[str, tuple[Array, ...]]:

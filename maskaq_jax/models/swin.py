@@ -3,6 +3,7 @@ names mirror timm's.
 """
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from maskaq_jax.models.layers import Quantization
 from maskaq_jax.models.protocol import Task
 from maskaq_jax.models.self_attention import Attended
 from maskaq_jax.models.sites import MERGING, PRE_NORM_BLOCK, Part, Site
+from maskaq_jax.regions import WindowGrid
 
 LAYER_NORM_EPSILON = 1e-5
 # Keeps tokens that only the shift made neighbours apart.
@@ -72,7 +74,7 @@ def shift_mask(rows: int, window: int, shift: int, columns: int | None = None) -
     return jnp.where(parts[:, :, None] == parts[:, None], 0.0, _MASKED)
 
 
-def check_stages(embed_dim: int, depths: Sequence[int], num_heads: Sequence[int]) -> None:
+def _check_stages(embed_dim: int, depths: Sequence[int], num_heads: Sequence[int]) -> None:
     """Raises ValueError where stages and heads don't fit each other, or heads the channels."""
     if not depths or len(depths) != len(num_heads):
         raise ValueError(
@@ -282,20 +284,20 @@ class Head(nn.Module):
         )(x)
 
 
-class SwinTransformer(nn.Module):
-    """Swin Transformer.
+class SwinStages(nn.Module):
+    """Stages of windows, and what they say of their patches; models with a head derive from it.
+
+    What windows don't cover of a grid is padded.
 
     Attributes:
-      num_classes: 0 for no classifier; the logits are then the pooled features.
       quantization: None for full precision.
-      img_size, patch_size, in_chans, embed_dim, depths, num_heads, window_size, mlp_ratio: as in
-        timm; a stage whose grid is no larger than the window has one window, of the grid's size.
+      img_size: height and width of images, or the side of squares.
+      patch_size, in_chans, embed_dim, depths, num_heads, window_size, mlp_ratio: as in timm.
       dtype: compute dtype; parameters, attention logits and softmax stay float32.
     """
 
-    num_classes: int = 1000
     quantization: Quantization | None = None
-    img_size: int = 224
+    img_size: int | tuple[int, int] = 224
     patch_size: int = 4
     in_chans: int = 3
     embed_dim: int = 96
@@ -309,42 +311,36 @@ class SwinTransformer(nn.Module):
         # Lists, as config files write them, would make the module unhashable.
         object.__setattr__(self, "depths", tuple(self.depths))
         object.__setattr__(self, "num_heads", tuple(self.num_heads))
-        layers.check_patches(self.img_size, self.patch_size)
-        check_stages(self.embed_dim, self.depths, self.num_heads)
-        for stage in range(len(self.depths)):
-            grid = self._grid(stage)
-            if grid * 2**stage * self.patch_size != self.img_size or grid % self._window(stage):
-                raise ValueError(
-                    f"img_size={self.img_size} leaves stage {stage} a grid that windows of "
-                    f"window_size={self.window_size} don't cover; with patch_size="
-                    f"{self.patch_size}, a multiple of {self._whole_size()} fits"
-                )
+        _check_stages(self.embed_dim, self.depths, self.num_heads)
         super().__post_init__()
 
     @property
     def patches(self) -> regions.PatchTokens:
-        """Every token of a window, scored by what it receives from the others."""
-        return regions.WINDOWS
+        """Every token of a window that is not padding, scored by what it receives from others."""
+        grids = tuple(
+            WindowGrid(*self.grid(stage), self.window(stage), self.shift(stage) * (block % 2))
+            for stage, depth in enumerate(self.depths)
+            for block in range(depth)
+        )
+        if all(grid.is_whole for grid in grids):
+            return regions.WINDOWS
+        return regions.PatchTokens(0, scored_by="all patches", shared=False, grids=grids)
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
         """Height, width and channels of one image."""
-        return self.img_size, self.img_size, self.in_chans
-
-    @property
-    def task(self) -> Task:
-        """What the outputs are for."""
-        return "classification"
+        return *layers.image_size(self.img_size), self.in_chans
 
     @property
     def values_per_image(self) -> int:
-        """Numbers in all patches of the first block."""
-        return self._grid(0) ** 2 * self.embed_dim
+        """Numbers in all patches of the first block, those that pad its windows too."""
+        rows, columns = WindowGrid(*self.grid(0), self.window(0)).padded
+        return rows * columns * self.embed_dim
 
     @property
     def patch_grid(self) -> tuple[int, int]:
         """Rows and columns of patch tokens in the last stage."""
-        return self._grid(len(self.depths) - 1), self._grid(len(self.depths) - 1)
+        return self.grid(len(self.depths) - 1)
 
     def patch_scores(self, attention_logits: Sequence[Array]) -> Array:
         """[B, rows * columns] how informative each patch of the last stage is, for a picture."""
@@ -353,12 +349,15 @@ class SwinTransformer(nn.Module):
     def patch_regions(self, attention_logits: Sequence[Array], ratio: float) -> Array:
         """[B, rows * columns] 1 for the informative patches of the last stage, for a picture."""
         first_block = self._last_unshifted(attention_logits)
-        stage = len(self.depths) - 1
-        num_images = len(first_block) // (self._grid(stage) // self._window(stage)) ** 2
-        (mask,) = regions.window_regions([first_block], ratio, num_images)
+        grid = self._last_grid()
+        rows, columns = grid.padded
+        num_images = len(first_block) * grid.window**2 // (rows * columns)
+        patches = regions.PatchTokens(0, scored_by="all patches", shared=False, grids=(grid,))
+        (mask,) = regions.window_regions([first_block], ratio, num_images, patches)
         return self._on_last_grid(mask)
 
-    def setup(self) -> None:
+    def setup_stages(self) -> None:
+        """What comes before the head; models call it in their `setup`."""
         self.patch_embed = layers.PatchEmbed(
             features=self.embed_dim,
             patch_size=self.patch_size,
@@ -366,7 +365,106 @@ class SwinTransformer(nn.Module):
             dtype=self.dtype,
             norm_epsilon=LAYER_NORM_EPSILON,
         )
-        self.layers = self._stages()
+        self.layers = self.stages()
+
+    def embed(self, images: Array) -> Array:
+        """Tokens before the first stage: images [B, *input_shape] -> [B, rows, columns, C]."""
+        layers.check_images(images, self.input_shape)
+        return self.patch_embed(pad_grid(images, self.patch_size))
+
+    def stage_tokens(self, images: Array) -> tuple[tuple[Array, ...], list[Attended]]:
+        """Tokens behind each stage, on their grids, and what each block gives."""
+        x, tokens, blocks = self.embed(images), [], list[Attended]()
+        for stage in self.layers:
+            x, stage_blocks = stage(x)
+            tokens.append(x)
+            blocks += stage_blocks
+        return tuple(tokens), blocks
+
+    @nn.nowrap
+    def stages(self) -> list[Stage]:
+        """The stages, each of which can be applied by itself."""
+        return [
+            Stage(
+                depth=depth,
+                num_heads=heads,
+                window=self.window(i),
+                shift=self.shift(i),
+                merges=i > 0,
+                mlp_ratio=self.mlp_ratio,
+                quantization=layers.below(self.quantization, f"layers_{i}"),
+                dtype=self.dtype,
+            )
+            for i, (depth, heads) in enumerate(zip(self.depths, self.num_heads, strict=True))
+        ]
+
+    @nn.nowrap
+    def grid(self, stage: int) -> tuple[int, int]:
+        """Rows and columns of a stage's tokens."""
+        rows, columns = (
+            math.ceil(math.ceil(size / self.patch_size) / 2**stage)
+            for size in layers.image_size(self.img_size)
+        )
+        return rows, columns
+
+    @nn.nowrap
+    def window(self, stage: int) -> int:
+        """Side of a stage's windows."""
+        del stage
+        return self.window_size
+
+    @nn.nowrap
+    def shift(self, stage: int) -> int:
+        """By how many tokens every other block of a stage shifts its windows."""
+        return self.window(stage) // 2
+
+    def _last_unshifted(self, attention_logits: Sequence[Array]) -> Array:
+        """Those of the last stage's first block, whose windows are not shifted."""
+        return attention_logits[-self.depths[-1]]
+
+    @nn.nowrap
+    def _last_grid(self) -> WindowGrid:
+        return WindowGrid(*self.patch_grid, self.window(len(self.depths) - 1))
+
+    def _on_last_grid(self, values: Array) -> Array:
+        """[B, rows * columns] of values of the tokens of the last stage's windows, in any shape."""
+        grid = self._last_grid()
+        windows = values.reshape(-1, grid.window**2, 1)
+        merged = merge_windows(windows, grid.window, *grid.padded)
+        return merged[:, : grid.rows, : grid.columns].reshape(len(merged), -1)
+
+
+class SwinTransformer(SwinStages):
+    """Swin Transformer, a classifier of square images that windows cover.
+
+    A stage whose grid is no larger than the window has one window, of the grid's size.
+
+    Attributes:
+      num_classes: 0 for no classifier; the logits are then the pooled features.
+    """
+
+    num_classes: int = 1000
+    img_size: int = 224
+
+    def __post_init__(self) -> None:
+        layers.check_patches(self.img_size, self.patch_size)
+        for stage in range(len(self.depths)):
+            side, _ = self.grid(stage)
+            if side * 2**stage * self.patch_size != self.img_size or side % self.window(stage):
+                raise ValueError(
+                    f"img_size={self.img_size} leaves stage {stage} a grid that windows of "
+                    f"window_size={self.window_size} don't cover; with patch_size="
+                    f"{self.patch_size}, a multiple of {self._whole_size()} fits"
+                )
+        super().__post_init__()
+
+    @property
+    def task(self) -> Task:
+        """What the outputs are for."""
+        return "classification"
+
+    def setup(self) -> None:
+        self.setup_stages()
         self.norm = LayerNorm(LAYER_NORM_EPSILON, self.dtype)
         if self.num_classes:
             self.head = Head(
@@ -388,18 +486,9 @@ class SwinTransformer(nn.Module):
             [B, grid * grid, C]; `tokens` [B, grid, grid, C] after the last norm; `features` [B, C],
             pooled.
         """
-        x = self.embed(images)
-        blocks: list[Attended] = []
-        for stage in self.layers:
-            x, stage_blocks = stage(x)
-            blocks += stage_blocks
-        logits, out = self.classify(x)
+        tokens, blocks = self.stage_tokens(images)
+        logits, out = self.classify(tokens[-1])
         return logits, self_attention.of_blocks(blocks) | out
-
-    def embed(self, images: Array) -> Array:
-        """Tokens before the first stage: images [B, *input_shape] -> [B, grid, grid, C]."""
-        layers.check_images(images, self.input_shape)
-        return self.patch_embed(images)
 
     def classify(self, x: Array) -> tuple[Array, dict]:
         """What follows the last stage: tokens on their grid -> logits, `tokens` and `features`."""
@@ -413,7 +502,7 @@ class SwinTransformer(nn.Module):
     @nn.nowrap
     def parts(self) -> tuple[Part, ...]:
         """Mergings and blocks, each of which can be applied by itself."""
-        stages = enumerate(self._stages())
+        stages = enumerate(self.stages())
         return tuple(part for i, stage in stages for part in stage.parts((f"layers_{i}",)))
 
     @nn.nowrap
@@ -423,37 +512,15 @@ class SwinTransformer(nn.Module):
         return (Site(("head", "fc")),) if self.num_classes else ()
 
     @nn.nowrap
-    def _stages(self) -> list[Stage]:
-        return [
-            Stage(
-                depth=depth,
-                num_heads=heads,
-                window=self._window(i),
-                shift=self._window(i) // 2 if self._window(i) < self._grid(i) else 0,
-                merges=i > 0,
-                mlp_ratio=self.mlp_ratio,
-                quantization=layers.below(self.quantization, f"layers_{i}"),
-                dtype=self.dtype,
-            )
-            for i, (depth, heads) in enumerate(zip(self.depths, self.num_heads, strict=True))
-        ]
+    def window(self, stage: int) -> int:
+        """Side of a stage's windows, at most the grid's."""
+        return max(1, min(self.window_size, *self.grid(stage)))
 
-    def _last_unshifted(self, attention_logits: Sequence[Array]) -> Array:
-        """Those of the last stage's first block, whose windows are not shifted."""
-        return attention_logits[-self.depths[-1]]
-
-    def _on_last_grid(self, values: Array) -> Array:
-        """[B, rows * columns] of values of the tokens of the last stage's windows, in any shape."""
-        stage = len(self.depths) - 1
-        window, grid = self._window(stage), self._grid(stage)
-        merged = merge_windows(values.reshape(-1, window * window, 1), window, grid)
-        return merged.reshape(-1, grid * grid)
-
-    def _grid(self, stage: int) -> int:
-        return self.img_size // (self.patch_size * 2**stage)
-
-    def _window(self, stage: int) -> int:
-        return max(1, min(self.window_size, self._grid(stage)))
+    @nn.nowrap
+    def shift(self, stage: int) -> int:
+        """By how many tokens every other block of a stage shifts its windows; one isn't shifted."""
+        window = self.window(stage)
+        return window // 2 if window < min(self.grid(stage)) else 0
 
     def _whole_size(self) -> int:
         """An image side that every stage's windows divide."""

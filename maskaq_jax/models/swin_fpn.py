@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from maskaq_jax.models import layers, maps, self_attention
+from maskaq_jax.models import layers, maps
 from maskaq_jax.models.layers import Quantization
 from maskaq_jax.models.protocol import Task
 from maskaq_jax.models.sites import Site
@@ -79,24 +79,18 @@ class SwinFpn(SwinMaps):
             dtype=self.dtype,
         )
 
-    def __call__(self, images: Array) -> tuple[tuple[Array, ...], dict]:
-        """Makes features of images and exposes what the losses read.
+    def classify(self, tokens: Sequence[Array]) -> tuple[tuple[Array, ...], dict]:
+        """What follows the stages.
 
         Args:
-          images: [B, *input_shape] float32, normalised.
+          tokens: [B, rows, columns, C] behind each stage.
 
         Returns:
           levels: [B, rows, columns, out_channels] float32, the largest first, one a stage and one
             more.
-          out: as of `upernet.UperNet`, without `pyramid_maps`, which are the outputs; `features`
-            are the levels' means, [B, stages * out_channels].
+          out: `feature_maps`, of [B, rows, columns, C] a stage, normed; `features`
+            [B, stages * out_channels], the means of the levels but the last.
         """
-        tokens, blocks = self.stage_tokens(images)
-        levels, out = self.classify(tokens)
-        return levels, self_attention.of_blocks(blocks) | out
-
-    def classify(self, tokens: Sequence[Array]) -> tuple[tuple[Array, ...], dict]:
-        """What follows the stages: tokens behind each -> levels, maps and `features`."""
         normed = self.normed_maps(tokens)
         levels = tuple(level.astype(jnp.float32) for level in self.neck(normed))
         means = [level.mean(axis=(1, 2)) for level in levels[:-1]]

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from maskaq_jax.models import layers, maps, self_attention
+from maskaq_jax.models import layers, maps
 from maskaq_jax.models.layers import Quantization
 from maskaq_jax.models.protocol import Task
 from maskaq_jax.models.sites import Site
@@ -108,25 +108,17 @@ class UperNet(SwinMaps):
             dtype=self.dtype,
         )
 
-    def __call__(self, images: Array) -> tuple[Array, dict]:
-        """Classifies pixels and exposes what the losses read.
+    def classify(self, tokens: Sequence[Array]) -> tuple[Array, dict]:
+        """What follows the stages.
 
         Args:
-          images: [B, *input_shape] float32, normalised.
+          tokens: [B, rows, columns, C] behind each stage.
 
         Returns:
           logits: [B, height, width, num_classes] float32.
-          out: `attention_logits`, a tuple of [B * windows, H, N, N] a layer, an image's windows in
-            a row; `attention_outputs`, of [B * windows, H, N, d]; `block_outputs`, of
-            [B, tokens, C]; `feature_maps`, of [B, rows, columns, C] a stage, normed;
-            `pyramid_maps`, as `UperHead` returns them; `features` [B, hidden_size], pooled.
+          out: `feature_maps`, of [B, rows, columns, C] a stage, normed; `pyramid_maps`, as
+            `UperHead` returns them; `features` [B, hidden_size], pooled.
         """
-        tokens, blocks = self.stage_tokens(images)
-        logits, out = self.classify(tokens)
-        return logits, self_attention.of_blocks(blocks) | out
-
-    def classify(self, tokens: Sequence[Array]) -> tuple[Array, dict]:
-        """What follows the stages: tokens behind each -> logits, maps and `features`."""
         normed = self.normed_maps(tokens)
         logits, pyramid = self.decode_head(normed)
         height, width, _ = self.input_shape

@@ -5,7 +5,6 @@ otherwise. Parameter names mirror timm's.
 
 import functools
 import math
-from collections.abc import Sequence
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -17,6 +16,7 @@ from maskaq_jax import regions
 from maskaq_jax.models import layers, self_attention
 from maskaq_jax.models.layer_norm import LayerNorm
 from maskaq_jax.models.layers import Quantization
+from maskaq_jax.models.patch_sequence import PatchSequence
 from maskaq_jax.models.protocol import Task
 from maskaq_jax.models.self_attention import Attended
 from maskaq_jax.models.sites import ATTENTION_POOL, PRE_NORM_BLOCK, Part, Site
@@ -183,7 +183,7 @@ class AttentionPool(nn.Module):
         return rows + hidden
 
 
-class VisionTransformer(nn.Module):
+class VisionTransformer(PatchSequence, nn.Module):
     """ViT, and DeiT with or without its distillation token.
 
     Attributes:
@@ -259,32 +259,9 @@ class VisionTransformer(nn.Module):
         return self.global_pool == "avg" if self.fc_norm is None else self.fc_norm
 
     @property
-    def input_shape(self) -> tuple[int, int, int]:
-        """Height, width and channels of one image."""
-        return self.img_size, self.img_size, self.in_chans
-
-    @property
     def task(self) -> Task:
         """What the outputs are for."""
         return "classification"
-
-    @property
-    def values_per_image(self) -> int:
-        """Numbers in all patches of the first block."""
-        return math.prod(self.patch_grid) * self.embed_dim
-
-    @property
-    def patch_grid(self) -> tuple[int, int]:
-        """Rows and columns of patch tokens."""
-        return self.img_size // self.patch_size, self.img_size // self.patch_size
-
-    def patch_scores(self, attention_logits: Sequence[Array]) -> Array:
-        """[B, rows * columns] how informative each patch is, for a picture of it."""
-        return regions.mean_scores(attention_logits, self.patches)
-
-    def patch_regions(self, attention_logits: Sequence[Array], ratio: float) -> Array:
-        """[B, rows * columns] 1 for the informative patches, for a picture of them."""
-        return regions.informative_regions(attention_logits, ratio, self.patches)
 
     def setup(self) -> None:
         self.patch_embed = layers.PatchEmbed(
@@ -332,14 +309,9 @@ class VisionTransformer(nn.Module):
             [B, H, N, d]; `block_outputs`, of [B, N, C]; `tokens` [B, N, C] after the last norm;
             `features` [B, C], pooled.
         """
-        x = self.embed(images)
-        blocks: list[Attended] = []
-        for block in self.blocks:
-            attended = block(x)
-            x = attended.tokens
-            blocks.append(attended)
+        x, of_blocks = self_attention.through(self.blocks, self.embed(images))
         logits, out = self.classify(x)
-        return logits, self_attention.of_blocks(blocks) | out
+        return logits, of_blocks | out
 
     def embed(self, images: Array) -> Array:
         """Tokens before the first block: [B, img_size, img_size, in_chans] -> [B, N, C]."""

@@ -4,7 +4,6 @@ them, one definition for full precision and quantized. Parameter names mirror th
 
 import functools
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -17,6 +16,7 @@ from maskaq_jax import regions
 from maskaq_jax.models import layers, self_attention, vit
 from maskaq_jax.models.layer_norm import LayerNorm
 from maskaq_jax.models.layers import Quantization
+from maskaq_jax.models.patch_sequence import PatchSequence
 from maskaq_jax.models.protocol import Task
 from maskaq_jax.models.self_attention import Attended
 from maskaq_jax.models.sites import PRE_NORM_BLOCK, Part, Site
@@ -52,7 +52,7 @@ class PredictionHead(nn.Module):
         return layers.dense(self, self.features, f"layers_{_HEAD_DEPTH - 1}")(x)
 
 
-class Yolos(nn.Module):
+class Yolos(PatchSequence, nn.Module):
     """Object detection without anchors: each detection token finds one object, or none.
 
     Attributes:
@@ -104,33 +104,9 @@ class Yolos(nn.Module):
         )
 
     @property
-    def input_shape(self) -> tuple[int, int, int]:
-        """Height, width and channels of one image."""
-        return *layers.image_size(self.img_size), self.in_chans
-
-    @property
     def task(self) -> Task:
         """What the outputs are for."""
         return "detection"
-
-    @property
-    def values_per_image(self) -> int:
-        """Numbers in all patches of the first block."""
-        return math.prod(self.patch_grid) * self.embed_dim
-
-    @property
-    def patch_grid(self) -> tuple[int, int]:
-        """Rows and columns of patch tokens."""
-        height, width = layers.image_size(self.img_size)
-        return height // self.patch_size, width // self.patch_size
-
-    def patch_scores(self, attention_logits: Sequence[Array]) -> Array:
-        """[B, rows * columns] how informative each patch is, for a picture of it."""
-        return regions.mean_scores(attention_logits, self.patches)
-
-    def patch_regions(self, attention_logits: Sequence[Array], ratio: float) -> Array:
-        """[B, rows * columns] 1 for the informative patches, for a picture of them."""
-        return regions.informative_regions(attention_logits, ratio, self.patches)
 
     def setup(self) -> None:
         self.patch_embed = layers.PatchEmbed(
@@ -169,14 +145,9 @@ class Yolos(nn.Module):
             [B, H, N, d]; `block_outputs`, of [B, N, C]; `tokens` [B, N, C] after the last norm;
             `features` [B, C], the mean of the detection tokens.
         """
-        x = self.embed(images)
-        blocks: list[Attended] = []
-        for block in self.blocks:
-            attended = block(x)
-            x = attended.tokens
-            blocks.append(attended)
+        x, of_blocks = self_attention.through(self.blocks, self.embed(images))
         outputs, out = self.classify(x)
-        return outputs, self_attention.of_blocks(blocks) | out
+        return outputs, of_blocks | out
 
     def embed(self, images: Array) -> Array:
         """Tokens before the first block: [B, *input_shape] -> [B, N, C]."""

@@ -1,6 +1,5 @@
 """What the low-bit model is inside: steps and codes by layer, and what each tensor loses alone."""
 
-import math
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -20,8 +19,7 @@ from maskaq_jax.report.markup import (
     table,
     tag,
 )
-from maskaq_jax.sensitivity import TensorLoss
-from maskaq_jax.sensitivity.heat_map import place_of
+from maskaq_jax.sensitivity import TensorLoss, heat_map
 
 _TENSORS_SHOWN = 10
 _FULL = 32
@@ -141,7 +139,7 @@ def _steps(described: Sequence[Layer], kind: str) -> Html:
 
 def _place(layer: str) -> tuple[str, str]:
     """A layer's block, and its kind: what it is in there, or the block itself."""
-    block, kind = place_of(layer)
+    block, kind = heat_map.place_of(layer)
     return block, kind or block
 
 
@@ -203,25 +201,15 @@ def _bits(bits: int | None) -> str:
 
 def _heat_map(found: Sequence[TensorLoss], names: Sequence[str]) -> Html:
     """A row for each kind of tensor, a column for each block."""
-    places = {layer: _place(layer) for layer in (*names, *(loss.layer for loss in found))}
-    columns = list(dict.fromkeys(column for column, _ in places.values()))
-    rows = [
-        (row, tensor)
-        for row in dict.fromkeys(row for _, row in places.values())
-        for tensor in ("weight", "activation")
-        if any(loss.tensor == tensor and places[loss.layer][1] == row for loss in found)
-    ]
+    rows, columns, cells = heat_map.lay_out(found, names, _place)
     shares = np.full((len(rows), len(columns)), np.nan)
     texts = [["" for _ in columns] for _ in rows]
-    worst = max((loss.divergence for loss in found), default=0.0)
-    for loss in found:
-        column, row = places[loss.layer]
-        cell = rows.index((row, loss.tensor)), columns.index(column)
-        shares[cell] = math.sqrt(max(0.0, loss.divergence) / worst) if worst > 0 else 0.0
-        if loss.agreement is not None:
-            texts[cell[0]][cell[1]] = f"{100 - loss.agreement:.0f}"
+    for (row, column), cell in cells.items():
+        shares[row, column] = cell.share
+        if cell.loss.agreement is not None:
+            texts[row][column] = f"{100 - cell.loss.agreement:.0f}"
     label = "What each tensor loses alone; the table below has those that lose most"
-    labels = [f"{row} {tensor}" for row, tensor in rows]
+    labels = [f"{kind} {tensor}" for kind, tensor in rows]
     chart = charts.heat_map(
         "sensitivity", label, shares, texts, labels, [_short(column) for column in columns]
     )

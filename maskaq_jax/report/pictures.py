@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+from maskaq_jax.config import METHODS
 from maskaq_jax.report import charts
 from maskaq_jax.report.contents import Answer, Contents, Sample
 from maskaq_jax.report.markup import Html, figure, grid, join, tag
@@ -24,9 +25,8 @@ def samples(contents: Contents) -> Html:
     if contents.looks is None:
         return Html()
     results, looks = contents.results, contents.looks
-    made = {"real": "real images", "noise": "Gaussian noise"}.get(
-        results["method"], "synthetic images"
-    )
+    method = results["method"]
+    made = METHODS[method].samples if method in METHODS else "images"
     told = (
         f"{len(looks.samples)} of {results['num_samples']} {made}. What is dark in the second "
         "picture is outside the informative regions: the "

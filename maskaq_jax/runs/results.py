@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from maskaq_jax import data
-from maskaq_jax.config import evaluation_source
+from maskaq_jax.config import METHODS, evaluation_source
 from maskaq_jax.devices import parallel
 from maskaq_jax.evaluation.loop import Measured
 from maskaq_jax.runs import directory
@@ -154,7 +154,7 @@ def lost_accuracy(results: dict[str, Any]) -> bool:
 def print_results(console: Console, results: dict[str, Any]) -> None:
     """The table at the end: the main figures, and the time each phase took."""
     bits = bits_of(results)
-    images = "real images" if results["method"] == "real" else "no data"
+    images = "real images" if METHODS[results["method"]].is_real else "no data"
     is_trained = results["epochs"] and results.get("kept") != "calibrated"
     how = f"fine-tuned with {images}" if is_trained else "without training"
     table = Table(

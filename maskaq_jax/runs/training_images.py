@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from maskaq_jax.config import METHODS
 from maskaq_jax.data.batches import ReadImages
 from maskaq_jax.devices import memory, parallel
 from maskaq_jax.devices.keys import named_key
@@ -98,6 +99,15 @@ def read_noise(inputs: RunInputs, key: Array) -> ReadImages:
     return lambda indices: np.asarray(draw(jnp.asarray(indices)))
 
 
+def _read_given(inputs: RunInputs) -> ReadImages | None:
+    """The images of a method that makes none, the same in every refresh; None for the others."""
+    if inputs.real is not None:
+        return inputs.real.__getitem__
+    if METHODS[inputs.config.method].synthesizes:
+        return None
+    return read_noise(inputs, jax.random.key(inputs.config.seed))
+
+
 def read_newest(inputs: RunInputs, indices: np.ndarray) -> np.ndarray:
     """[B, height, width, channels] images of these numbers as a run has them by now: of its newest
     refresh that has them all.
@@ -106,10 +116,8 @@ def read_newest(inputs: RunInputs, indices: np.ndarray) -> np.ndarray:
       FileNotFoundError: no refresh has them.
       OSError: a file can't be read.
     """
-    if inputs.real is not None:
-        return inputs.real[indices]
-    if inputs.config.method == "noise":
-        return read_noise(inputs, jax.random.key(inputs.config.seed))(indices)
+    if read_given := _read_given(inputs):
+        return read_given(indices)
     folder = inputs.workdir / directory.SAMPLES
     for refresh in reversed(list_refreshes(folder)):
         shards = list_shards(refresh)
@@ -214,25 +222,25 @@ class _Synthesis:
                 )
             done = _Done(saved)
             key = jax.random.fold_in(self._key, refresh)
-            for batch in loop.run(key, rows, inputs.params, variables, saved):
-                advance(store.batch_size * done.new_steps(batch))
-                if done.is_redrawn(batch):
+            for reached in loop.run(key, rows, inputs.params, variables, saved):
+                advance(store.batch_size * done.new_steps(reached))
+                if done.is_redrawn(reached):
                     progress.warn(_redrawn(rows, refresh))
-                if batch.step < num_steps:  # else it is finished, or to be drawn again
+                if reached.step < num_steps:  # else it is finished, or to be drawn again
                     session.clock.save_if_asked(
-                        functools.partial(self._save_progress, refresh, rows, batch)
+                        functools.partial(self._save_progress, refresh, rows, reached)
                     )
-        store.write(refresh, rows, batch)
+        store.write(refresh, rows, reached)
         progress.store_seconds("synthesis")
         session.metrics.write(
             "synthesis",
             refresh * store.num_batches + number,
-            batch.terms | {"redraws": float(batch.attempt)},
+            reached.terms | {"redraws": float(reached.attempt)},
         )
         session.clock.stop_if_asked()
 
-    def _save_progress(self, refresh: int, rows: HostRows, batch: BatchProgress) -> None:
-        self._session.store.write_progress(refresh, rows, batch)
+    def _save_progress(self, refresh: int, rows: HostRows, reached: BatchProgress) -> None:
+        self._session.store.write_progress(refresh, rows, reached)
         self._session.progress.store_seconds("synthesis")
 
 
@@ -242,26 +250,22 @@ class _Done:
     def __init__(self, saved: SavedProgress | None):
         self._attempt, self._step = (saved.attempt, saved.step) if saved else (0, 0)
 
-    def new_steps(self, batch: BatchProgress) -> int:
+    def new_steps(self, reached: BatchProgress) -> int:
         """Steps that were never taken before."""
-        count = max(0, batch.step - self._step)
-        self._step = max(self._step, batch.step)
+        count = max(0, reached.step - self._step)
+        self._step = max(self._step, reached.step)
         return count
 
-    def is_redrawn(self, batch: BatchProgress) -> bool:
+    def is_redrawn(self, reached: BatchProgress) -> bool:
         """Whether the images have been drawn again since the last question."""
-        is_redrawn = batch.attempt > self._attempt
-        self._attempt = max(self._attempt, batch.attempt)
+        is_redrawn = reached.attempt > self._attempt
+        self._attempt = max(self._attempt, reached.attempt)
         return is_redrawn
 
 
 def _choose_source(session: Session) -> _Source:
-    inputs = session.inputs
-    if inputs.config.method == "noise":
-        return _Given(read_noise(inputs, session.key))
-    if inputs.real is not None:
-        return _Given(inputs.real.__getitem__)
-    return _Synthesis(session)
+    read_given = _read_given(session.inputs)
+    return _Given(read_given) if read_given else _Synthesis(session)
 
 
 def _redrawn(rows: HostRows, refresh: int) -> str:

@@ -5,15 +5,12 @@ Writes `sensitivity.json` and `sensitivity.png` into the run's folder, shows tho
 most, and ends with the rules that would give 8 bits to a few of them.
 """
 
-import argparse
 import dataclasses
 import os
-import re
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +25,7 @@ from maskaq_jax.models import Model, Quantization
 from maskaq_jax.quantizers import FULL_PRECISION_BITS
 from maskaq_jax.runs import directory, training_images
 from maskaq_jax.runs import inputs as run_inputs
+from maskaq_jax.runs.command_line import Parser, refuse
 from maskaq_jax.runs.inputs import RunInputs
 from maskaq_jax.sensitivity import heat_map
 from maskaq_jax.sensitivity.suggestion import suggest_rules
@@ -39,19 +37,11 @@ JSON, PICTURE = directory.SENSITIVITY, "sensitivity.png"
 # Half of them calibrate; a ViT-S of 112 px takes a few minutes on two cores then.
 _MOST_IMAGES = 96
 _ROWS_SHOWN = 20
-_USAGE_ERROR = 2
-
-
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, as `maskaq_jax.main` does."""
-
-    def error(self, message: str) -> NoReturn:
-        _refuse(message)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measures, writes, and shows what came out."""
-    parser = _Parser(prog="python -m maskaq_jax.sensitivity", description=__doc__.splitlines()[2])
+    parser = Parser(prog="python -m maskaq_jax.sensitivity", description=__doc__.splitlines()[2])
     parser.add_argument("--workdir", required=True, help="folder of the run")
     parser.add_argument(
         "--bits", default="", help="of weights and activations, as 4x4; the run's where left out"
@@ -69,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         images = _read_images(inputs)
         _check_writable(inputs.workdir)
     except (ValueError, OSError) as error:
-        _refuse(str(error))
+        refuse(str(error))
     started = time.monotonic()
     losses = _measure(inputs, model, images)
     _tell(inputs, model, losses, len(images), time.monotonic() - started)
@@ -197,12 +187,6 @@ def _rounded(loss: TensorLoss) -> dict[str, Any]:
     """For JSON."""
     agreement = None if loss.agreement is None else round(loss.agreement, 4)
     return loss._asdict() | {"agreement": agreement, "divergence": round(loss.divergence, 6)}
-
-
-def _refuse(message: str) -> NoReturn:
-    """One line, and the exit status of wrong usage."""
-    print("error: " + re.sub(r"\s+", " ", message).strip(), file=sys.stderr, flush=True)
-    sys.exit(_USAGE_ERROR)
 
 
 if __name__ == "__main__":

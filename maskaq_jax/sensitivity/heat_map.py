@@ -1,8 +1,9 @@
 """The picture of what tensors lose: a row for each kind of tensor, a column for each block."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -16,6 +17,61 @@ _FONT_SIZE = 13
 _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
+class Cell(NamedTuple):
+    """What a tensor loses.
+
+    Attributes:
+      loss: as it was measured.
+      share: of the worst, from 0 to 1, by the root of the divergence: how dark it is.
+    """
+
+    loss: TensorLoss
+    share: float
+
+
+class Layout(NamedTuple):
+    """Which tensor has which place.
+
+    Attributes:
+      rows: kind of layer, and tensor.
+      columns: names of blocks.
+      cells: by numbers of row and column; places of no tensor are left out.
+    """
+
+    rows: list[tuple[str, str]]
+    columns: list[str]
+    cells: Mapping[tuple[int, int], Cell]
+
+
+def lay_out(
+    losses: Sequence[TensorLoss],
+    layers: Sequence[str],
+    place: Callable[[str], tuple[str, str]],
+) -> Layout:
+    """A row for each kind of tensor that is among the losses, a column for each block.
+
+    Args:
+      losses: of the tensors, in any order.
+      layers: names of all layers, in the order of a pass.
+      place: column and row of a layer by its name, as `place_of`.
+    """
+    places = {layer: place(layer) for layer in (*layers, *(loss.layer for loss in losses))}
+    columns = list(dict.fromkeys(column for column, _ in places.values()))
+    rows = [
+        (row, tensor)
+        for row in dict.fromkeys(row for _, row in places.values())
+        for tensor in ("weight", "activation")
+        if any(loss.tensor == tensor and places[loss.layer][1] == row for loss in losses)
+    ]
+    worst = max((loss.divergence for loss in losses), default=0.0)
+    cells = {}
+    for loss in losses:
+        column, row = places[loss.layer]
+        share = math.sqrt(max(0.0, loss.divergence) / worst) if worst > 0 else 0.0
+        cells[rows.index((row, loss.tensor)), columns.index(column)] = Cell(loss, share)
+    return Layout(rows, columns, cells)
+
+
 def draw(path: Path, losses: Sequence[TensorLoss], layers: Sequence[str], title: str) -> None:
     """Draws a map: the darker, the more a tensor's rounding lets Q diverge from P.
 
@@ -27,17 +83,10 @@ def draw(path: Path, losses: Sequence[TensorLoss], layers: Sequence[str], title:
       layers: names of all layers, in the order of a pass.
       title: above it.
     """
-    places = {layer: place_of(layer) for layer in layers}
-    columns = list(dict.fromkeys(column for column, _ in places.values()))
-    rows = [
-        (row, tensor)
-        for row in dict.fromkeys(row for _, row in places.values())
-        for tensor in ("weight", "activation")
-        if any(loss.tensor == tensor and places[loss.layer][1] == row for loss in losses)
-    ]
+    rows, columns, cells = lay_out(losses, layers, place_of)
     font = ImageFont.load_default(_FONT_SIZE)
-    labels = {row: f"{row[0]} {row[1]}".strip() for row in rows}
-    left = 2 * _GAP + math.ceil(max(font.getlength(label) for label in labels.values()))
+    labels = [f"{kind} {tensor}".strip() for kind, tensor in rows]
+    left = 2 * _GAP + math.ceil(max(font.getlength(label) for label in labels))
     names = math.ceil(max(font.getlength(column) for column in columns))
     top = 3 * _GAP + _FONT_SIZE + names
     width, height = _CELL
@@ -48,21 +97,18 @@ def draw(path: Path, losses: Sequence[TensorLoss], layers: Sequence[str], title:
     pen.text((_GAP, _GAP), title, _TEXT, font)
     for number, column in enumerate(columns):
         _write_upright(sheet, column, (left + width * number, top), font)
-    worst = max(loss.divergence for loss in losses)
-    by_cell = {(*places[loss.layer], str(loss.tensor)): loss for loss in losses}
-    for y, row in enumerate(rows):
+    for y, label in enumerate(labels):
         middle = top + height * y + height // 2
-        pen.text((left - _GAP, middle), labels[row], _TEXT, font, anchor="rm")
-        for x, column in enumerate(columns):
-            loss = by_cell.get((column, *row))
+        pen.text((left - _GAP, middle), label, _TEXT, font, anchor="rm")
+        for x in range(len(columns)):
+            cell = cells.get((y, x))
             corner = left + width * x, top + height * y
             far = corner[0] + width - 2, corner[1] + height - 2
-            share = math.sqrt(max(0.0, loss.divergence) / worst) if loss and worst > 0 else 0.0
-            pen.rectangle((*corner, *far), _mix(share) if loss else _NOTHING)
-            if loss and loss.agreement is not None:
-                ink = _PAPER if share > 0.6 else _TEXT
+            pen.rectangle((*corner, *far), _mix(cell.share) if cell else _NOTHING)
+            if cell and cell.loss.agreement is not None:
+                ink = _PAPER if cell.share > 0.6 else _TEXT
                 place = corner[0] + width // 2, middle
-                pen.text(place, f"{100 - loss.agreement:.0f}", ink, font, anchor="mm")
+                pen.text(place, f"{100 - cell.loss.agreement:.0f}", ink, font, anchor="mm")
     sheet.save(path)
 
 

@@ -125,8 +125,8 @@ def step(
       model: Q.
       optimizer: of `create_optimizer`.
       spec: settings and pixels.
-      state: the device's share of the images.
-      batch: the device's share of the labels; both models' weights.
+      state: of the images, the rows of the device.
+      batch: labels, the rows of the device; both models' weights.
       key: of this synthesis; draws are folded with image, and with step where each has its own.
       axis_name: mapped axis of the global batch.
       num_parts: equal parts of the device's images, which the models see one after the other; how

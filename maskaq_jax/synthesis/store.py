@@ -78,7 +78,7 @@ class Store:
         first = number * self.batch_size
         return parallel.rows_of_batch(first, first + self.batch_size, mesh)
 
-    def write(self, refresh: int, rows: HostRows, batch: BatchProgress) -> None:
+    def write(self, refresh: int, rows: HostRows, reached: BatchProgress) -> None:
         """Writes this host's images of a finished batch and their labels.
 
         They replace what was there. Every host must call it.
@@ -88,14 +88,14 @@ class Store:
             _remove_images(folder, rows.first, rows.stop)
         parallel.wait_for_hosts("removed")
         if rows.valid.any():
-            images = parallel.fetch(batch.state.images)[rows.valid]
+            images = parallel.fetch(reached.state.images)[rows.valid]
             indices = rows.indices[rows.valid]
             checked_arrays.write_arrays(
                 shard_path(folder, int(indices[0]), int(indices[-1]) + 1),
                 {
                     "images": images,
-                    "labels": batch.labels[rows.valid],
-                    _REDRAWS: np.full(len(images), batch.attempt, np.int32),
+                    "labels": reached.labels[rows.valid],
+                    _REDRAWS: np.full(len(images), reached.attempt, np.int32),
                 },
             )
         parallel.wait_for_hosts("written")
@@ -119,13 +119,13 @@ class Store:
                     count += int((redraws > 0).sum())
         return count
 
-    def write_progress(self, refresh: int, rows: HostRows, batch: BatchProgress) -> None:
+    def write_progress(self, refresh: int, rows: HostRows, reached: BatchProgress) -> None:
         """Keeps how far a batch has come, for `read_progress`."""
-        state = flax.serialization.to_state_dict(parallel.fetch(batch.state))
+        state = flax.serialization.to_state_dict(parallel.fetch(reached.state))
         named = traverse_util.flatten_dict(state, sep="/")
         arrays = {f"{_STATE}{name}": array for name, array in named.items()}
         arrays[_INDICES] = rows.indices
-        arrays[_POSITION] = np.asarray([batch.attempt, batch.step])
+        arrays[_POSITION] = np.asarray([reached.attempt, reached.step])
         checked_arrays.write_arrays(self._progress_path(refresh, rows), arrays)
 
     def read_progress(

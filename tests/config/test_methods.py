@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from ml_collections import ConfigDict
+from PIL import Image
 
 from maskaq_jax import config as config_lib
 from maskaq_jax.config import METHODS
@@ -99,9 +100,52 @@ def test_a_users_weight_of_the_methods_own_term_stays():
 def test_a_part_left_out_stays_left_out():
     config = config_lib.validated(_get("vit_fashion", "without=coupling"))
     assert config.synthesis.weights.coupling == 0.0
-    assert _chosen(_get("vit_fashion", "without=entropy"), "mimiq") == _chosen(
-        _get("vit_fashion"), "mimiq"
-    )
+
+
+@pytest.mark.parametrize("part", config_lib.ABLATIONS)
+@pytest.mark.parametrize("method", ["mimiq", "noise"])
+def test_no_other_method_has_a_part_to_leave_out_however_it_is_given(part, method):
+    message = f"a part of MaskAQ, but the method is '{method}'"
+    with pytest.raises(ConfigError, match=message):
+        _get("vit_fashion", f"without={part},method={method}")
+    with pytest.raises(ConfigError, match=message):
+        _chosen(_get("vit_fashion", f"without={part}"), method)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """A folder of as many images as a fit takes."""
+    folder = tmp_path_factory.mktemp("pictures")
+    Image.new("RGB", (1, 1)).save(folder / "0.png")
+    for number in range(1, 384):
+        (folder / f"{number}.png").symlink_to(folder / "0.png")
+    return folder
+
+
+def _of_pictures(argument, pictures, **samples):
+    """As by `--config.method=real --config.samples.real=FOLDER`, and other fields."""
+    config = _get("deit_t", argument)
+    config.samples.real = str(pictures)
+    config.samples.update(samples)
+    return _chosen(config, "real")
+
+
+@pytest.mark.parametrize("arguments", ["", "preset=paper,images=best"])
+def test_images_of_ones_own_are_as_many_however_the_method_is_given(arguments, pictures):
+    by_field = _of_pictures(arguments, pictures)
+    by_argument = _get("deit_t", f"method=real,real={pictures},{arguments}")
+    assert by_field == config_lib.validated(by_argument)
+    assert (by_field.samples.num_samples, by_field.samples.calibration_size) == (96, 96)
+    assert by_field.calibration == config_lib.validated(_get("deit_t", arguments)).calibration
+    # And back again.
+    by_argument.samples.real = ""
+    assert _chosen(by_argument, "maskaq") == config_lib.validated(_get("deit_t", arguments))
+
+
+@pytest.mark.parametrize("argument", ["", "method=real"])
+def test_a_users_number_of_images_stays(argument, pictures):
+    samples = _of_pictures(argument, pictures, num_samples=384, calibration_size=100).samples
+    assert (samples.num_samples, samples.calibration_size) == (384, 100)
 
 
 def test_a_stored_config_is_read_as_it_is():
