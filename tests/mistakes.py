@@ -368,6 +368,30 @@ CASES = {
         _smoke("evaluation.dataset=folder", "evaluation.path=images"),
         "images holds 2 class folders, but the model has 10 classes",
     ),
+    "splits for classes": (
+        _smoke("evaluation.dataset=folder", "evaluation.path=splits"),
+        "splits holds train, val, which are splits of a dataset, not classes: name the folder of "
+        "one, as splits/val",
+    ),
+    "splits for classes of a file": (
+        _smoke(
+            *("evaluation.dataset=folder", "evaluation.path=splits"),
+            *("evaluation.order=file", "evaluation.labels=list"),
+        ),
+        "list names no class folder 'train': splits holds train, val, which are splits",
+    ),
+    "a stranger among numbers": (
+        _smoke("evaluation.dataset=folder", "evaluation.path=strange"),
+        "strange holds class folders named by numbers, as 0, and others, as old: move away what",
+    ),
+    "numbers that are no labels": (
+        _smoke("evaluation.dataset=folder", "evaluation.path=gaps"),
+        "but the labels of 10 classes are 0 to 9: move away what is no class",
+    ),
+    "folders of some classes": (
+        _smoke("evaluation.dataset=folder", "evaluation.path=images"),
+        "or folders of some of the classes with config.evaluation.order='file', where",
+    ),
     "images none of which can be read": (
         _smoke("evaluation.dataset=folder", "evaluation.path=pointers"),
         "no evaluation image can be read: pointers/0/1.jpg: this is a Git LFS pointer",

@@ -133,6 +133,14 @@ def _write_images(directory):
     for number in range(10):
         (directory / "tens" / str(number)).mkdir(parents=True)
         Image.new("RGB", (40, 30)).save(directory / "tens" / str(number) / "0.png")
+    for folder, names in (
+        ("splits", [f"{split}/{number}" for split in ("train", "val") for number in range(10)]),
+        ("strange", [*map(str, range(9)), "old"]),
+        ("gaps", [*map(str, range(9)), "10"]),
+    ):
+        for name in names:
+            (directory / folder / name).mkdir(parents=True)
+            Image.new("RGB", (9, 9)).save(directory / folder / name / "0.png")
     (directory / "nothing").mkdir()
     for number in range(4):
         path = directory / "images" / f"n0{number // 2}" / f"{number % 2}.png"

@@ -5,6 +5,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal
 
+from maskaq_jax.storage import notes
+
 ClassOrder = Literal["name", "number", "file"]
 # Folders named by numbers in their order, all others in that of their names.
 DEFAULT: ClassOrder = "number"
@@ -16,6 +18,38 @@ def by_number(name: str) -> tuple[int, str]:
     By the plain names, as torchvision's ImageFolder sorts them, '10' comes first.
     """
     return (int(name) if name.isdecimal() else 0), name
+
+
+def check_numbers(root: Path, folders: Collection[str], num_classes: int) -> None:
+    """Raises ValueError where folders are named by numbers that can't be labels, or some of them.
+
+    Labels are 0 to one less than there are classes, or 1 to as many.
+
+    Args:
+      root: their folder.
+      folders: names of all class folders.
+      num_classes: of the model.
+    """
+    numbers = sorted(int(name) for name in folders if name.isdecimal())
+    if not numbers:
+        return
+    mend = (
+        "move away what is no class, or say by config.evaluation.order='file' and "
+        "config.evaluation.labels which folder is which class ('name' counts them in the order of "
+        "their names)"
+    )
+    others = sorted(name for name in folders if not name.isdecimal())
+    if others:
+        raise ValueError(
+            f"{root} holds class folders named by numbers, as {numbers[0]}, and others, as "
+            f"{notes.some(others)}: {mend}"
+        )
+    count = len(numbers)
+    if count == num_classes and numbers not in (list(range(count)), list(range(1, count + 1))):
+        raise ValueError(
+            f"{root}: class folders are numbered {notes.some(numbers, 20)}, but the labels of "
+            f"{num_classes} classes are 0 to {num_classes - 1}: {mend}"
+        )
 
 
 def read_labels(file: Path, folders: Collection[str], num_classes: int) -> dict[str, int]:

@@ -91,12 +91,13 @@ class EmbeddedReal:
                 f"model takes {height} x {width}: name a folder of images by config.samples.real"
             )
 
-    def read(self, model: Model) -> np.ndarray:
+    def read(self, model: Model, tell: Tell = notes.log) -> np.ndarray:
         """Reads them, [num_samples, 28, 28, channels] float32, normalised.
 
         Raises:
           ConfigError: there are fewer.
         """
+        del tell  # nothing is passed over
         images, _ = load_embedded("real", model.input_shape[-1])
         if self.num_samples > len(images):
             raise ConfigError(

@@ -1,7 +1,8 @@
 """Labelled images in folders: one folder a class, or one folder and a file of labels."""
 
 import dataclasses
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from maskaq_jax.data.dataset import (
     check_colours,
     check_task,
 )
+from maskaq_jax.data.image_files import Found
 from maskaq_jax.data.preprocessing import Preprocessing, Size
 from maskaq_jax.images.pixels import Pixels
 from maskaq_jax.models import Model
@@ -119,13 +121,15 @@ class FolderReal:
             )
         check_colours("config.samples.real", model)
 
-    def read(self, model: Model) -> np.ndarray:
-        """Reads them, [num_samples, height, width, 3] float32, normalised.
+    def read(self, model: Model, tell: Tell = notes.log) -> np.ndarray:
+        """Reads them, [num_samples, height, width, 3] float32, normalised; tells what is passed over.
 
         Raises:
           ConfigError: one can't be read; it is named.
         """
-        files = image_files.find_below(paths.expanded_path(self.path)).images
+        root = paths.expanded_path(self.path)
+        files, others = image_files.find_below(root)
+        _tell_of_others(root, others, tell)
         chosen = np.linspace(0, len(files) - 1, self.num_samples).round().astype(int)
         size = model.input_shape[:2]
         try:
@@ -195,6 +199,8 @@ def open_folder(
         raise ValueError(f"no folder {root}")
     if labels_file is not None and order != "file":
         files = _read_labels(root, labels_file, num_classes)
+        listed = {path for path, _ in files}
+        _tell_of_unlisted(root, labels_file, listed, tell)
     elif num_classes < 2:
         found = image_files.find_below(root)
         _tell_of_others(root, found.others, tell)
@@ -234,7 +240,8 @@ def _read_class_folders(
     )
     if not any(below.images for below in found.values()) and not beside.images:
         return []
-    labels = _number(root, list(found), num_classes, order, classes_file)
+    splits = [path for path in found if _is_split(path, found[path])]
+    labels = _number(root, list(found), num_classes, order, classes_file, splits, tell)
     if beside.images:
         names = notes.some([path.name for path in beside.images])
         tell(
@@ -249,26 +256,72 @@ def _read_class_folders(
     ]
 
 
+# Parts of a dataset: `train`, `val2017`, `test_set`.
+_SPLIT = re.compile(
+    r"(train(ing)?|val(id(ation)?)?|test(ing)?|dev|eval(uation)?|hold[-_ ]?out)"
+    r"([-_ ]?(set|split|data|images|\d+))?",
+    re.IGNORECASE,
+)
+
+
+def _is_split(folder: Path, found: Found) -> bool:
+    """Whether it is named as a part of a dataset, and holds folders of images, as those do."""
+    return (
+        bool(_SPLIT.fullmatch(folder.name))
+        and bool(found.images)
+        and not any(path.parent == folder for path in found.images)
+    )
+
+
 def _number(
     root: Path,
     folders: list[Path],
     num_classes: int,
     order: ClassOrder,
     classes_file: Path | None,
+    splits: list[Path],
+    tell: Tell,
 ) -> Mapping[Path, int]:
     """The label of each class folder."""
     names = [folder.name for folder in folders]
     if order == "file":
         assert classes_file is not None
-        labels = class_order.read_labels(classes_file, names, num_classes)
+        try:
+            labels = class_order.read_labels(classes_file, names, num_classes)
+        except ValueError as error:
+            raise ValueError(f"{error}: {_no_classes(root, splits)}" if splits else error) from None
         return {folder: labels[folder.name] for folder in folders}
+    if splits or (names and all(_SPLIT.fullmatch(name) for name in names)):
+        raise ValueError(_no_classes(root, splits or folders))
+    if order == "number":
+        class_order.check_numbers(root, names, num_classes)
     if len(folders) != num_classes:
         raise ValueError(
             f"{root} holds {len(folders)} class folders, but the model has {num_classes} classes: "
-            "it takes a folder for each, or images with a file of labels (config.evaluation.labels)"
+            "it takes a folder for each, or images with a file of labels "
+            "(config.evaluation.labels), or folders of some of the classes with "
+            "config.evaluation.order='file', where config.evaluation.labels names the folders of "
+            "all classes, one a line"
         )
     ordered = sorted(names, key=class_order.by_number if order == "number" else None)
+    if order == "number" and ordered[0].isdecimal() and int(ordered[0]) == 1:
+        tell(f"{root}: class folders 1 to {num_classes} have the labels 0 to {num_classes - 1}")
     return {folder: ordered.index(folder.name) for folder in folders}
+
+
+def _no_classes(root: Path, splits: list[Path]) -> str:
+    return (
+        f"{root} holds {notes.some([folder.name for folder in splits])}, which are splits of a "
+        f"dataset, not classes: name the folder of one, as {splits[-1]}"
+    )
+
+
+def _tell_of_unlisted(root: Path, labels: Path, listed: Collection[Path], tell: Tell) -> None:
+    """Counts and names images that a file of labels leaves out."""
+    others = [path for path in image_files.find_below(root).images if path not in listed]
+    if others:
+        names = notes.some([path.relative_to(root) for path in others])
+        tell(f"{root}: {len(others)} images are passed over, which {labels} doesn't name: {names}")
 
 
 def _tell_of_others(root: Path, others: list[Path], tell: Tell) -> None:

@@ -333,8 +333,9 @@ class ScenesReal:
                 f"model takes {height} x {width}: name a folder of images by config.samples.real"
             )
 
-    def read(self, model: Model) -> np.ndarray:
+    def read(self, model: Model, tell: Tell = notes.log) -> np.ndarray:
         """Draws them, [num_samples, 96, 96, channels] float32, normalised."""
+        del tell  # nothing is passed over
         garments, labels = load_embedded("real", 1)
         key = _SEED, SPLITS["real"]
         scenes = [

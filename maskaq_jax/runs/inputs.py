@@ -96,7 +96,7 @@ def prepare(settings: Config, workdir: Path) -> RunInputs:
     if parallel.is_main_process():
         directory.check_weights(workdir, settings, params)
     images = config.real_images(settings)
-    real = None if images is None else images.read(model)
+    real = None if images is None else images.read(model, notes.append)
     return RunInputs(settings, workdir, mesh, model, params, evaluation, real, tuple(notes))
 
 

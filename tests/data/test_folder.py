@@ -13,6 +13,7 @@ from maskaq_jax.data.folder import open_folder
 from maskaq_jax.data.preprocessing import Preprocessing
 from maskaq_jax.devices import parallel
 from maskaq_jax.images.pixels import Pixels
+from maskaq_jax.models import create_model
 
 PIXELS = Pixels()
 
@@ -361,3 +362,100 @@ def test_what_stands_in_an_images_place_is_said(folder, content, what):
     (folder / "n01" / "0.JPEG").write_bytes(content)
     with pytest.raises(preprocessing.BrokenImageError, match=what):
         _open(folder)[0]
+
+
+@pytest.mark.parametrize("num_classes", [2, 3, 10])
+@pytest.mark.parametrize(
+    "splits", [("train", "val"), ("Training", "Testing"), ("train2017", "val2017"), ("test_set",)]
+)
+def test_splits_of_a_dataset_are_no_classes(tmp_path, splits, num_classes):
+    for split in splits:
+        for name in ("cat", "dog"):
+            _save(tmp_path / split / name / "0.png", 0)
+    with pytest.raises(ValueError, match=rf"{splits[0]}.* are splits .*name the folder of one, as"):
+        _open(tmp_path, num_classes)
+    with pytest.raises(ValueError, match="names no class folder .* are splits"):
+        (tmp_path / "classes").write_text("cat\ndog\n")
+        _open(tmp_path, num_classes, tmp_path / "classes", "file")
+    assert [label for _, label in _open(tmp_path / splits[-1])] == [0, 1]
+
+
+def test_a_split_beside_class_folders_is_no_class(folder):
+    _save(folder / "val" / "n01" / "0.png", 0)
+    with pytest.raises(ValueError, match="holds val, which are splits"):
+        _open(folder, 3)
+
+
+def test_a_class_may_be_called_as_a_split_is(tmp_path):
+    _save_classes(tmp_path, ("car", "train"))
+    assert [label for _, label in _open(tmp_path)] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("names", "num_classes"),
+    [
+        (("0", "1", "10", "old"), 4),
+        (("0", "1", "2", "unlabeled"), 4),
+        (("0", "1", "2", "unlabeled"), 3),
+        (("1", "2", "new folder"), 3),
+    ],
+)
+def test_a_folder_that_is_no_number_among_numbers_shifts_no_label(tmp_path, names, num_classes):
+    _save_classes(tmp_path, names)
+    with pytest.raises(ValueError, match=f"and others, as {names[-1]}: move away what is no class"):
+        _open(tmp_path, num_classes)
+
+
+@pytest.mark.parametrize("names", [("0", "1", "3"), ("2", "3", "4"), ("0", "1", "01")])
+def test_numbers_of_folders_that_are_no_labels_are_refused(tmp_path, names):
+    _save_classes(tmp_path, names)
+    with pytest.raises(ValueError, match="the labels of 3 classes are 0 to 2"):
+        _open(tmp_path, 3)
+    assert [label for _, label in _open(tmp_path, 3, order="name")] == [0, 1, 2]
+
+
+def test_numbers_from_1_are_told(tmp_path):
+    _save_classes(tmp_path, ("1", "2", "3"))
+    told = []
+    assert [label for _, label in _open(tmp_path, 3, told=told)] == [0, 1, 2]
+    assert told == [f"{tmp_path}: class folders 1 to 3 have the labels 0 to 2"]
+
+
+def test_folders_of_some_classes_are_told_of_the_order_of_a_file(folder):
+    with pytest.raises(
+        ValueError, match=r"some of the classes with config\.evaluation\.order='file'"
+    ):
+        _open(folder, 1000)
+
+
+@pytest.mark.parametrize("listed", [["n01/0.JPEG"], ["./n01/0.JPEG"], ["n01/0.JPEG", "n02/1.JPEG"]])
+def test_images_that_a_file_of_labels_leaves_out_are_counted_and_named(folder, tmp_path, listed):
+    (tmp_path / "labels").write_text("".join(f"{name} 0\n" for name in listed))
+    told = []
+    assert len(_open(folder, labels=tmp_path / "labels", told=told)) == len(listed)
+    (line,) = told
+    assert f"{4 - len(listed)} images are passed over" in line
+    assert "n01/1.JPEG" in line
+
+
+def test_a_file_of_labels_for_all_images_passes_over_none(folder, tmp_path):
+    names = [path.relative_to(folder) for path in folder.rglob("*.JPEG")]
+    (tmp_path / "labels").write_text("".join(f"{name} 0\n" for name in names))
+    told = []
+    assert len(_open(folder, labels=tmp_path / "labels", told=told)) == 4
+    assert not told
+
+
+@pytest.mark.parametrize("names", [("a.heic",), ("n01/a.npy", "b.txt"), ()])
+def test_files_among_real_images_that_are_passed_over_are_named(folder, names):
+    for name in names:
+        (folder / name).touch()
+    told = []
+    model = create_model("vit", 2, img_size=8, patch_size=4, embed_dim=8, depth=1, num_heads=2)
+    real = data.FolderReal(str(folder), 4, PIXELS, Preprocessing()).read(model, told.append)
+    assert real.shape == (4, 8, 8, 3)
+    assert [line.split(" files")[0] for line in told] == (
+        [f"{folder}: {len(names)}"] if names else []
+    )
+    for name in names:
+        assert name in told[0]
