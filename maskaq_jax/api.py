@@ -1,9 +1,10 @@
 """Quantization as functions, for notebooks and programs: what `maskaq_jax.main` does, called."""
 
+import base64
 import dataclasses
 import inspect
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,15 @@ from maskaq_jax.config import files as config_files
 from maskaq_jax.export import files, formats
 from maskaq_jax.export.formats import Input
 from maskaq_jax.models import Model
+from maskaq_jax.report import layers, markup
+from maskaq_jax.report.housekeeping import size_of
 from maskaq_jax.runs import directory, inputs, interruption, results
 from maskaq_jax.runs.inputs import Picture
 from maskaq_jax.schema import ConfigError
 from maskaq_jax.storage import paths
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Quantized:
     """A low-bit model and what is known of it.
 
@@ -75,7 +78,7 @@ class Quantized:
           The path.
 
         Raises:
-          ConfigError: it can't be written there, or the extra is missing.
+          ConfigError: it can't be written there, it takes no such input, or the extra is missing.
         """
         path = paths.expanded_path(os.fspath(path))
         settings = directory.read_settings(self.workdir)
@@ -85,30 +88,59 @@ class Quantized:
 
     def _read(self, images: Any) -> Any:
         """[B, height, width, channels] float32, normalised."""
-        is_batch = isinstance(images, jax.Array | np.ndarray) and images.ndim == 4
-        if is_batch and images.dtype != np.uint8:
+        is_array = isinstance(images, jax.Array | np.ndarray)
+        if is_array and images.ndim == 4 and images.dtype != np.uint8:
             return images  # which the model checks
-        return inputs.read_images(self.workdir, list(images) if is_batch else images)
+        return inputs.read_images(self.workdir, images)
+
+    def __repr__(self) -> str:
+        """What it is, without its weights."""
+        told = self.results
+        metric = results.shown_metrics(told)[0]
+        figure = results.figures_by_model(told, metric)["quantized"]
+        accuracy = "" if figure is None else f", {results.TITLES[metric]} {figure:.2f}"
+        name = type(self.model).__name__
+        return (
+            f"Quantized({name} at {results.bits_of(told)}{accuracy}, workdir={str(self.workdir)!r})"
+        )
 
     def _repr_html_(self) -> str:
-        """A table of accuracies for notebooks."""
+        """For notebooks: accuracies, sizes and samples."""
+        bits = results.bits_of(self.results)
+        rows = [*self._accuracies(bits), *self._sizes(bits)]
+        cells = [markup.tag("tr", *(markup.tag("td", cell) for cell in row)) for row in rows]
+        table = markup.tag("table", markup.tag("caption", bits), *cells)
+        return markup.join([table, *self._samples(), markup.tag("p", str(self.workdir))])
+
+    def _accuracies(self, bits: str) -> Iterator[tuple[str, str]]:
         told = self.results
-        bits = results.bits_of(told)
         metric = results.shown_metrics(told)[0]
         figures, title = results.figures_by_model(told, metric), results.TITLES[metric]
-        rows = [
+        for name, value, unit in (
             ("full precision", figures["fp"], title),
             (f"{bits}, calibrated", figures["calibrated"], title),
             (bits, figures["quantized"], title),
             ("same class as full precision", told.get("agreement"), "%"),
             ("cosine with its features", told.get("feature_cosine"), ""),
-        ]
-        cells = "".join(
-            f"<tr><td>{name}</td><td>{value:.2f} {unit}</td></tr>"
-            for name, value, unit in rows
-            if value is not None
-        )
-        return f"<table><caption>{bits}</caption>{cells}</table><p>{self.workdir}</p>"
+        ):
+            if value is not None:
+                yield name, f"{value:.2f} {unit}"
+
+    def _sizes(self, bits: str) -> Iterator[tuple[str, str]]:
+        """Of the model, and of files of it in the run's directory."""
+        whole, packed = layers.count_bytes(self.model, self.variables)
+        yield "weights in float32", size_of(whole)
+        yield f"weights at {bits}", size_of(packed)
+        for path in sorted(self.workdir.glob("*")):
+            if path.suffix in formats.ENDINGS.values() and path.is_file():
+                yield path.name, size_of(path.stat().st_size)
+
+    def _samples(self) -> Iterator[markup.Html]:
+        """The sheet of samples, beside their informative regions; nothing where there is none."""
+        sheet = self.workdir / directory.SAMPLE_SHEET
+        if sheet.is_file():
+            source = f"data:image/png;base64,{base64.b64encode(sheet.read_bytes()).decode()}"
+            yield markup.tag("img", src=source, alt="samples, beside their informative regions")
 
 
 def quantize(

@@ -480,7 +480,7 @@ EXPORT_CASES = {
     "an unknown flag": (["--workdir=run", "--bits=3"], "unrecognized arguments: --bits=3"),
     "pixels of packed codes": (
         ["--workdir=run", "--format=safetensors", "--input=pixels"],
-        "--input=pixels is of files for runtimes, not of safetensors",
+        "input_name (--input) 'pixels' is of files for runtimes, not of safetensors: leave it out",
     ),
     "layers of packed codes": (
         ["--workdir=run", "--out=model.safetensors", "--check"],

@@ -1,10 +1,14 @@
 """The functions that notebooks and programs call, on a run of a few seconds."""
 
+import base64
+import dataclasses
 import json
 import re
+import shutil
 import subprocess
 import sys
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -63,7 +67,36 @@ def test_results_are_those_of_the_run(quantized):
     assert quantized.results["quantized_top1"] is not None
     assert (quantized.results["weight_bits"], quantized.results["activation_bits"]) == (4, 8)
     assert quantized.workdir.joinpath("results.json").is_file()
-    assert "W4A8" in quantized._repr_html_()
+
+
+def test_it_shows_itself_by_accuracy_size_and_samples(quantized):
+    shown = quantized._repr_html_()
+    sizes = dict(re.findall(r"<td>(weights [^<]*)</td><td>([\d.]+) kB</td>", shown))
+    assert list(sizes) == ["weights in float32", "weights at W4A8"]
+    count = sum(leaf.size for leaf in jax.tree.leaves(quantized.variables["params"]))
+    whole, packed = map(float, sizes.values())
+    assert whole == round(4 * count / 1000, 1)
+    assert whole / 8 < packed < whole / 2
+    assert f"<td>W4A8</td><td>{quantized.results['quantized_top1']:.2f} top-1 %</td>" in shown
+    sheet = base64.b64encode((quantized.workdir / "samples.png").read_bytes()).decode()
+    assert f'<img src="data:image/png;base64,{sheet}"' in shown
+
+
+def test_it_shows_the_files_that_it_was_exported_to(quantized, tmp_path):
+    workdir = tmp_path / "a<b"
+    workdir.mkdir()
+    shutil.copy(quantized.workdir / "config.json", workdir)
+    there = dataclasses.replace(quantized, workdir=workdir)
+    path = there.export(workdir / "model.safetensors")
+    shown = there._repr_html_()
+    assert f"<td>model.safetensors</td><td>{path.stat().st_size / 1000:.1f} kB</td>" in shown
+    assert "a&lt;b" in shown
+    assert "<img" not in shown
+
+
+def test_it_prints_itself_in_a_line_without_weights(quantized):
+    shown = repr(quantized)
+    assert re.fullmatch(r"Quantized\(\w+ at W4A8, top-1 % [\d.]+, workdir='.*run'\)", shown)
 
 
 def test_a_report_says_how_to_make_the_run_again(quantized, weights, pictures):
@@ -86,6 +119,8 @@ def test_pictures_of_every_kind_get_the_same_logits(quantized, pictures):
         np.testing.assert_array_equal(quantized.logits(picture), expected)
     np.testing.assert_array_equal(quantized.logits(array), expected)
     np.testing.assert_array_equal(quantized.logits(array[None]), expected)
+    for made in (jnp.asarray(array), jnp.asarray(array)[None], [jnp.asarray(array)]):
+        np.testing.assert_array_equal(quantized.logits(made), expected)
     both = quantized.logits([path, str(path)])
     np.testing.assert_allclose(both, jnp.concatenate([expected, expected]), atol=1e-5)
     normalised = maskaq_jax.read_images(quantized.workdir, path)
@@ -97,6 +132,61 @@ def test_what_is_no_picture_is_named(quantized, tmp_path):
         quantized.logits(tmp_path / "cat.png")
     with pytest.raises(ValueError, match=r"uint8, got \(4, 4, 3\) float32"):
         quantized.logits(np.zeros((4, 4, 3), np.float32))
+
+
+@pytest.mark.parametrize(
+    ("picture", "message"),
+    [
+        (
+            np.zeros((3, 40, 30), np.uint8),
+            r"channels come last, as `picture\.transpose\(1, 2, 0\)`",
+        ),
+        (np.zeros((1, 40, 30), np.uint8), "channels come last"),
+        (np.zeros((2, 3, 40, 30), np.uint8), r"got \(3, 40, 30\) uint8: channels come last"),
+        (np.zeros((40, 30, 5), np.uint8), "a picture has 1 to 4 channels"),
+        (np.zeros((9, 40, 30), np.uint8), r"several grey pictures are `list\(pictures\)`"),
+        (np.zeros((0, 30, 3), np.uint8), "it has no pixels"),
+        (np.zeros((40, 0), np.uint8), "it has no pixels"),
+        (np.zeros((2, 2, 40, 30, 3), np.uint8), "several pictures are a list of them"),
+        (np.zeros(3, np.uint8), "several pictures are a list of them"),
+        (Image.new("RGB", (0, 9)), "a picture of 0 x 9 has no pixels"),
+        (jnp.zeros((3, 40, 30), jnp.uint8), "channels come last"),
+        (b"\x89PNG", r"got bytes: `PIL\.Image\.open\(io\.BytesIO\(content\)\)`"),
+        (bytearray(b"\x89PNG"), "got bytearray"),
+        ([b"\x89PNG"], "got bytes"),
+        (None, "got NoneType"),
+        (3, "got int"),
+        ([[0.5]], "got list"),
+        (np.full((1, 28, 28, 3), np.nan, np.float32), "got NaN"),
+        (np.full((1, 28, 28, 3), -255, np.float32), "got values from -255 to -255"),
+    ],
+)
+def test_what_is_no_picture_is_answered_with_what_is_one(quantized, picture, message):
+    with pytest.raises(ValueError, match=message):
+        quantized.logits(picture)
+
+
+@pytest.mark.parametrize("shape", [(40, 30), (40, 30, 1), (40, 30, 2), (40, 30, 4)])
+@pytest.mark.parametrize("module", [np, jnp])
+def test_arrays_with_other_channels_are_pictures_too(quantized, module, shape):
+    picture = module.full(shape, 200, module.uint8)
+    assert quantized.logits(picture).shape == (1, 10)
+    assert quantized.logits([picture, picture]).shape == (2, 10)
+
+
+@pytest.mark.parametrize(
+    ("name", "taken", "message"),
+    [
+        ("a.onnx", "rgb", "must be 'pixel_values' or 'pixels', got 'rgb'"),
+        ("a.onnx", "", "must be 'pixel_values' or 'pixels', got ''"),
+        ("a.tflite", "rgb", "must be 'pixel_values' or 'pixels', got 'rgb'"),
+        ("a.safetensors", "pixels", "'pixels' is of files for runtimes, not of safetensors"),
+    ],
+)
+def test_an_input_that_a_file_can_t_take_is_refused(quantized, tmp_path, name, taken, message):
+    with pytest.raises(ConfigError, match=message):
+        quantized.export(tmp_path / name, input_name=taken)
+    assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "model.onnx"])

@@ -122,7 +122,7 @@ class FolderReal:
         check_colours("config.samples.real", model)
 
     def read(self, model: Model, tell: Tell = notes.log) -> np.ndarray:
-        """Reads them, [num_samples, height, width, 3] float32, normalised; tells what is passed over.
+        """Reads them, [num_samples, height, width, 3] float32, and tells what is passed over.
 
         Raises:
           ConfigError: one can't be read; it is named.

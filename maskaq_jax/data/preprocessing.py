@@ -176,8 +176,10 @@ def preprocess(image: Image.Image, size: Size, settings: Preprocessing) -> np.nd
       [height, width, 3] uint8.
 
     Raises:
-      ValueError: its pixels have more than 8 bits, which would be cut off at white.
+      ValueError: its pixels have more than 8 bits, which would be cut off at white, or it has none.
     """
+    if not (image.width and image.height):
+        raise ValueError(f"a picture of {image.width} x {image.height} has no pixels")
     if image.mode == "F" or image.mode.startswith("I"):
         raise ValueError(f"pixels of more than 8 bits (mode {image.mode}): convert it to 8")
     resampling = Image.Resampling[settings.interpolation.upper()]

@@ -55,8 +55,7 @@ def _parser() -> Parser:
 
 
 def _check_options(options: Any, file_format: formats.Format) -> None:
-    if file_format == "safetensors" and options.input == "pixels":
-        raise ValueError(f"--input=pixels is of files for runtimes, not of {file_format}")
+    formats.check_input(options.input, file_format)
     if file_format != "onnx" and options.check:
         raise ValueError(f"--check is of --format=onnx, not of {file_format}")
 

@@ -50,10 +50,11 @@ def write(
       input_name: what a file for runtimes takes, `pixel_values` or `pixels` (`onnx.write_onnx`).
 
     Raises:
-      ConfigError: it can't be written there, an extra is missing, or the model has something that
-        the format can't express.
+      ConfigError: it can't be written there, it takes no such input, an extra is missing, or the
+        model has something that the format can't express.
       OSError: the disk fails.
     """
+    formats.check_input(input_name, file_format)
     check_target(path, file_format)
     if file_format == "safetensors":
         write_packed(path, model, variables)

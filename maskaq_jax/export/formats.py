@@ -34,3 +34,16 @@ def format_of(path: Path) -> Format:
         f"{path} ends as no file of ours: name one of {', '.join(FORMATS)} by --format, or end it "
         f"in {', '.join(ENDINGS.values())}"
     )
+
+
+def check_input(input_name: str, file_format: Format) -> None:
+    """Raises `ConfigError` unless a file of this format can take that."""
+    if input_name not in INPUTS:
+        raise ConfigError(
+            f"input_name (--input) must be {' or '.join(map(repr, INPUTS))}, got {input_name!r}"
+        )
+    if file_format == "safetensors" and input_name == "pixels":
+        raise ConfigError(
+            "input_name (--input) 'pixels' is of files for runtimes, not of safetensors: leave it "
+            "out, or name a file that ends in .onnx or .tflite"
+        )

@@ -135,8 +135,8 @@ def check_images(images: Array, input_shape: tuple[int, int, int]) -> None:
             advice = ": a single image is `images[None]`"
         raise ValueError(f"expected images of [B, {expected}], got {images.shape}{advice}")
     is_float = jnp.issubdtype(images.dtype, jnp.floating)
-    if not is_float or _holds_bytes(images):
-        found = f"values up to {np.max(np.asarray(images)):g}" if is_float else str(images.dtype)
+    found = _told_of_values(images) if is_float else str(images.dtype)
+    if found:
         raise ValueError(
             f"expected images of floats, normalised as those the model was trained on, got "
             f"{found}: `Pixels(mean, std).from_bytes(images)` makes them of bytes, "
@@ -144,12 +144,18 @@ def check_images(images: Array, input_shape: tuple[int, int, int]) -> None:
         )
 
 
-def _holds_bytes(images: Array) -> bool:
-    """Whether concrete values are too large for normalised pixels."""
+def _told_of_values(images: Array) -> str:
+    """What is wrong with concrete values, if they can't be normalised pixels; else nothing."""
     if isinstance(images, jax.core.Tracer) or not images.size:
-        return False
+        return ""
     # On the host: what a traced program closes over has values, but no operation on it has.
-    return bool(np.max(np.asarray(images)) > _LARGEST_INPUT)
+    values = np.asarray(images)
+    least, most = float(values.min()), float(values.max())
+    if math.isnan(least):
+        return "NaN"
+    if max(-least, most) > _LARGEST_INPUT:
+        return f"values from {least:g} to {most:g}"
+    return ""
 
 
 def rounds_weights(quantization: Quantization | None) -> TypeGuard[Quantization]:

@@ -24,7 +24,9 @@ from maskaq_jax.storage import paths
 from maskaq_jax.torch_import import hub
 
 # A path, a picture that Pillow has opened, or [height, width, channels] uint8.
-Picture = str | os.PathLike[str] | Image.Image | np.ndarray
+Picture = str | os.PathLike[str] | Image.Image | np.ndarray | jax.Array
+# Of an array that is a picture: grey, RGB, and each with how opaque it is.
+_CHANNELS = (1, 2, 3, 4)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,19 +178,23 @@ def read_images(
       workdir: of the run, whose `config.json` says how pictures are resized, cropped and
         normalised.
       files: paths of pictures of any size that Pillow reads, pictures that it has opened, or
-        [height, width, channels] uint8; one or several.
+        [height, width, channels] uint8; one, several, or a batch of such arrays.
 
     Returns:
       [B, height, width, channels] float32, normalised.
 
     Raises:
       FileNotFoundError: there is no run, or no such file.
-      ValueError: a file is no picture; it is named.
+      ValueError: a file is no picture, or an array of another shape or dtype; it is named.
     """
     settings = directory.read_settings(paths.expanded_path(os.fspath(workdir)))
     height, width, channels = config.create_model(settings).input_shape
-    is_one = isinstance(files, str | os.PathLike | Image.Image | np.ndarray)
-    pictures: Any = [files] if is_one else files
+    is_batch = isinstance(files, np.ndarray | jax.Array) and files.ndim == 4
+    is_several = is_batch or (
+        isinstance(files, Iterable)
+        and not isinstance(files, str | bytes | bytearray | Image.Image | np.ndarray | jax.Array)
+    )
+    pictures: Any = files if is_several else [files]
     images = [
         _with_channels(
             _read_picture(picture, (height, width), settings.evaluation.preprocessing),
@@ -204,15 +210,18 @@ def read_images(
 
 def _read_picture(picture: Picture, size: Size, settings: Preprocessing) -> np.ndarray:
     """[height, width, 3] uint8."""
-    if isinstance(picture, np.ndarray):
-        if picture.dtype != np.uint8 or picture.ndim not in (2, 3):
-            raise ValueError(
-                "an array that is a picture is [height, width, channels] uint8, got "
-                f"{picture.shape} {picture.dtype}"
-            )
-        picture = Image.fromarray(picture.squeeze(-1) if picture.shape[2:] == (1,) else picture)
+    if isinstance(picture, np.ndarray | jax.Array):
+        array = np.asarray(picture)
+        _check_array(array)
+        picture = Image.fromarray(array.squeeze(-1) if array.shape[2:] == (1,) else array)
     if isinstance(picture, Image.Image):
         return preprocessing.preprocess(picture, size, settings)
+    if not isinstance(picture, str | os.PathLike):
+        raise ValueError(
+            "a picture is a path, one that Pillow has opened, or [height, width, channels] uint8, "
+            f"got {type(picture).__name__}: `PIL.Image.open(io.BytesIO(content))` opens the bytes "
+            "of a file, `numpy.asarray` makes an array of other libraries' tensors"
+        )
     file = paths.expanded_path(os.fspath(picture))
     if not file.is_file():
         raise FileNotFoundError(paths.missing_file(file))
@@ -220,6 +229,28 @@ def _read_picture(picture: Picture, size: Size, settings: Preprocessing) -> np.n
         return preprocessing.read_image(file, str(file), size, settings)
     except preprocessing.BrokenImageError as error:
         raise ValueError(str(error)) from error
+
+
+def _check_array(array: np.ndarray) -> None:
+    """Raises ValueError for an array that is no picture."""
+    if array.ndim == 2 or (array.ndim == 3 and array.shape[2] in _CHANNELS):
+        advice = "" if array.size else "it has no pixels"
+        if array.dtype != np.uint8:
+            advice = (
+                "floats that are normalised already go into the model as they are, as a batch of "
+                "its size"
+            )
+    elif array.ndim == 3 and array.shape[0] in _CHANNELS:
+        advice = "channels come last, as `picture.transpose(1, 2, 0)` has them"
+    elif array.ndim == 3:
+        advice = "several grey pictures are `list(pictures)`, and a picture has 1 to 4 channels"
+    else:
+        advice = "several pictures are a list of them, or [B, height, width, channels] uint8"
+    if advice:
+        raise ValueError(
+            "an array that is a picture is [height, width, channels] uint8, got "
+            f"{array.shape} {array.dtype}: {advice}"
+        )
 
 
 def _with_channels(image: np.ndarray, channels: int, is_grey: bool) -> np.ndarray:

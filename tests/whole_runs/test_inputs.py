@@ -162,7 +162,11 @@ def test_what_is_no_picture_is_named(settings, tmp_path):
     [
         (lambda images: (255 * images).astype(np.uint8), r"got uint8: .*`maskaq_jax\.read_images"),
         (lambda images: (255 * images).astype(np.int32), r"got int32: .*`maskaq_jax\.read_images"),
-        (lambda images: 255 * images, r"got values up to 2\d\d.*`maskaq_jax\.read_images"),
+        (lambda images: 255 * images, r"got values from \S+ to 2\d\d.*`maskaq_jax\.read_images"),
+        (lambda images: 255 * images - 255, r"got values from -2\d\d to -.*`Pixels\(mean, std\)"),
+        (lambda images: 255 * images - 128, r"got values from -1\d\d to 1\d\d"),
+        (lambda images: np.where(images > 0.5, np.nan, images), r"got NaN: .*normalised"),
+        (lambda images: images + np.inf, r"got values from inf to inf: "),
         (lambda images: images.transpose(0, 3, 1, 2), r"channels come last, as `images\.transpose"),
         (lambda images: images[0], r"a single image is `images\[None\]`"),
     ],
