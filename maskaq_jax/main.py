@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from maskaq_jax.runs import command_line
 from maskaq_jax.runs.command_line import FAILURE, end, refuse, tell
 
 if TYPE_CHECKING:
@@ -47,27 +48,11 @@ _COORDINATOR = flags.DEFINE_string(
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this one is, from 0.")
 
-# As shells count programs that a signal has ended.
-_ENDED_BY = 128
-
 
 def start() -> None:
     """The program: flags, then `main`; however it ends, no traceback of ours is left."""
-    for stream in (sys.stdout, sys.stderr):
-        # A name that the terminal's encoding lacks is no reason to fail.
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     signal.signal(signal.SIGINT, _stop_at_once)
-    try:
-        try:
-            app.run(main, flags_parser=_parse_flags)
-        finally:
-            sys.stdout.flush()
-    except BrokenPipeError:
-        # Who read has read enough; the interpreter would try once more at its end.
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        for stream in (sys.stdout, sys.stderr):
-            os.dup2(nowhere, stream.fileno())
-        sys.exit(_ENDED_BY + signal.SIGPIPE)
+    command_line.start(lambda: app.run(main, flags_parser=_parse_flags))
 
 
 def _stop_at_once(number: int, frame: object = None) -> NoReturn:
@@ -77,7 +62,7 @@ def _stop_at_once(number: int, frame: object = None) -> NoReturn:
     # Not by Python's streams, which may be in the middle of a line; rich hides the cursor.
     show_cursor = "\x1b[?25h" if sys.stderr.isatty() else ""
     os.write(sys.stderr.fileno(), f"{show_cursor}\n{line}\n".encode())
-    os._exit(_ENDED_BY + number)
+    os._exit(command_line.ENDED_BY + number)
 
 
 def main(argv: list[str]) -> None:

@@ -65,6 +65,22 @@ def is_main_process() -> bool:
     return jax.process_index() == 0
 
 
+def find_devices() -> list[jax.Device]:
+    """Those of every host.
+
+    Raises:
+      OSError: JAX finds none.
+    """
+    try:
+        return jax.devices()
+    except (RuntimeError, AssertionError) as error:
+        # JAX asserts that there is one where a platform is known, but nothing of it installed.
+        why = (
+            str(error) or f"nothing here serves JAX_PLATFORMS={jax.config.values['jax_platforms']}"
+        )
+        raise OSError(f"JAX finds no device: {why}") from error
+
+
 def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
     """One axis, `data`, over the devices of every host, or over those given.
 
@@ -73,16 +89,7 @@ def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
     Raises:
       OSError: JAX finds none.
     """
-    if not devices:
-        try:
-            devices = jax.devices()
-        except (RuntimeError, AssertionError) as error:
-            # JAX asserts that there is one where a platform is known, but nothing of it installed.
-            why = (
-                str(error)
-                or f"nothing here serves JAX_PLATFORMS={jax.config.values['jax_platforms']}"
-            )
-            raise OSError(f"JAX finds no device: {why}") from error
+    devices = devices or find_devices()
     ordered = sorted(devices, key=lambda device: (device.process_index, device.id))
     return Mesh(np.asarray(ordered), (AXIS,))
 

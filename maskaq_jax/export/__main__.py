@@ -5,8 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from maskaq_jax.devices import memory
 from maskaq_jax.export import files, formats
-from maskaq_jax.runs.command_line import Parser, refuse
+from maskaq_jax.runs import command_line
+from maskaq_jax.runs.command_line import Parser, refusing
 
 # Layers are compared on so many images.
 _CHECKED_IMAGES = 4
@@ -16,15 +18,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Exports, and says what came of it."""
     logging.getLogger("absl").setLevel(logging.FATAL)  # Orbax warns of what it only reads.
     options = _parser().parse_args(arguments)
+    memory.compute_in_32_bits()
     out = options.out and Path(options.out).expanduser()
-    try:
+    with refusing():
         file_format = options.format or (formats.format_of(out) if out else "onnx")
         workdir = Path(options.workdir).expanduser()
         path = out or workdir / f"model{formats.ENDINGS[file_format]}"
         _check_options(options, file_format)
         _export(workdir, path, file_format, options.input, options.check)
-    except (ValueError, OSError) as error:
-        refuse(str(error))
 
 
 def _parser() -> Parser:
@@ -159,4 +160,5 @@ def _found(layer: Any) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    command_line.end_at_ctrl_c()
+    command_line.start(main)

@@ -7,7 +7,9 @@ import logging
 from collections.abc import Sequence
 
 from maskaq_jax import report
-from maskaq_jax.runs.command_line import Parser, refuse
+from maskaq_jax.devices import memory
+from maskaq_jax.runs import command_line
+from maskaq_jax.runs.command_line import Parser, refusing
 from maskaq_jax.storage import paths
 
 
@@ -21,11 +23,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--workdir", required=True, help="directory of the run")
     options = parser.parse_args(arguments)
-    try:
+    memory.compute_in_32_bits()
+    with refusing():
         print(f"wrote {report.write(paths.expanded_path(options.workdir))}")
-    except (ValueError, OSError) as error:
-        refuse(str(error))
 
 
 if __name__ == "__main__":
-    main()
+    command_line.end_at_ctrl_c()
+    command_line.start(main)

@@ -17,7 +17,7 @@ from maskaq_jax.config import Config
 from maskaq_jax.devices import parallel
 from maskaq_jax.runs import checkpoint
 from maskaq_jax.schema import ConfigError
-from maskaq_jax.storage import whole_files
+from maskaq_jax.storage import paths, whole_files
 
 # The run's settings.
 CONFIG = "config.json"
@@ -46,6 +46,8 @@ LOCK = "lock"
 
 # Fields that say where weights are, which may be elsewhere when a run continues.
 _OF_WEIGHTS = ("config.model.weights ", "config.model.weights_key ")
+# Fields that are paths, which may be spelt in several ways.
+_OF_PLACES = ("config.evaluation.path ", "config.evaluation.labels ", "config.samples.real ")
 # Files of a start that was killed before it wrote its settings.
 _REMAINS = (
     LOCK,
@@ -97,9 +99,12 @@ def check(workdir: Path, settings: Config) -> None:
     if (workdir / WEIGHTS).is_file():
         differences = [line for line in differences if not line.startswith(_OF_WEIGHTS)]
     if differences:
+        are_places = [line.startswith(_OF_PLACES) for line in differences]
+        moved = f", or, where the same data lie elsewhere by now, say so in {saved}"
         raise ConfigError(
             f"workdir {workdir} holds another run, which differs in {', '.join(differences[:3])}"
             f"{', ...' if len(differences) > 3 else ''}: name another --workdir"
+            f"{moved if all(are_places) else ''}"
         )
 
 
@@ -199,11 +204,18 @@ def _as_stored(settings: Config) -> Any:
 
 
 def _differences(before: Any, now: Any, path: str) -> list[str]:
-    """Dotted names of the fields that differ, with both values."""
+    """Dotted names of the fields that differ, with both values; places do where they are others."""
     if isinstance(before, dict) and isinstance(now, dict):
         return [
             difference
             for name in sorted(before.keys() | now.keys())
             for difference in _differences(before.get(name), now.get(name), f"{path}.{name}")
         ]
+    if before and now and f"{path} " in _OF_PLACES and _is_same_place(before, now):
+        return []
     return [] if before == now else [f"{path} ({before!r} there, {now!r} here)"]
+
+
+def _is_same_place(one: str, other: str) -> bool:
+    """Whether two paths lead to one place, as `pics`, `./pics` and `~/pics` may."""
+    return paths.expanded_path(one).resolve() == paths.expanded_path(other).resolve()

@@ -1,8 +1,9 @@
 """All a run reads, checked before any work starts; and the model of a finished run."""
 
+import contextlib
 import dataclasses
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -78,11 +79,7 @@ def prepare(settings: Config, workdir: Path) -> RunInputs:
       ConfigError: a field doesn't fit the machine, or the directory holds something else.
       ValueError, OSError: a file can't be read or doesn't fit.
     """
-    if jax.config.values["jax_enable_x64"]:
-        raise ConfigError(
-            "JAX computes in 64 bits (JAX_ENABLE_X64), which runs don't: unset it, or call "
-            "jax.config.update('jax_enable_x64', False) before anything else of JAX"
-        )
+    _check_32_bits()
     mesh = parallel.make_mesh()
     # The others don't look: an NFS client remembers for a while that a file was not there.
     if parallel.is_main_process():
@@ -122,12 +119,37 @@ def reopen(workdir: Path) -> RunInputs:
             f"the run in {workdir} has not calibrated its model yet: start it again with the same "
             "config and workdir"
         )
+    _check_32_bits()
+    mesh = parallel.make_mesh()
     model = config.create_model(settings)
-    params = _read_weights(settings, model, [])
+    with _telling_of(workdir):
+        params = _read_weights(settings, model, [])
     directory.check_weights(workdir, settings, params)
-    images = config.real_images(settings)
-    real = None if images is None else images.read(model)
-    return RunInputs(settings, workdir, parallel.make_mesh(), model, params, None, real)
+    with _telling_of(workdir):
+        images = config.real_images(settings)
+        real = None if images is None else images.read(model)
+    return RunInputs(settings, workdir, mesh, model, params, None, real)
+
+
+@contextlib.contextmanager
+def _telling_of(workdir: Path) -> Iterator[None]:
+    """Adds to an error of what a run read where that is written down, to be changed."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{error}: if its path is of another directory than this, start there; if it is "
+            f"elsewhere by now, say so in {workdir / directory.CONFIG}"
+        ) from error
+
+
+def _check_32_bits() -> None:
+    """Raises `ConfigError` where JAX makes 64-bit numbers, as of parameters' shapes."""
+    if jax.config.values["jax_enable_x64"]:
+        raise ConfigError(
+            "JAX computes in 64 bits (JAX_ENABLE_X64), which runs don't: unset it, or call "
+            "jax.config.update('jax_enable_x64', False) before anything else of JAX"
+        )
 
 
 def load(workdir: str | os.PathLike[str]) -> tuple[Model, Any]:
@@ -141,7 +163,8 @@ def load(workdir: str | os.PathLike[str]) -> tuple[Model, Any]:
 
     Raises:
       FileNotFoundError: there is no finished run.
-      OSError: its last checkpoint is damaged.
+      ConfigError: JAX computes in 64 bits.
+      OSError: its last checkpoint is damaged, or JAX finds no device.
     """
     workdir = paths.expanded_path(os.fspath(workdir))
     if not (workdir / directory.RESULTS).is_file():
@@ -149,10 +172,11 @@ def load(workdir: str | os.PathLike[str]) -> tuple[Model, Any]:
             f"no finished run in {workdir}: there is no {directory.RESULTS} (a stopped run "
             "continues when it is started again with the same config and workdir)"
         )
+    _check_32_bits()
+    # Here, wherever the run was.
+    here = jax.sharding.SingleDeviceSharding(parallel.find_devices()[0])
     settings = directory.read_settings(workdir)
     model = config.create_model(settings)
-    # Here, wherever the run was.
-    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     template = parallel.shapes_on(here, shapes.variable_shapes(model))
     with checkpoint.open_reader(workdir / directory.CHECKPOINTS) as checkpoints:
         saved = checkpoint.restore(checkpoints, {"variables": template}, _fail)

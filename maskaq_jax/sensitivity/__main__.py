@@ -23,9 +23,9 @@ from maskaq_jax import models
 from maskaq_jax.devices import memory
 from maskaq_jax.models import Model, Quantization
 from maskaq_jax.quantizers import FULL_PRECISION_BITS
-from maskaq_jax.runs import directory, training_images
+from maskaq_jax.runs import command_line, directory, training_images
 from maskaq_jax.runs import inputs as run_inputs
-from maskaq_jax.runs.command_line import Parser, refuse
+from maskaq_jax.runs.command_line import Parser, refusing
 from maskaq_jax.runs.inputs import RunInputs
 from maskaq_jax.sensitivity import heat_map
 from maskaq_jax.sensitivity.suggestion import suggest_rules
@@ -48,7 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     options = parser.parse_args(arguments)
     memory.keep_freed_memory()
-    try:
+    memory.compute_in_32_bits()
+    with refusing():
         inputs = run_inputs.reopen(paths.expanded_path(options.workdir))
         if inputs.model.task != "classification":
             raise ValueError(
@@ -58,8 +59,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         model = _at_bits(inputs.model, options.bits)
         images = _read_images(inputs)
         _check_writable(inputs.workdir)
-    except (ValueError, OSError) as error:
-        refuse(str(error))
     started = time.monotonic()
     losses = _measure(inputs, model, images)
     _tell(inputs, model, losses, len(images), time.monotonic() - started)
@@ -190,4 +189,5 @@ def _rounded(loss: TensorLoss) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    command_line.end_at_ctrl_c()
+    command_line.start(main)

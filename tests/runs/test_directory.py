@@ -36,6 +36,40 @@ def test_a_run_says_what_it_is_and_can_continue(settings, started):
         pass
 
 
+def _with_images(settings, path, labels="", real=""):
+    evaluation = dataclasses.replace(
+        settings.evaluation, dataset="folder", path=path, labels=labels, split=""
+    )
+    samples = dataclasses.replace(settings.samples, real=real)
+    return dataclasses.replace(settings, evaluation=evaluation, samples=samples)
+
+
+@pytest.mark.parametrize("spelt", ["pics", "./pics", "pics/", "others/../pics", "~/pics", None])
+def test_the_same_folder_in_another_spelling_is_the_same(settings, tmp_path, monkeypatch, spelt):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("pics", "others"):
+        (tmp_path / name).mkdir()
+    spelt = spelt or str(tmp_path / "pics")
+    with directory.claim(
+        tmp_path / "run", _with_images(settings, "pics", "pics/a", "pics"), PARAMS
+    ):
+        pass
+    directory.check(tmp_path / "run", _with_images(settings, spelt, f"{spelt}/a", spelt))
+
+
+@pytest.mark.parametrize("field", ["path", "labels", "real"])
+def test_data_that_moved_are_told_where_to_say_so(settings, tmp_path, field):
+    before = {"path": "pics", "labels": "labels", "real": "own"}
+    with directory.claim(tmp_path / "run", _with_images(settings, **before), PARAMS):
+        pass
+    moved = _with_images(settings, **before | {field: "moved"})
+    with pytest.raises(ConfigError, match=r"the same data lie elsewhere by now, say so in .*json"):
+        directory.check(tmp_path / "run", moved)
+    with pytest.raises(ConfigError, match=r"name another --workdir$"):
+        directory.check(tmp_path / "run", dataclasses.replace(moved, seed=7))
+
+
 def test_a_run_that_ended_before_it_began_can_start(settings, tmp_path):
     for name in ("lock", "weights.json.unfinished", "config.json.unfinished"):
         (tmp_path / name).write_text("")

@@ -114,7 +114,9 @@ def test_a_run_of_other_weights_than_there_are_now_is_refused(workdir, settings,
     assert "other.safetensors" in _refusal(capsys, f"--workdir={workdir}")
     changed["model"]["weights"] = str(tmp_path / "gone.safetensors")
     (workdir / "config.json").write_text(json.dumps(changed))
-    assert "gone.safetensors" in _refusal(capsys, f"--workdir={workdir}")
+    told = _refusal(capsys, f"--workdir={workdir}")
+    assert "gone.safetensors: if its path is of another directory than this, start there" in told
+    assert f"if it is elsewhere by now, say so in {workdir}/config.json" in told
 
 
 def test_a_place_that_cannot_be_written_to_is_refused_before_any_work(workdir, capsys):
