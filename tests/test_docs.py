@@ -39,3 +39,14 @@ def test_tables_have_a_line_for_each_row(page):
         for row in (lines[number - 1], *rest[:end]):
             assert row.startswith("|"), row
             assert row.count("|") == line.count("|"), row
+
+
+def test_the_paper_is_what_one_is_asked_to_cite():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    cited = " ".join((ROOT / "CITATION.cff").read_text(encoding="utf-8").split())
+    _, asked, paper = cited.partition("preferred-citation: ")
+    assert asked
+    for field in ("title", "booktitle", "year"):
+        assert re.search(rf" {field} = {{([^}}]*)}}", readme)[1] in paper
+    authors = re.search(r"author = {([^}]*)}", readme)[1].split(" and ")
+    assert re.findall(r"family-names: (\w+)", paper) == authors

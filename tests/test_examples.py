@@ -15,12 +15,14 @@ from PIL import Image
 import maskaq_jax
 from maskaq_jax import api, models, regions
 from maskaq_jax.calibration import first_ranges, layerwise
+from maskaq_jax.data import embedded
 from maskaq_jax.devices import arrays
 from maskaq_jax.export import packed
-from maskaq_jax.losses import distillation, images
+from maskaq_jax.losses import distillation, images, outputs, targets
 from maskaq_jax.models import Quantization, layers, registry
 from maskaq_jax.quantizers import codes, fake, ranges
-from maskaq_jax.report import markup
+from maskaq_jax.report import markup, writing
+from maskaq_jax.sensitivity import tensors
 from maskaq_jax.torch_import import convert
 from tests import tiny
 
@@ -30,7 +32,8 @@ ROOT = Path(__file__).parents[1]
 REFERENCE = sorted((ROOT / "docs" / "reference").glob("*.md"))
 NAMES = [name for page in REFERENCE for name in re.findall(r"^::: (\S+)", page.read_text(), re.M)]
 ARRAYS = [
-    *(arrays, codes, distillation, fake, images, layers, markup, ranges, regions, registry),
+    *(arrays, codes, distillation, embedded, fake, images, layers, markup, outputs, ranges),
+    *(regions, registry, targets),
 ]
 
 # A config of the name that examples have: what is there comes before what ships.
@@ -87,6 +90,7 @@ def test_examples_of_calibration_and_of_weights_are_true(params):
     pictures = jax.random.normal(jax.random.key(0), (2, 28, 28, 3))
     _run(first_ranges, model=model, params=params, images=pictures)
     _run(convert, model=models.full_precision(model), images=pictures)
+    _run(tensors, model=model, params=params, images=pictures)
 
 
 @pytest.mark.slow  # many programs to compile
@@ -110,6 +114,7 @@ def test_examples_of_runs_and_of_the_readme_are_true():
     shown = {"maskaq_jax": maskaq_jax, "quantized": quantized, "workdir": quantized.workdir}
     _run(maskaq_jax, **shown)
     _run(api, **shown)
+    _run(writing, **shown)
     quantized.export("model.safetensors")
     pictures = maskaq_jax.read_images(quantized.workdir, ["cat.jpg"])
     _run(packed, images=jnp.asarray(pictures), **shown)

@@ -22,6 +22,10 @@ _SPLITS = ("test", "validation")
 def load_embedded(split: str, num_channels: int) -> tuple[np.ndarray, np.ndarray]:
     """Reads the embedded Fashion-MNIST images, the grey value on every channel.
 
+        >>> images, labels = load_embedded("validation", num_channels=3)
+        >>> images.shape[1:], images.dtype.name, labels[:3]
+        ((28, 28, 3), 'uint8', array([0, 8, 0], dtype=int32))
+
     Args:
       split: 'test', 'validation' (kept out of the teacher's training) or 'real' (trained on).
       num_channels: channels the model takes.

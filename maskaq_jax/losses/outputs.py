@@ -26,6 +26,10 @@ def detection_distillation_loss(
 
     A box counts as much as P is sure that its token finds an object at all.
 
+        >>> outputs = {"logits": jnp.zeros((1, 5, 3)), "pred_boxes": jnp.full((1, 5, 4), 0.5)}
+        >>> print(detection_distillation_loss(outputs, outputs, temperature=2.0))
+        0.0
+
     Args:
       student: `logits` [B, tokens, classes + 1], the last for no object, and `pred_boxes`
         [B, tokens, 4], of Q.
@@ -60,6 +64,11 @@ def segmentation_distillation_loss(
     over: GlobalBatch = LOCAL,
 ) -> Array:
     """`T^2 KL(softmax(teacher / T) || softmax(student / T))`, mean over pixels and images.
+
+        >>> teacher = jnp.log(jnp.array([0.5, 0.5])).reshape(1, 1, 1, 2)
+        >>> student = jnp.log(jnp.array([0.25, 0.75])).reshape(1, 1, 1, 2)
+        >>> print(f"{segmentation_distillation_loss(student, teacher, temperature=1.0):.3f}")
+        0.144
 
     Args:
       student_logits: [B, rows, columns, classes] of Q.

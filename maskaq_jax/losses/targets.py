@@ -44,6 +44,12 @@ def objects_loss(
 ) -> Array:
     """Cross entropy of all detection tokens and distance of the objects' boxes, mean over images.
 
+        >>> box = jnp.array([[[0.5, 0.5, 0.2, 0.2]]])
+        >>> outputs = {"logits": jnp.zeros((1, 1, 4)), "pred_boxes": box}
+        >>> objects = Objects(jnp.array([[2]]), box, tokens=jnp.array([[0]]))
+        >>> print(f"{objects_loss(outputs, objects, progress=0.0):.3f}")  # log 4
+        1.386
+
     Args:
       outputs: `logits` [B, tokens, classes + 1], the last for no object, and `pred_boxes`
         [B, tokens, 4], of P.
@@ -80,6 +86,9 @@ def label_map_loss(
     logits: Array, label_maps: Array, progress: Array | float, *, over: GlobalBatch = LOCAL
 ) -> Array:
     """Cross entropy of all pixels with drawn label maps, mean over images.
+
+        >>> print(label_map_loss(jnp.zeros((1, 4, 4, 10)), jnp.ones((1, 4, 4), jnp.int32), 0.0))
+        2.3025851
 
     Args:
       logits: [B, rows, columns, classes] of P.

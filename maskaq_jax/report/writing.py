@@ -40,6 +40,9 @@ def write(workdir: Path) -> Path:
 
     Without its weights or samples, which may be elsewhere by now, it has less to show and says so.
 
+        >>> print(write(workdir).name)
+        report.html
+
     Returns:
       The path of the page.
 

@@ -1,7 +1,9 @@
 """Config files are found wherever one stands, and a file that is there comes first."""
 
+import os
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -39,25 +41,33 @@ def test_every_config_has_a_line():
     assert all(told.values())
 
 
+def _call(*arguments, tools=None, cwd=None):
+    """A module of Python, with what is installed in a folder of tools."""
+    environment = os.environ | ({"PYTHONPATH": str(tools)} if tools else {})
+    return subprocess.run(
+        [sys.executable, "-m", *arguments],
+        **{"check": True, "capture_output": True, "text": True, "cwd": cwd, "env": environment},
+    )
+
+
 @pytest.mark.slow
-def test_the_wheel_has_them_and_runs_in_an_empty_directory(tmp_path):
-    build = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "--quiet",
-        "--no-deps",
-        f"--wheel-dir={tmp_path}",
-    ]
-    subprocess.run([*build, str(ROOT)], check=True)
+def test_the_sdist_s_wheel_has_them_and_runs_in_an_empty_directory(tmp_path):
+    """Built from the sdist, which so has all that a wheel needs."""
+    tools = tmp_path / "tools"
+    _call("pip", "install", "--quiet", f"--target={tools}", "hatchling")
+    _call("hatchling", "build", "-t", "sdist", "-d", str(tmp_path), tools=tools, cwd=ROOT)
+    (sdist,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(sdist) as content:
+        inside = {name.partition("/")[2] for name in content.getnames()}
+    assert {"README.md", "LICENSE", "configs/deit_t.py", "maskaq_jax/py.typed"} <= inside
+    options = ["--quiet", "--no-deps", "--no-build-isolation", f"--wheel-dir={tmp_path}"]
+    _call("pip", "wheel", *options, str(sdist), tools=tools)
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert "maskaq_jax/configs/deit_t.py" in names
     assert not any(name.startswith(("configs/", "tests/", "benchmarks/")) for name in names)
     target = tmp_path / "installed"
-    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
-    subprocess.run([*install, f"--target={target}", str(wheel)], check=True)
+    _call("pip", "install", "--quiet", "--no-deps", f"--target={target}", str(wheel))
     (tmp_path / "empty").mkdir()
     told = subprocess.run(
         [sys.executable, "-c", _LIST, str(target)],
