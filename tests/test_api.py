@@ -225,6 +225,29 @@ def test_a_mistake_is_named_before_any_work(arguments, message, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.fixture
+def in_64_bits():
+    jax.config.update("jax_enable_x64", True)
+    yield
+    jax.config.update("jax_enable_x64", False)
+
+
+@pytest.mark.usefixtures("in_64_bits")
+def test_64_bits_are_refused_in_a_line(weights, tmp_path):
+    message = r"JAX computes in 64 bits .*: unset it, or call jax\.config\.update"
+    with pytest.raises(ConfigError, match=message):
+        api.quantize(
+            "vit", weights=weights, num_classes=10, fields=FIELDS, workdir=tmp_path / "run"
+        )
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_is_not_loaded_in_64_bits(quantized, request):
+    request.getfixturevalue("in_64_bits")
+    with pytest.raises(ConfigError, match=r"JAX computes in 64 bits"):
+        maskaq_jax.load(quantized.workdir)
+
+
 def test_a_home_directory_is_found(weights, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr(interruption.Clock, "is_stopping", lambda clock: True)
