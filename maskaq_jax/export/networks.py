@@ -6,20 +6,34 @@ rounds it, so that there it is one with the weights. Bias and mask of windows ar
 block.
 """
 
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from maskaq_jax.export import parts, swin_networks, vit_networks
 from maskaq_jax.export.operators import Operators
 from maskaq_jax.models import Model
+from maskaq_jax.models.linear_segmenter import LinearSegmenter
 from maskaq_jax.models.swin import SwinTransformer
+from maskaq_jax.models.swin_fpn import SwinFpn
+from maskaq_jax.models.upernet import UperNet
 from maskaq_jax.models.vit import VisionTransformer
+from maskaq_jax.models.yolos import Yolos
 from maskaq_jax.schema import ConfigError
 
 Value = TypeVar("Value")
 
+_NETWORKS: dict[type, Callable[..., Any]] = {
+    VisionTransformer: vit_networks.classifier,
+    SwinTransformer: swin_networks.classifier,
+    Yolos: vit_networks.detector,
+    LinearSegmenter: vit_networks.segmenter,
+    UperNet: swin_networks.segmenter,
+    SwinFpn: swin_networks.pyramid,
+}
 
-def outputs(ops: Operators[Value], model: Model, variables: Any, images: Value) -> Value:
-    """What `model.apply(variables, images)` returns first, [B, classes] or [B, features].
+
+def outputs(ops: Operators[Value], model: Model, variables: Any, images: Value) -> Any:
+    """What `model.apply(variables, images)` returns first, with values for arrays.
 
     Args:
       ops: who computes it.
@@ -30,9 +44,7 @@ def outputs(ops: Operators[Value], model: Model, variables: Any, images: Value) 
     Raises:
       ConfigError: there is no rule for such a model, or a quantizer has no integer codes.
     """
-    read = parts.Reader(model, variables)
-    if isinstance(model, VisionTransformer):
-        return vit_networks.classifier(ops, read, model, images)
-    if isinstance(model, SwinTransformer):
-        return swin_networks.classifier(ops, read, model, images)
+    for kind, network in _NETWORKS.items():
+        if isinstance(model, kind):
+            return network(ops, parts.Reader(model, variables), model, images)
     raise ConfigError(f"there is no rule to export a {type(model).__name__} yet")

@@ -1,5 +1,6 @@
 """Parts that the networks of several models are made of, described to `operators.Operators`."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -187,6 +188,46 @@ def dense(ops: Operators[Value], read: Reader, x: Value, path: Path) -> Value:
     """A dense layer, and the rounding of its input."""
     rounded = quantize(ops, read, x, path, "input")
     return ops.dense(rounded, read.kernel(path), "/".join(path))
+
+
+def conv(ops: Operators[Value], read: Reader, x: Value, path: Path, size: tuple[int, int]) -> Value:
+    """A 3 x 3 convolution [B, *size, C] -> [B, *size, out], and the rounding of its input.
+
+    Each row of its kernel is a dense layer of three places side by side. Runtimes compute these
+    with integers, and a convolution whose result is not rounded with floats.
+    """
+    kernel, (rows, columns) = read.kernel(path), size
+    rounded = quantize(ops, read, x, path, "input")
+    grid, border = rounded.grid, (0, 1, 1, 0)
+    zero = None if grid is None else grid.zero_point
+    padded = ops.pad(rounded.value, border, border, zero)
+    beside = np.arange(columns)[:, None] + np.arange(3)
+    padded = ops.take(padded, beside.reshape(-1), axis=2)
+    channels = 3 * kernel.values().shape[2]
+    padded = ops.reshape(padded, (-1, rows + 2, columns, channels))
+    sums = [
+        ops.dense(
+            rounded._replace(value=ops.take(padded, i + np.arange(rows), axis=1)),
+            own,
+            named(path, f"row_{i}"),
+        )
+        for i, own in enumerate(kernel.rows())
+    ]
+    if grid is not None and grid.excess:
+        beyond = -np.float32(grid.excess * grid.step) * _sums_beyond(kernel.values(), size)
+        sums.append(ops.constant(beyond))
+    return functools.reduce(ops.add, sums)
+
+
+def _sums_beyond(kernel: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """[1, *size, out] sum of a kernel [3, 3, in, out] over what it meets beyond a map's border."""
+    rows, columns = size
+    beyond: np.ndarray = np.pad(np.zeros(size, np.float32), 1, constant_values=1)
+    by_place = kernel.sum(axis=2)
+    total = sum(
+        beyond[i : i + rows, j : j + columns, None] * by_place[i, j] for i, j in np.ndindex(3, 3)
+    )
+    return np.asarray(total)[None]
 
 
 def quantize(ops: Operators[Value], read: Reader, x: Value, path: Path, name: str) -> Rounded:

@@ -1,13 +1,16 @@
 """What a ViT computes, and what stands on one, written once for all operators."""
 
 import math
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from maskaq_jax.export import parts
 from maskaq_jax.export.operators import Operators
+from maskaq_jax.models import yolos
+from maskaq_jax.models.linear_segmenter import LinearSegmenter
 from maskaq_jax.models.vit import VisionTransformer
+from maskaq_jax.models.yolos import Yolos
 
 Value = TypeVar("Value")
 
@@ -16,8 +19,54 @@ def classifier(
     ops: Operators[Value], read: parts.Reader, model: VisionTransformer, images: Value
 ) -> Value:
     """Images -> logits [B, classes], or features [B, C]."""
-    x, epsilon = _embed(ops, read, model, images), model.layer_norm_eps
-    num_tokens = model.patches.num_before + math.prod(model.patch_grid)
+    return _classify(ops, read, model, _blocks(ops, read, model, _embed(ops, read, model, images)))
+
+
+def detector(ops: Operators[Value], read: parts.Reader, model: Yolos, images: Value) -> Any:
+    """Images -> `logits` [B, tokens, classes + 1] and `pred_boxes` [B, tokens, 4]."""
+    x, count = _patch_tokens(ops, read, images), model.num_detection_tokens
+    # Tokens and what is added to them are one constant.
+    position = read.parameter((), "pos_embed").copy()
+    position[:, :1] += read.parameter((), "cls_token")
+    position[:, -count:] += read.parameter((), "det_token")
+    x = ops.add(ops.pad(x, (0, 1, 0), (0, count, 0)), ops.constant(position))
+    x = _blocks(ops, read, model, x)
+    last = np.arange(position.shape[1] - count, position.shape[1])
+    x = parts.norm(ops, read, ("norm",), ops.take(x, last, axis=1), model.layer_norm_eps)
+    logits, boxes = (_predict(ops, read, model, x, name) for name in ("class_embed", "bbox_embed"))
+    return {"logits": logits, "pred_boxes": ops.sigmoid(boxes)}
+
+
+def _predict(ops: Operators[Value], read: parts.Reader, model: Yolos, x: Value, head: str) -> Value:
+    """A head's dense layers, and ReLU between them."""
+    first, *others = (site.path for site in model.head_sites() if site.path[0] == head)
+    x = parts.dense(ops, read, x, first)
+    for path in others:
+        x = parts.dense(ops, read, ops.activation(x, "relu"), path)
+    return x
+
+
+def segmenter(
+    ops: Operators[Value], read: parts.Reader, model: LinearSegmenter, images: Value
+) -> Value:
+    """Images -> logits [B, height, width, classes]."""
+    alone = model.apart()
+    x = _blocks(ops, read, alone, _embed(ops, read, alone, images))
+    before, size = alone.patches.num_before, alone.patch_grid
+    x = ops.take(x, before + np.arange(math.prod(size)), axis=1)
+    x = parts.norm(ops, read, ("norm",), x, model.layer_norm_eps)
+    logits = parts.dense(ops, read, x, ("decode_head",))
+    logits = ops.reshape(logits, (-1, *size, model.num_classes))
+    return ops.resize(logits, size, (model.img_size, model.img_size))
+
+
+def _blocks(
+    ops: Operators[Value], read: parts.Reader, model: VisionTransformer | Yolos, x: Value
+) -> Value:
+    """Tokens [B, N, C] through all blocks."""
+    epsilon = model.layer_norm_eps
+    others = model.patches.num_before + model.patches.num_behind
+    num_tokens = others + math.prod(model.patch_grid)
     heads = parts.Heads((-1,), num_tokens, model.num_heads, model.embed_dim)
     for part in model.parts():
         path = part.path
@@ -30,16 +79,22 @@ def classifier(
         )
         x = ops.add(x, parts.layer_scaled(ops, read, attended, (*path, "ls1")))
         normed = parts.norm(ops, read, (*path, "norm2"), x, epsilon)
-        hidden = parts.mlp(ops, read, normed, (*path, "mlp"), model.act_layer)
+        hidden = parts.mlp(ops, read, normed, (*path, "mlp"), part.module.act_layer)
         x = ops.add(x, parts.layer_scaled(ops, read, hidden, (*path, "ls2")))
-    return _classify(ops, read, model, x)
+        if isinstance(part.module, yolos.PositionedBlock):
+            x = ops.add(x, ops.constant(read.parameter(path, "mid_pos_embed")))
+    return x
+
+
+def _patch_tokens(ops: Operators[Value], read: parts.Reader, images: Value) -> Value:
+    return ops.patches(images, read.kernel(("patch_embed", "proj")), "patch_embed/proj")
 
 
 def _embed(
     ops: Operators[Value], read: parts.Reader, model: VisionTransformer, images: Value
 ) -> Value:
     """Images -> tokens before the first block, [B, N, C]."""
-    x = ops.patches(images, read.kernel(("patch_embed", "proj")), "patch_embed/proj")
+    x = _patch_tokens(ops, read, images)
     position = read.parameter((), "pos_embed")
     names = ["cls_token"] if model.class_token else []
     names += ["dist_token"] if model.distilled else []
@@ -50,7 +105,7 @@ def _embed(
         count = tokens.shape[1]
         if not model.no_embed_class:
             tokens, position = tokens + position[:, :count], position[:, count:]
-        x = ops.pad_front(x, count)
+        x = ops.pad(x, (0, count, 0), (0, 0, 0))
         position = np.concatenate([tokens, position], axis=1)
     x = ops.add(x, ops.constant(position))
     return parts.norm(ops, read, ("norm_pre",), x, model.layer_norm_eps) if model.pre_norm else x
