@@ -54,6 +54,11 @@ def write(
         the format can't express.
       OSError: the disk fails.
     """
+    if file_format == "litert" and model.task != "classification":
+        raise ConfigError(
+            f"--format=litert takes classifiers, and this is a model for {model.task}: take "
+            "--format=onnx, or safetensors for JAX"
+        )
     check_target(path, file_format)
     if file_format == "safetensors":
         write_packed(path, model, variables)

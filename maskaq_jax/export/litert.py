@@ -132,7 +132,7 @@ class LitertOperators(IntegerOperators):
         self, images: Array, kernel: Kernel, name: str, padding: tuple[int, int] = (0, 0)
     ) -> Array:
         del name
-        patch, _, channels, _ = kernel.values().shape
+        patch, _, channels, _ = kernel.shape
         rows = integers.cut_patches(images, patch, padding).swapaxes(2, 3)
         rows = rows.reshape(rows.shape[0], -1, patch * patch * channels)
         return self._with_bias(_times(rows, kernel), kernel.bias)

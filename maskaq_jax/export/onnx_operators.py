@@ -124,7 +124,7 @@ class OnnxOperators:
         else:
             codes = kernel.codes._replace(codes=kernel.codes.codes.transpose(order))
             weight = self._float_weight(codes, np.asarray(codes.step)[:, None, None, None])
-        patch, features = kernel.values().shape[0], kernel.values().shape[-1]
+        patch, features = kernel.shape[0], kernel.shape[-1]
         bias = () if kernel.bias is None else (self.constant(kernel.bias),)
         ends = {"strides": [patch, patch], "pads": [0, 0, *padding]}
         x = self.emit("Conv", images, weight, *bias, name=name, **ends)

@@ -44,6 +44,11 @@ class Kernel(NamedTuple):
         with jax.ensure_compile_time_eval():
             return np.asarray(self.codes.values())
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """[..., out]."""
+        return np.shape(self.weight if self.codes is None else self.codes.codes)
+
     def split(self, count: int) -> list["Kernel"]:
         """The layers that give each of `count` equal parts of the output channels."""
         return [self._part(number, count) for number in range(count)]
@@ -61,7 +66,7 @@ class Kernel(NamedTuple):
 
     def rows(self) -> list["Kernel"]:
         """Of a convolution [rows, columns, in, out]: layers [columns in, out] whose sum it is."""
-        return [self._row(number) for number in range(self.values().shape[0])]
+        return [self._row(number) for number in range(self.shape[0])]
 
     def _row(self, number: int) -> "Kernel":
         def cut(array: Any) -> Any:

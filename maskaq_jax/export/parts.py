@@ -203,7 +203,7 @@ def conv(ops: Operators[Value], read: Reader, x: Value, path: Path, size: tuple[
     padded = ops.pad(rounded.value, border, border, zero)
     beside = np.arange(columns)[:, None] + np.arange(3)
     padded = ops.take(padded, beside.reshape(-1), axis=2)
-    channels = 3 * kernel.values().shape[2]
+    channels = 3 * kernel.shape[2]
     padded = ops.reshape(padded, (-1, rows + 2, columns, channels))
     sums = [
         ops.dense(
