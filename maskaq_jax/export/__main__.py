@@ -12,6 +12,11 @@ from maskaq_jax.runs.command_line import Parser, refusing
 
 # Layers are compared on so many images.
 _CHECKED_IMAGES = 4
+# What has a class in a task, and the name and title of the task's metric.
+_PLACES = {
+    "detection": ("detection tokens", "ap", "AP"),
+    "segmentation": ("pixels", "miou", "mIoU"),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -65,7 +70,7 @@ def _export(
     workdir: Path, path: Path, file_format: formats.Format, input_name: formats.Input, checks: bool
 ) -> None:
     # The directory tells whether there is a run, before the file's place is looked at.
-    from maskaq_jax.export import agreement
+    from maskaq_jax.export import agreement, dense_agreement
     from maskaq_jax.runs import directory, inputs
 
     model, variables = inputs.load(workdir)
@@ -76,14 +81,15 @@ def _export(
     if dataset is None:
         print("no evaluation images at hand: agreement with the low-bit model is not measured")
     else:
-        found = agreement.measure(
+        compared = (
             agreement.open_file(path, file_format, settings.pixels),
             agreement.outputs_of(model, variables),
-            dataset,
-            settings,
-            model,
+            *(dataset, settings, model),
         )
-        print(_told(found, model), flush=True)
+        if model.task == "classification":
+            print(_told(agreement.measure(*compared), model), flush=True)
+        else:
+            print(_told_of_places(dense_agreement.measure(*compared), model.task), flush=True)
     if checks:
         _print_layers(model, variables, settings, dataset)
 
@@ -128,6 +134,23 @@ def _told(found: Any, model: Any) -> str:
     if found.top1 is None:
         return line
     return f"{line}; top-1 {100 * found.top1:.2f}%, its own {100 * found.top1_of_model:.2f}%"
+
+
+def _told_of_places(found: Any, task: str) -> str:
+    """A line of what was measured of a detector, a segmenter or a pyramid."""
+    if task == "features":
+        cosine = found.agreement["feature_cosine"]
+        return f"cosine with the low-bit model's maps on {found.num_images} images: {cosine:.5f}"
+    places, metric, title = _PLACES[task]
+    line = (
+        f"same class as the low-bit model at {found.agreement['agreement']:.2f}% of the {places} "
+        f"of {found.num_images} images"
+    )
+    if "box_iou" in found.agreement:
+        line += f"; IoU with its boxes {found.agreement['box_iou']:.2f}%"
+    if not found.of_file:
+        return line
+    return f"{line}; {title} {found.of_file[metric]:.2f}%, its own {found.of_model[metric]:.2f}%"
 
 
 def _print_layers(model: Any, variables: Any, settings: Any, dataset: Any) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from maskaq_jax import data
 from maskaq_jax.config import Config
 from maskaq_jax.devices import parallel
+from maskaq_jax.export import file_outputs
 from maskaq_jax.export.formats import Format
 from maskaq_jax.export.packed import load_packed
 from maskaq_jax.images.pixels import Pixels
@@ -17,8 +18,8 @@ from maskaq_jax.models import Model
 
 # As a share of an image's largest output.
 NEAR = 1e-3
-# Outputs of normalised images [B, height, width, channels].
-Outputs = Callable[[np.ndarray], np.ndarray]
+# Outputs of normalised images [B, height, width, channels], as a model returns them.
+Outputs = Callable[[np.ndarray], Any]
 
 
 class Agreement(NamedTuple):
@@ -58,11 +59,13 @@ def open_onnx(content: bytes, pixels: Pixels) -> Outputs:
     options.log_severity_level = 3  # errors
     session = onnxruntime.InferenceSession(content, options, ["CPUExecutionProvider"])
     (taken,) = session.get_inputs()
+    names = [output.name for output in session.get_outputs()]
 
-    def compute(images: np.ndarray) -> np.ndarray:
+    def compute(images: np.ndarray) -> Any:
         given = as_input(images, taken.name, pixels)
-        outputs: np.ndarray = session.run(["logits"], {taken.name: given})[0]
-        return outputs
+        return file_outputs.of_model(
+            dict(zip(names, session.run(names, {taken.name: given}), strict=True))
+        )
 
     return compute
 
@@ -91,7 +94,7 @@ def as_input(images: np.ndarray, input_name: str, pixels: Pixels) -> np.ndarray:
 def outputs_of(model: Model, variables: Any) -> Outputs:
     """What a model computes."""
     apply = jax.jit(lambda variables, images: model.apply(variables, images)[0])
-    return lambda images: np.asarray(apply(variables, images))
+    return lambda images: jax.tree.map(np.asarray, apply(variables, images))
 
 
 def measure(

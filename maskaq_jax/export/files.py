@@ -55,6 +55,11 @@ def write(
       OSError: the disk fails.
     """
     formats.check_input(input_name, file_format)
+    if file_format == "litert" and model.task != "classification":
+        raise ConfigError(
+            f"--format=litert takes classifiers, and this is a model for {model.task}: take "
+            "--format=onnx, or safetensors for JAX"
+        )
     check_target(path, file_format)
     if file_format == "safetensors":
         write_packed(path, model, variables)

@@ -14,7 +14,7 @@ from jax import Array
 
 from maskaq_jax.export import networks
 from maskaq_jax.export.operators import Kernel, Rounded
-from maskaq_jax.models import Model, layers
+from maskaq_jax.models import Model, layers, maps
 from maskaq_jax.models.layer_norm import LayerNorm
 from maskaq_jax.quantizers import ByteGrid
 
@@ -22,9 +22,7 @@ from maskaq_jax.quantizers import ByteGrid
 _MIDDLE = 128
 
 
-def apply(
-    model: Model, variables: Any, images: Array, seen: dict[str, Array] | None = None
-) -> Array:
+def apply(model: Model, variables: Any, images: Array, seen: dict[str, Array] | None = None) -> Any:
     """The outputs of a low-bit model by integer products.
 
     Equal to `model.apply(variables, images)[0]` but for the rounding of float32 sums.
@@ -76,8 +74,18 @@ class IntegerOperators:
     def take(self, x: Array, indices: np.ndarray, axis: int) -> Array:
         return jnp.take(x, indices, axis=axis)
 
-    def pad_front(self, x: Array, count: int) -> Array:
-        return jnp.pad(x, ((0, 0), (count, 0), (0, 0)))
+    def concatenate(self, x: Sequence[Array], axis: int) -> Array:
+        return jnp.concatenate(x, axis)
+
+    def pad(
+        self, x: Array, before: Sequence[int], behind: Sequence[int], byte: int | None = None
+    ) -> Array:
+        widths = tuple(zip(before, behind, strict=True))
+        return jnp.pad(x, widths, constant_values=0 if byte is None else byte)
+
+    def resize(self, x: Array, size: tuple[int, int], to: tuple[int, int]) -> Array:
+        del size
+        return maps.resize_bilinear(x, *to)
 
     def add(self, x: Array, y: Array) -> Array:
         return x + _of_rank(y, x.ndim)
@@ -96,16 +104,20 @@ class IntegerOperators:
     def activation(self, x: Array, name: str) -> Array:
         return layers.ACTIVATIONS[name](x)
 
+    def sigmoid(self, x: Array) -> Array:
+        return jax.nn.sigmoid(x)
+
     def softmax(self, x: Array) -> Array:
         return jax.nn.softmax(x)
 
-    def patches(self, images: Array, kernel: Kernel, name: str) -> Array:
+    def patches(
+        self, images: Array, kernel: Kernel, name: str, padding: tuple[int, int] = (0, 0)
+    ) -> Array:
         del name
-        batch, height, width, channels = images.shape
         values = jnp.asarray(kernel.values())
         patch, features = values.shape[0], values.shape[-1]
-        rows = images.reshape(batch, height // patch, patch, width // patch, patch, channels)
-        x = jnp.einsum("bhpwqc,pqcf->bhwf", rows, values).reshape(batch, -1, features)
+        rows = cut_patches(images, patch, padding)
+        x = jnp.einsum("bhpwqc,pqcf->bhwf", rows, values).reshape(rows.shape[0], -1, features)
         return self._with_bias(x, kernel.bias)
 
     def quantize(self, x: Array, grid: ByteGrid | None, name: str) -> Rounded:
@@ -149,6 +161,16 @@ class IntegerOperators:
     def _see(self, name: str, x: Array) -> None:
         if self._seen is not None:
             self._seen[name] = x
+
+
+def cut_patches(images: Array, patch: int, padding: tuple[int, int]) -> Array:
+    """[B, height, width, C] -> [B, rows, patch, columns, patch, C], of `Operators.patches`."""
+    below, right = padding
+    images = jnp.pad(images, ((0, 0), (0, below), (0, right), (0, 0)))
+    batch, height, width, channels = images.shape
+    rows, columns = height // patch, width // patch
+    images = images[:, : rows * patch, : columns * patch]
+    return images.reshape(batch, rows, patch, columns, patch, channels)
 
 
 def _integer_product(x: Array, grid: ByteGrid, y: Array, y_zero: int) -> Array:

@@ -23,7 +23,7 @@ import numpy as np
 from jax import Array
 
 from maskaq_jax.data.preprocessing import Preprocessing
-from maskaq_jax.export import metadata, networks
+from maskaq_jax.export import integers, metadata, networks
 from maskaq_jax.export.formats import Input
 from maskaq_jax.export.integers import IntegerOperators
 from maskaq_jax.export.operators import Kernel, Rounded
@@ -128,12 +128,13 @@ class LitertOperators(IntegerOperators):
     stays a byte then.
     """
 
-    def patches(self, images: Array, kernel: Kernel, name: str) -> Array:
+    def patches(
+        self, images: Array, kernel: Kernel, name: str, padding: tuple[int, int] = (0, 0)
+    ) -> Array:
         del name
-        batch, height, width, channels = images.shape
-        patch = kernel.values().shape[0]
-        rows = images.reshape(batch, height // patch, patch, width // patch, patch, channels)
-        rows = rows.swapaxes(2, 3).reshape(batch, -1, patch * patch * channels)
+        patch, _, channels, _ = kernel.shape
+        rows = integers.cut_patches(images, patch, padding).swapaxes(2, 3)
+        rows = rows.reshape(rows.shape[0], -1, patch * patch * channels)
         return self._with_bias(_times(rows, kernel), kernel.bias)
 
     def quantize(self, x: Array, grid: ByteGrid | None, name: str) -> Rounded:

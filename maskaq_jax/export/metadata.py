@@ -19,11 +19,12 @@ def description(
     """What the metadata of a file for runtimes holds.
 
     Returns:
-      JSON values: `input`; `size` [height, width] of images; the `resize` ('shorter' side or
-      'squash'), `crop` (share of the resized picture's shorter side that the central crop keeps)
-      and `interpolation` that make a picture one; `mean` and `std` of pixels in [0, 1]; `bits` of
-      `weights` and `activations`, with the `rules` of layers that have others; `classes`, 0 for a
-      model whose outputs are features; `model`; and the `version` of maskaq_jax.
+      JSON values: `input`; the model's `task`; `size` [height, width] of images; the `resize`
+      ('shorter' side, 'squash' or 'fit', with its `shortest_edge` and `multiple`), `crop` (share of
+      the resized picture's shorter side that the central crop keeps) and `interpolation` that make
+      a picture one; `mean` and `std` of pixels in [0, 1]; `bits` of `weights` and `activations`,
+      with the `rules` of layers that have others; `classes`, 0 for a model whose outputs are
+      features; `model`; and the `version` of maskaq_jax.
     """
     quantization = model.quantization
     bits = (
@@ -33,8 +34,11 @@ def description(
     )
     return {
         "input": input_name,
+        "task": model.task,
         "size": list(model.input_shape[:2]),
         "resize": preprocessing.resize,
+        "shortest_edge": preprocessing.shortest_edge,
+        "multiple": preprocessing.multiple,
         "crop": preprocessing.crop_ratio,
         "interpolation": preprocessing.interpolation,
         "mean": list(pixels.mean),

@@ -14,14 +14,13 @@ from onnx import TensorProto, helper
 
 import maskaq_jax
 from maskaq_jax.data.preprocessing import Preprocessing
-from maskaq_jax.export import metadata, networks
+from maskaq_jax.export import file_outputs, metadata, networks
 from maskaq_jax.export.formats import Input
 from maskaq_jax.export.onnx_operators import OnnxOperators
 from maskaq_jax.images.pixels import Pixels
-from maskaq_jax.models import Model
+from maskaq_jax.models import Model, shapes
 from maskaq_jax.storage import whole_files
 
-OUTPUT = "logits"
 _OPSET, _IR_VERSION = 21, 10
 _BATCH = "batch"
 
@@ -76,10 +75,7 @@ def build(
     else:
         taken = _value(input_name, TensorProto.FLOAT, (_BATCH, channels, height, width))
         images = input_name
-    found = networks.outputs(ops, model, jax.device_get(variables), images)
-    ops.emit("Identity", found, name=OUTPUT)
-    width = model.num_classes or _num_features(variables["params"])
-    outputs = [_value(OUTPUT, TensorProto.FLOAT, (_BATCH, width))]
+    outputs = _emit_outputs(ops, model, jax.device_get(variables), images)
     if shows:
         outputs += [onnx.ValueInfoProto(name=name) for name in ops.seen]
     graph = helper.make_graph(ops.nodes, "maskaq_jax", [taken], outputs, ops.initializers)
@@ -92,6 +88,23 @@ def build(
     return proto
 
 
+def _emit_outputs(
+    ops: OnnxOperators, model: Model, variables: Any, images: str
+) -> list[onnx.ValueInfoProto]:
+    """The network, and what the file says of its outputs."""
+    found = networks.outputs(ops, model, variables, images)
+    arrays, _ = jax.eval_shape(model.apply, variables, shapes.image_shapes(model, 1))
+    values = file_outputs.named(found, model.task, lambda x: ops.transpose(x, (0, 3, 1, 2)))
+    sizes = file_outputs.named(
+        jax.tree.map(lambda array: array.shape, arrays),
+        model.task,
+        lambda shape: (shape[0], shape[3], *shape[1:3]),
+    )
+    for name, value in values.items():
+        ops.emit("Identity", value, name=name)
+    return [_value(name, TensorProto.FLOAT, (_BATCH, *sizes[name][1:])) for name in values]
+
+
 def _normalised(ops: OnnxOperators, bytes_name: str, pixels: Pixels) -> str:
     """[B, H, W, C] uint8 -> what the model takes, by the steps of `Pixels.from_bytes`."""
     x = ops.emit("Cast", bytes_name, to=TensorProto.FLOAT)
@@ -99,12 +112,6 @@ def _normalised(ops: OnnxOperators, bytes_name: str, pixels: Pixels) -> str:
     x = ops.emit("Sub", x, ops.constant(np.array(pixels.mean, np.float32)))
     x = ops.emit("Div", x, ops.constant(np.array(pixels.std, np.float32)))
     return ops.transpose(x, (0, 3, 1, 2))
-
-
-def _num_features(params: Any) -> int:
-    """Of a model without a classifier, which its last norm has."""
-    width: int = params["fc_norm" if "fc_norm" in params else "norm"]["scale"].shape[-1]
-    return width
 
 
 def _value(name: str, kind: int, shape: tuple[int | str, ...]) -> onnx.ValueInfoProto:

@@ -66,8 +66,25 @@ class OnnxOperators:
     def take(self, x: str, indices: np.ndarray, axis: int) -> str:
         return self.emit("Gather", x, self.constant(indices.astype(np.int64)), axis=axis)
 
-    def pad_front(self, x: str, count: int) -> str:
-        return self.emit("Pad", x, self.constant(np.array([0, count, 0, 0, 0, 0], np.int64)))
+    def concatenate(self, x: Sequence[str], axis: int) -> str:
+        return self.emit("Concat", *x, axis=axis)
+
+    def pad(
+        self, x: str, before: Sequence[int], behind: Sequence[int], byte: int | None = None
+    ) -> str:
+        counts = self.constant(np.array([*before, *behind], np.int64))
+        return self.emit("Pad", x, counts, *(() if byte is None else (self._byte(byte),)))
+
+    def resize(self, x: str, size: tuple[int, int], to: tuple[int, int]) -> str:
+        # All runtimes resize maps whose channels come first.
+        scales = [1.0, 1.0, *map(_scale, size, to)]
+        y = self.emit(
+            *("Resize", self.transpose(x, (0, 3, 1, 2)), ""),
+            self.constant(np.array(scales, np.float32)),
+            mode="linear",
+            coordinate_transformation_mode="half_pixel",
+        )
+        return self.transpose(y, (0, 2, 3, 1))
 
     def add(self, x: str, y: str) -> str:
         return self.emit("Add", x, y)
@@ -91,10 +108,15 @@ class OnnxOperators:
             return self.emit("Gelu", x, approximate="tanh")
         return self.emit({"gelu": "Gelu", "relu": "Relu"}[name], x)
 
+    def sigmoid(self, x: str) -> str:
+        return self.emit("Sigmoid", x)
+
     def softmax(self, x: str) -> str:
         return self.emit("Softmax", x, axis=-1)
 
-    def patches(self, images: str, kernel: Kernel, name: str) -> str:
+    def patches(
+        self, images: str, kernel: Kernel, name: str, padding: tuple[int, int] = (0, 0)
+    ) -> str:
         # ONNX has the output channels first, and then those of the input.
         order = (3, 2, 0, 1)
         if kernel.codes is None:
@@ -102,9 +124,10 @@ class OnnxOperators:
         else:
             codes = kernel.codes._replace(codes=kernel.codes.codes.transpose(order))
             weight = self._float_weight(codes, np.asarray(codes.step)[:, None, None, None])
-        patch, features = kernel.values().shape[0], kernel.values().shape[-1]
+        patch, features = kernel.shape[0], kernel.shape[-1]
         bias = () if kernel.bias is None else (self.constant(kernel.bias),)
-        x = self.emit("Conv", images, weight, *bias, name=name, strides=[patch, patch])
+        ends = {"strides": [patch, patch], "pads": [0, 0, *padding]}
+        x = self.emit("Conv", images, weight, *bias, name=name, **ends)
         return self.transpose(self.reshape(x, (0, features, -1)), (0, 2, 1))
 
     def quantize(self, x: str, grid: ByteGrid | None, name: str) -> Rounded:
@@ -162,7 +185,7 @@ class OnnxOperators:
         return self._floats[key]
 
     def _gated(self, x: str, gate: str) -> str:
-        return self.multiply(x, self.emit("Sigmoid", gate))
+        return self.multiply(x, self.sigmoid(gate))
 
     def _scalar(self, value: float) -> str:
         return self.constant(np.array(value, np.float32))
@@ -227,6 +250,14 @@ class OnnxOperators:
         tensor.name = f"constant_{self._count}"
         self.initializers.append(tensor)
         return tensor.name
+
+
+def _scale(size: int, to: int) -> float:
+    """`to / size` in float32, but not below it: a runtime takes the floor of its product."""
+    scale = np.float32(to / size)
+    while size * float(scale) < to:
+        scale = np.nextafter(scale, np.float32(np.inf))
+    return float(scale)
 
 
 def _excess(grid: ByteGrid) -> float:

@@ -44,6 +44,11 @@ class Kernel(NamedTuple):
         with jax.ensure_compile_time_eval():
             return np.asarray(self.codes.values())
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """[..., out]."""
+        return np.shape(self.weight if self.codes is None else self.codes.codes)
+
     def split(self, count: int) -> list["Kernel"]:
         """The layers that give each of `count` equal parts of the output channels."""
         return [self._part(number, count) for number in range(count)]
@@ -57,6 +62,21 @@ class Kernel(NamedTuple):
             None if self.codes is None else self.codes.map(cut),
             None if self.weight is None else cut(self.weight),
             None if self.bias is None else cut(self.bias),
+        )
+
+    def rows(self) -> list["Kernel"]:
+        """Of a convolution [rows, columns, in, out]: layers [columns in, out] whose sum it is."""
+        return [self._row(number) for number in range(self.shape[0])]
+
+    def _row(self, number: int) -> "Kernel":
+        def cut(array: Any) -> Any:
+            return array[number].reshape(-1, array.shape[-1])
+
+        codes = self.codes
+        return Kernel(
+            codes and codes._replace(codes=cut(codes.codes)),
+            None if self.weight is None else cut(self.weight),
+            None if number else self.bias,
         )
 
     def scaled(self, factor: float) -> "Kernel":
@@ -86,8 +106,15 @@ class Operators(Protocol[Value]):
     def take(self, x: Value, indices: np.ndarray, axis: int) -> Value:
         """Those of an axis, in the order of indices [n]."""
 
-    def pad_front(self, x: Value, count: int) -> Value:
-        """[B, N, C] -> [B, count + N, C], with zeros in front."""
+    def concatenate(self, x: Sequence[Value], axis: int) -> Value: ...
+
+    def pad(
+        self, x: Value, before: Sequence[int], behind: Sequence[int], byte: int | None = None
+    ) -> Value:
+        """With zeros before and behind what each axis has, or of bytes with one of them."""
+
+    def resize(self, x: Value, size: tuple[int, int], to: tuple[int, int]) -> Value:
+        """[B, *size, C] -> [B, *to, C], `models.maps.resize_bilinear`."""
 
     def add(self, x: Value, y: Value) -> Value: ...
 
@@ -103,11 +130,19 @@ class Operators(Protocol[Value]):
     def activation(self, x: Value, name: str) -> Value:
         """One of `models.layers.ACTIVATIONS`."""
 
+    def sigmoid(self, x: Value) -> Value: ...
+
     def softmax(self, x: Value) -> Value:
         """Over the last axis."""
 
-    def patches(self, images: Value, kernel: Kernel, name: str) -> Value:
-        """Images -> [B, patches, out], a product with the kernel [patch, patch, in, out] each."""
+    def patches(
+        self, images: Value, kernel: Kernel, name: str, padding: tuple[int, int] = (0, 0)
+    ) -> Value:
+        """Images -> [B, patches, out], a product with the kernel [patch, patch, in, out] each.
+
+        Images have as many rows and columns of zeros behind them first; what patches don't cover
+        is cut.
+        """
 
     def quantize(self, x: Value, grid: ByteGrid | None, name: str) -> Rounded:
         """Bytes of values; the values themselves where there is no grid."""

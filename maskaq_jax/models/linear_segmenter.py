@@ -44,13 +44,13 @@ class LinearSegmenter(PatchSequence, nn.Module):
 
     def __post_init__(self) -> None:
         layers.check_has_classes("vit_linear_seg", self.num_classes)
-        self._apart()  # which refuses sizes that don't fit
+        self.apart()  # which refuses sizes that don't fit
         super().__post_init__()
 
     @property
     def patches(self) -> regions.PatchTokens:
         """Behind the class token and registers, scored by all of them: the head reads no other."""
-        return self._apart().patches
+        return self.apart().patches
 
     @property
     def task(self) -> Task:
@@ -92,7 +92,7 @@ class LinearSegmenter(PatchSequence, nn.Module):
     @nn.nowrap
     def parts(self) -> tuple[Part, ...]:
         """The blocks, each of which can be applied by itself to its part of the variables."""
-        return self._apart().parts()
+        return self.apart().parts()
 
     @nn.nowrap
     def head_sites(self) -> tuple[Site, ...]:
@@ -113,7 +113,7 @@ class LinearSegmenter(PatchSequence, nn.Module):
         return VisionTransformer(num_classes=0, **self._arguments())
 
     @nn.nowrap
-    def _apart(self) -> VisionTransformer:
+    def apart(self) -> VisionTransformer:
         """The ViT by itself, for what it says of itself."""
         return VisionTransformer(num_classes=0, parent=None, **self._arguments())
 

@@ -11,7 +11,8 @@ def resize_bilinear(x: Array, rows: int, columns: int) -> Array:
 
     `interpolate(mode="bilinear", align_corners=False)`.
     """
-    shape = (len(x), rows, columns, x.shape[-1])
+    # Of a program for any batch the length is no number.
+    shape = (x.shape[0], rows, columns, x.shape[-1])
     return jax.image.resize(x, shape, "linear", antialias=False)
 
 
@@ -28,14 +29,14 @@ def pool(x: Array, size: int) -> Array:
     Bins are uneven, and overlap, where `size` doesn't divide the map: bin i of n places is from
     `floor(i n / size)` to `ceil((i + 1) n / size)` (`AdaptiveAvgPool2d`).
     """
-    by_row, by_column = (jnp.asarray(_bins(length, size), x.dtype) for length in x.shape[1:3])
+    by_row, by_column = (jnp.asarray(bins(length, size), x.dtype) for length in x.shape[1:3])
     return jnp.einsum("ir,jc,brcf->bijf", by_row, by_column, x)
 
 
-def _bins(length: int, size: int) -> np.ndarray:
+def bins(length: int, size: int) -> np.ndarray:
     """[size, length] share of each place in each bin's mean."""
-    bins = np.zeros((size, length), np.float32)
+    shares = np.zeros((size, length), np.float32)
     for i in range(size):
         first, end = i * length // size, -(-(i + 1) * length // size)
-        bins[i, first:end] = 1 / (end - first)
-    return bins
+        shares[i, first:end] = 1 / (end - first)
+    return shares

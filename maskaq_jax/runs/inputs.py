@@ -58,18 +58,18 @@ class RunInputs:
 
     @property
     def is_labelled(self) -> bool:
-        """Whether there are images to measure accuracy on, and classes to tell apart.
-
-        A detector tells a single class from no object.
-        """
-        return self.evaluation is not None and (
-            self.model.num_classes > 1 or self.model.task == "detection"
-        )
+        """Whether there are images to measure accuracy on, and classes to tell apart."""
+        return self.evaluation is not None and tells_classes_apart(self.model)
 
     @property
     def num_evaluation_images(self) -> int:
         """Broken ones among them; 0 without a dataset."""
         return 0 if self.evaluation is None else len(self.evaluation)
+
+
+def tells_classes_apart(model: Model) -> bool:
+    """Whether a model has an accuracy; a detector tells a single class from no object."""
+    return model.num_classes > 1 or model.task == "detection"
 
 
 def prepare(settings: Config, workdir: Path) -> RunInputs:

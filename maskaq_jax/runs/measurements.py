@@ -23,6 +23,7 @@ from maskaq_jax.evaluation.evaluator import Evaluator
 from maskaq_jax.evaluation.loop import Advance, EvaluationLoop, Measured
 from maskaq_jax.evaluation.segmentation import Segmentation
 from maskaq_jax.models import full_precision
+from maskaq_jax.models.protocol import Task
 from maskaq_jax.runs.session import Session
 
 # Broken images that are named.
@@ -31,12 +32,31 @@ _SHOWN = 5
 # calibrated, and images of another kind than they were trained on, make for some twenty.
 _MOST_OVERCONFIDENT = 30.0
 
-_AGREEMENTS: dict[str, type[Evaluator]] = {
+_AGREEMENTS: dict[Task, type[Evaluator]] = {
     "classification": Agreement,
     "detection": DetectionAgreement,
     "segmentation": SegmentationAgreement,
     "features": MapAgreement,
 }
+
+
+def agreement_evaluator(task: Task) -> Evaluator:
+    """What compares two models of a task."""
+    return _AGREEMENTS[task]()
+
+
+def figures_evaluator(task: Task, dataset: data.Dataset) -> Evaluator:
+    """What measures a model of a task on labelled images.
+
+    Args:
+      task: of the model, one whose datasets have labels.
+      dataset: which is asked for names of classes, and what to detect.
+    """
+    if task == "detection":
+        return Detection(cast(data.BoxDataset, dataset))
+    if task == "segmentation":
+        return Segmentation(cast(data.NamedClasses, dataset).class_names)
+    return Classification()
 
 
 class Measurements:
@@ -111,7 +131,7 @@ class Measurements:
     @functools.cached_property
     def _loop_of_both(self) -> EvaluationLoop:
         inputs = self._session.inputs
-        return EvaluationLoop(_AGREEMENTS[inputs.model.task](), inputs.model, inputs.mesh)
+        return EvaluationLoop(agreement_evaluator(inputs.model.task), inputs.model, inputs.mesh)
 
     @functools.cached_property
     def _loop_of_p(self) -> EvaluationLoop:
@@ -126,13 +146,9 @@ class Measurements:
         return EvaluationLoop(self._make_evaluator(), inputs.model, inputs.mesh)
 
     def _make_evaluator(self) -> Evaluator:
-        """Of the model's task; of the dataset it asks names of classes, and what to detect."""
-        task, dataset = self._session.inputs.model.task, self._session.inputs.evaluation
-        if task == "detection":
-            return Detection(cast(data.BoxDataset, dataset))
-        if task == "segmentation":
-            return Segmentation(cast(data.NamedClasses, dataset).class_names)
-        return Classification()
+        inputs = self._session.inputs
+        assert inputs.evaluation is not None
+        return figures_evaluator(inputs.model.task, inputs.evaluation)
 
     def _evaluate(self, loop: EvaluationLoop, variables: Any) -> Measured:
         dataset = self._session.inputs.evaluation

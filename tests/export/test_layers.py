@@ -12,7 +12,15 @@ from tests.export import networks
         ("clip", 8, 8, False, 8 + 1, 8 + 1),
         # Of the learned query the product is a constant of the file, its codes are not.
         pytest.param("siglip", 3, 3, True, 8 + 7 + 1, 8 + 8 + 1, marks=pytest.mark.slow),
-        pytest.param("swin", 4, 4, False, 3 * 8 + 2, 3 * 8 + 2, marks=pytest.mark.slow),
+        *[
+            pytest.param(*one, marks=pytest.mark.slow)
+            for one in (
+                ("swin", 4, 4, False, 3 * 8 + 2, 3 * 8 + 2),
+                ("yolos", 4, 8, False, 2 * 8 + 2 * 3, 2 * 8 + 2 * 3),
+                # A convolution is three products, and a mean over bins two.
+                ("upernet", 4, 8, False, 3 * 8 + 1 + 3 * 4 + 6 + 3 * 3, 3 * 8 + 1 + 4 + 6),
+            )
+        ],
     ],
 )
 def test_every_product_of_the_file_is_that_of_integers_in_jax(

@@ -16,12 +16,18 @@ MODELS = [
     *[("vit", 4, 8, True), ("vit", 32, 5, False), ("deit_distilled", 4, 4, False)],
     *[("dinov2", 5, 32, False), ("registers", 4, 4, False), ("siglip", 3, 3, True)],
     *[("clip", 8, 8, False), ("averaged", 6, 2, False), ("swin features", 4, 4, False)],
+    *[("yolos", 4, 8, False), ("linear segmenter", 3, 3, True), ("upernet", 4, 8, False)],
 ]
 # The same parts, put together otherwise.
 OTHERS = [
     *[("normed behind the token", 4, 4, False), ("normed before the mean", 4, 4, False)],
     *[("pooled behind registers", 4, 4, False), ("distilled features", 4, 4, False)],
     *[("swin", 4, 4, False), ("swin", 3, 8, True), ("swin", 32, 32, False)],
+    *[("yolos", 3, 3, True), ("yolos", 8, 8, False), ("yolos", 4, 32, False)],
+    *[("linear segmenter", 4, 8, False), ("linear segmenter", 8, 8, False)],
+    *[("linear segmenter", 32, 32, False), ("upernet", 3, 3, True), ("upernet", 8, 8, False)],
+    *[("upernet", 4, 32, False), ("pyramid", 4, 8, False), ("pyramid", 3, 3, False)],
+    *[("pyramid", 8, 8, True), ("pyramid", 32, 32, False)],
 ]
 
 
@@ -35,7 +41,9 @@ def test_a_file_gives_the_model_s_outputs(name, w, a, keeps_grids):
     compute = agreement.open_onnx(content, networks.PIXELS)
     found = compute(problem.images)
     networks.assert_same(found, problem.logits, is_rounded=a < 32)
-    np.testing.assert_allclose(compute(problem.images[:1]), found[:1], atol=1e-5)
+    alone = compute(problem.images[:1])
+    for one, of_all in zip(jax.tree.leaves(alone), jax.tree.leaves(found), strict=True):
+        np.testing.assert_allclose(one, of_all[:1], atol=1e-5)
 
 
 @pytest.mark.slow
@@ -52,13 +60,27 @@ def test_a_file_gives_the_outputs_of_a_fitted_model():
     [
         *[("vit", 4, 8, True), ("dinov2", 5, 32, False), ("siglip", 3, 3, True)],
         pytest.param("swin", 4, 4, False, marks=pytest.mark.slow),
-        pytest.param("registers", 4, 4, False, marks=pytest.mark.slow),
+        *[
+            pytest.param(*one, marks=pytest.mark.slow)
+            for one in (
+                *[("registers", 4, 4, False), ("yolos", 8, 8, False), ("upernet", 3, 3, True)],
+                *[("linear segmenter", 4, 8, False), ("pyramid", 4, 8, False)],
+            )
+        ],
     ],
 )
 def test_sums_of_integers_give_the_model_s_outputs(name, w, a, keeps_grids):
     model, variables, images, expected = networks.problem(name, w, a, keeps_grids)
-    found = np.asarray(jax.jit(lambda x: integers.apply(model, variables, x))(images))
+    found = jax.jit(lambda x: integers.apply(model, variables, x))(images)
     networks.assert_same(found, expected, is_rounded=a < 32)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["yolos", "linear segmenter", "upernet", "pyramid"])
+def test_integers_of_what_sees_places_can_be_served_for_any_batch(name):
+    model, variables, images, expected = networks.problem(name, 4, 8, False)
+    program = jax.export.deserialize(bytearray(integers.serialised(model, variables)))
+    networks.assert_same(program.call(images), expected)
 
 
 def test_integers_of_a_file_can_be_served_without_this_package(tmp_path):

@@ -24,9 +24,17 @@ def test_codes_are_packed_without_gaps_and_unpacked_again(bits, shape):
     ("name", "w", "a", "keeps_grids"),
     [
         *[("clip", 8, 8, False), ("siglip", 3, 3, True), ("dinov2", 5, 32, False)],
+        ("yolos", 4, 8, False),
         *[
             pytest.param(*one, marks=pytest.mark.slow)
-            for one in (("swin", 3, 8, True), ("vit", 32, 5, False), ("swin", 32, 32, False))
+            for one in (
+                *[("swin", 3, 8, True), ("vit", 32, 5, False), ("swin", 32, 32, False)],
+                *[
+                    ("upernet", 3, 3, True),
+                    ("pyramid", 8, 8, True),
+                    ("linear segmenter", 3, 3, True),
+                ],
+            )
         ],
     ],
 )
@@ -37,9 +45,8 @@ def test_a_file_gives_the_model_again_bit_for_bit(name, w, a, keeps_grids, tmp_p
     assert models.description(again) == models.description(model)
     assert again.quantization == model.quantization
     jax.tree.map(np.testing.assert_array_equal, loaded["quant"], dict(variables["quant"]))
-    np.testing.assert_array_equal(
-        *(networks.outputs(model, values, images) for values in (variables, loaded))
-    )
+    both = (networks.outputs(model, values, images) for values in (variables, loaded))
+    jax.tree.map(np.testing.assert_array_equal, *both)
     export.write_packed(tmp_path / "again.safetensors", again, loaded)
     files = [load_file(tmp_path / f"{file}.safetensors") for file in ("model", "again")]
     jax.tree.map(np.testing.assert_array_equal, *files)

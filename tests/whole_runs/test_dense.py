@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import jax
 import numpy as np
@@ -11,6 +12,7 @@ from safetensors.numpy import save_file
 import maskaq_jax
 from maskaq_jax import report, run, torch_import
 from maskaq_jax.data import scenes
+from maskaq_jax.export import __main__ as export
 from maskaq_jax.models import create_model
 from tests import tiny
 
@@ -25,6 +27,12 @@ MODELS = {
     "yolos": (YOLOS | {"num_detection_tokens": 8}, 10, "ap"),
     "upernet_swin": (SWIN | {"hidden_size": 8}, 11, "miou"),
     "swin_fpn": (SWIN, 0, None),
+}
+# What the command says of a file.
+EXPORTED = {
+    "yolos": r"same class as the low-bit model at \S+% of the detection tokens of 6 .*; AP ",
+    "upernet_swin": r"same class as the low-bit model at \S+% of the pixels of 6 images; mIoU ",
+    "swin_fpn": r"no evaluation images at hand",
 }
 
 
@@ -62,7 +70,7 @@ def few_scenes(monkeypatch):
 
 @pytest.mark.usefixtures("few_scenes")
 @pytest.mark.parametrize("name", MODELS)
-def test_a_run_goes_from_weights_to_a_low_bit_model(settings, tmp_path, name):
+def test_a_run_goes_from_weights_to_a_low_bit_model_and_its_file(settings, tmp_path, name, capsys):
     arguments, num_classes, metric = MODELS[name]
     model = create_model(name, num_classes, **arguments)
     weights = tmp_path / "weights.safetensors"
@@ -85,3 +93,14 @@ def test_a_run_goes_from_weights_to_a_low_bit_model(settings, tmp_path, name):
     assert "W4A4" in shown
     outputs, _ = quantized.apply(variables, np.zeros((1, 96, 96, 3), np.float32))
     assert np.isfinite(np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(outputs)])).all()
+    capsys.readouterr()
+    export.main([f"--workdir={workdir}"])
+    said = capsys.readouterr().out
+    assert re.search(EXPORTED[name], said), said
+    if metric:
+        own = f"its own {results['metrics'][metric]['quantized']:.2f}%"
+        assert own in said
+    with pytest.raises(SystemExit):
+        export.main([f"--workdir={workdir}", "--format=litert"])
+    (told,) = capsys.readouterr().err.splitlines()
+    assert "--format=litert takes classifiers" in told
