@@ -47,7 +47,8 @@ class Kernel(NamedTuple):
     @property
     def shape(self) -> tuple[int, ...]:
         """[..., out]."""
-        return np.shape(self.weight if self.codes is None else self.codes.codes)
+        whole: Any = self.weight if self.codes is None else self.codes.codes
+        return tuple(whole.shape)
 
     def split(self, count: int) -> list["Kernel"]:
         """The layers that give each of `count` equal parts of the output channels."""

@@ -29,6 +29,8 @@ def test_a_run_becomes_an_onnx_file_that_says_how_it_agrees(finished, tmp_path, 
     assert re.search(r"blocks_1/attn/logits: product within \S+ of its largest value", said)
     assert re.search(r"blocks_0/mlp/fc2/input: .* codes ", said)
     assert re.search(r"outputs within 0\.1% of the largest on \S+%; top-1 ", said)
+    (itself,) = re.findall(r"same class as itself, its input scaled by \S+ \S+ \S+: (\S+)%", said)
+    assert 95 <= float(itself) <= 100
     session = onnxruntime.InferenceSession(out)
     described = json.loads(session.get_modelmeta().custom_metadata_map["maskaq_jax"])
     assert described["bits"] == {"weights": 4, "activations": 8}
