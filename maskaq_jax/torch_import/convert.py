@@ -92,6 +92,10 @@ def load_torch_weights(
 def read_companions(path: str | os.PathLike[str], tell: Tell = notes.log) -> companions.Companions:
     """What is said beside weights, of the model and of the pictures that it takes.
 
+        >>> said = read_companions("vit.safetensors")
+        >>> said.pictures
+        {}
+
     Args:
       path: as of `load_torch_weights`.
       tell: is told of files that can't be read.
@@ -116,6 +120,9 @@ def from_torch_state(
     image_size: tuple[int, int] | None = None,
 ) -> dict[str, Any]:
     """Converts a state dict of arrays in PyTorch's layouts; see `load_torch_weights`.
+
+        >>> state = to_torch_state(load_torch_weights("vit.safetensors", model))
+        >>> params = from_torch_state(state, model)
 
     Args:
       state: name -> array.
@@ -288,6 +295,10 @@ def to_mmdetection_state(params: dict[str, Any]) -> dict[str, np.ndarray]:
 def to_torch_state(params: dict[str, Any]) -> dict[str, np.ndarray]:
     """The inverse of `from_torch_state`: our parameters under timm's names and layouts; heads of
     detectors and segmenters under ours, 1 x 1 convolutions as matrices.
+
+        >>> state = to_torch_state(load_torch_weights("vit.safetensors", model))
+        >>> state["patch_embed.proj.weight"].ndim
+        4
     """
     return {
         _torch_name(path): np.ascontiguousarray(_to_torch_layout(path, np.asarray(value)))
