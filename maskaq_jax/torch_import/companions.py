@@ -221,7 +221,7 @@ def _of_timm(config: Mapping[str, Any]) -> tuple[dict[str, tuple[Any, str]], dic
             found[key] = value, f"model_args.{key}"
     pretrained = config.get("pretrained_cfg")
     # Older files have what is said of pictures beside the name.
-    said = config | dict(pretrained) if isinstance(pretrained, Mapping) else config
+    said = {**config, **pretrained} if isinstance(pretrained, Mapping) else config
     return found, _pictures_of_timm(said)
 
 
