@@ -1,6 +1,7 @@
 """Quantization as functions, for notebooks and programs: what `maskaq_jax.main` does, called."""
 
 import base64
+import contextlib
 import dataclasses
 import inspect
 import os
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from maskaq_jax import config as config_lib
-from maskaq_jax import data, report, run
+from maskaq_jax import data, report, run, torch_import
 from maskaq_jax.config import Config
 from maskaq_jax.config import files as config_files
 from maskaq_jax.export import files, formats
@@ -191,7 +192,8 @@ def quantize(
       FloatingPointError: synthesis or fine-tuning diverged.
     """
     given = dict(locals())
-    settings = _make_config(model, f"w={w},a={a},method={method},preset={preset},seed={seed}")
+    argument = f"w={w},a={a},method={method},preset={preset},seed={seed}"
+    settings = _make_config(model, argument, os.fspath(weights or ""), num_classes)
     values: dict[str, Any] = {}
     if weights is not None:
         values["model.weights"] = os.fspath(weights)
@@ -237,8 +239,12 @@ def _run(settings: Config, workdir: Path, command: str) -> Quantized:
     return Quantized(model, variables, measured, workdir)
 
 
-def _make_config(model: str, argument: str) -> Any:
-    """The config of a file, of the model that a config is of, or of any other by its name."""
+def _make_config(model: str, argument: str, weights: str, num_classes: int | None) -> Any:
+    """The config of a file, of the model that a config is of, or of any other by its name.
+
+    Of the last, pixels are normalised as published weights of that name, or in that format, are
+    trained with, which a run tells.
+    """
     if model.endswith(".py"):
         return config_files.load(config_files.find(model)).get_config(argument)
     for path in config_files.list_own():
@@ -246,4 +252,12 @@ def _make_config(model: str, argument: str) -> Any:
         if config.model.name == model and not config.model.weights.startswith("embedded:"):
             return config
     common = config_files.load(config_files.find("configs/common.py"))
-    return common.imagenet_config(argument, model=model, weights="")
+    usual = torch_import.usual_normalisation(
+        model, 1000 if num_classes is None else num_classes, weights
+    )
+    mean, std = (usual.mean, usual.std) if usual else (None, None)
+    if weights and Path(weights).exists():
+        with contextlib.suppress(ValueError, OSError):  # told where the weights are read
+            said = torch_import.read_companions(weights, lambda _: None).pictures
+            mean, std = said.get("mean", mean), said.get("std", std)
+    return common.imagenet_config(argument, model=model, weights="", mean=mean, std=std)

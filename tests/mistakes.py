@@ -290,6 +290,14 @@ CASES = {
         _smoke("model.weights=pooled.safetensors"),
         "its classifier reads a layer behind the class token's norm (pooler.dense.weight)",
     ),
+    "a classifier of one of two tokens": (
+        _smoke("model.weights=one.safetensors"),
+        "it has a distillation token and no classifier of it (head_dist)",
+    ),
+    "weights that look like another architecture's": (
+        _smoke("model.weights=rpn"),
+        "they are of the architecture 'vit_base_patch16_rpn_224', which computes otherwise",
+    ),
     "weights of another activation": (
         _smoke("model.weights=said"),
         "hidden_act is 'relu' there, the model has act_layer='gelu': set "

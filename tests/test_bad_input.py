@@ -112,6 +112,8 @@ def _write_weights_that_do_not_fit(directory):
         arrays | {"layers.0.blocks.0.attn.cpb_mlp.0.weight": extra}, directory / "swin2.safetensors"
     )
     save_file(arrays | {"pooler.dense.weight": extra}, directory / "pooled.safetensors")
+    token = np.zeros((1, 1, 64), np.float32)
+    save_file(arrays | {"dist_token": token}, directory / "one.safetensors")
 
 
 def _write_repositories(directory):
@@ -119,6 +121,7 @@ def _write_repositories(directory):
     squash = {"size": {"height": 28, "width": 28}}
     for name, file, said in (
         ("said", "config.json", {"hidden_act": "relu"}),
+        ("rpn", "config.json", {"architecture": "vit_base_patch16_rpn_224"}),
         ("prepared", "preprocessor_config.json", {"image_mean": [0.5] * 3}),
         ("squashed", "preprocessor_config.json", squash),
     ):

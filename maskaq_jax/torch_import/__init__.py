@@ -7,6 +7,7 @@ from maskaq_jax.torch_import.convert import (
     to_mmdetection_state,
     to_torch_state,
 )
+from maskaq_jax.torch_import.normalisation import usual as usual_normalisation
 
 __all__ = [
     "from_torch_state",
@@ -14,4 +15,5 @@ __all__ = [
     "read_companions",
     "to_mmdetection_state",
     "to_torch_state",
+    "usual_normalisation",
 ]

@@ -1,17 +1,23 @@
 """What lies beside weights and says what their shapes don't: `config.json` of transformers or timm,
-and `preprocessor_config.json` of transformers' processors.
+`open_clip_config.json`, and what transformers writes of a processor.
 """
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 from maskaq_jax.models import Model, create_model, model_names
+from maskaq_jax.models.layers import ACTIVATIONS
 from maskaq_jax.models.upernet import POOLING_SCALES
+from maskaq_jax.models.vit import Pooling
 from maskaq_jax.storage.notes import Tell
+from maskaq_jax.torch_import import mechanisms
 
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
+# Of a processor of text and images, and of OpenCLIP: read where the others aren't there.
+PROCESSORS, OPEN_CLIP = "processor_config.json", "open_clip_config.json"
+FILES = (CONFIG, PROCESSOR, PROCESSORS, OPEN_CLIP)
 
 # transformers' names of fields and activations -> ours.
 _FIELDS = {
@@ -34,10 +40,22 @@ _MODEL_TYPES = (
     *("clip", "clip_vision_model", "siglip", "siglip_vision_model"),
     *("yolos", "upernet"),
 )
+# Of these types, what a part of a config leaves out where it is so.
+_CLIP = {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5, "num_attention_heads": 12}
+_SIGLIP = {"hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6, "num_attention_heads": 12}
+_DEFAULTS = {"clip": _CLIP, "clip_vision_model": _CLIP}
+_DEFAULTS |= {"siglip": _SIGLIP, "siglip_vision_model": _SIGLIP}
+# What create_model takes, of arguments that others have more values of.
+_VALUES: dict[str, tuple[str, ...]] = {
+    "act_layer": tuple(ACTIVATIONS),
+    "global_pool": get_args(Pooling),
+}
 # What models have where it is no argument of theirs: a Swin all of it.
 _FIXED = {"act_layer": "gelu", "layer_norm_eps": 1e-5, "qkv_bias": True, "global_pool": "avg"}
 # Epsilons that differ by less are the same to all activations but those that hardly vary.
 _EPSILON_TOLERANCE = 2e-6
+# ConvNeXt's processor crops below this side, and squashes from it on.
+_LEAST_SQUASHED = 384
 # Of a bare square, in pixels, and of a resampling, by Pillow's numbers.
 _RESAMPLINGS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 
@@ -51,12 +69,14 @@ class Companions(NamedTuple):
       files: those it was read from, by 'model' and 'pictures'.
       image_size: height and width of the images that position embeddings are of; None if nothing
         says so.
+      unknown: timm's name of an architecture that is none here; empty if it is or nothing is said.
     """
 
     model: dict[str, tuple[Any, str]]
     pictures: dict[str, Any]
     files: dict[str, str]
     image_size: tuple[int, int] | None = None
+    unknown: str = ""
 
 
 def read(weights: Path, tell: Tell) -> Companions:
@@ -69,20 +89,42 @@ def read(weights: Path, tell: Tell) -> Companions:
     Raises:
       ValueError: the weights are of a model of another mechanism.
     """
-    config = _read_json(weights.parent / CONFIG, tell)
-    processor = _read_json(weights.parent / PROCESSOR, tell)
+    found = {name: _read_json(weights.parent / name, tell) for name in FILES}
+    config = found[CONFIG]
     model: dict[str, tuple[Any, str]] = {}
     pictures: dict[str, Any] = {}
-    files = {"model": CONFIG, "pictures": PROCESSOR}
+    files, unknown = {"model": CONFIG, "pictures": PROCESSOR}, ""
     if isinstance(config.get("architecture"), str):
+        unknown = _unknown_name(config["architecture"], weights)
         model, pictures = _of_timm(config)
         files["pictures"] = CONFIG
-    else:
+    elif config:
         model = _of_transformers(config, weights)
-    if processor:
-        pictures = _of_processor(processor)
-        files["pictures"] = PROCESSOR
-    return Companions(model, pictures, files, _image_size(config.get("image_size")))
+    elif found[OPEN_CLIP]:
+        model, pictures = _of_open_clip(found[OPEN_CLIP])
+        files = {"model": OPEN_CLIP, "pictures": OPEN_CLIP}
+    part = found[PROCESSORS].get("image_processor")
+    for name, processor in ((PROCESSOR, found[PROCESSOR]), (PROCESSORS, part)):
+        if isinstance(processor, Mapping) and processor:
+            pictures = _of_processor(processor)
+            files["pictures"] = name
+            break
+    return Companions(model, pictures, files, _image_size(config.get("image_size")), unknown)
+
+
+def _unknown_name(architecture: str, weights: Path) -> str:
+    """An architecture of timm's if it is none of ours, which may or may not be another mechanism.
+
+    Raises:
+      ValueError: it is one, though its weights have the names and shapes of ours.
+    """
+    name = architecture.partition(".")[0]
+    if mechanisms.is_other(name):
+        raise ValueError(
+            f"{weights}: {CONFIG} says they are of the architecture {name!r}, which computes "
+            "otherwise than the models here, though names and shapes of weights may fit"
+        )
+    return "" if name in model_names() else name
 
 
 def check_model(companions: Companions, model: Model, source: str, tell: Tell) -> None:
@@ -91,15 +133,25 @@ def check_model(companions: Companions, model: Model, source: str, tell: Tell) -
     Raises:
       ValueError: they differ; all differences are named.
     """
+    if companions.unknown:
+        tell(
+            f"{source}: {companions.files['model']} says architecture {companions.unknown!r}, "
+            "which is none of the models here: its weights' names and shapes are compared, what it "
+            "computes is taken from the config"
+        )
     problems = []
     for name, (said, field) in companions.model.items():
         has = getattr(model, name, _FIXED.get(name))
         if _is_same(name, said, has):
             if said != has and not isinstance(said, list | tuple):
-                tell(f"{source}: {companions.files['model']} says {field}={said}, taken as {has}")
+                tell(
+                    f"{source}: {companions.files['model']} says {field} is {said}, taken as {has}"
+                )
             continue
         mend = "which this model can't have"
-        if hasattr(model, name) or name not in _FIXED:
+        if name in _VALUES and said not in _VALUES[name]:
+            mend = f"which the models here don't have, of {', '.join(_VALUES[name])}"
+        elif hasattr(model, name) or name not in _FIXED:
             mend = f"set config.model.arguments.{name}={said!r}"
         problems.append(f"{field} is {said!r} there, the model has {name}={has!r}: {mend}")
     if problems:
@@ -138,6 +190,7 @@ def _of_transformers(config: Mapping[str, Any], weights: Path) -> dict[str, tupl
             "those of the models here"
         )
     found: dict[str, tuple[Any, str]] = {}
+    config = _DEFAULTS.get(str(kind), {}) | dict(config)
     for theirs, ours in _FIELDS.items():
         value = config.get(theirs)
         if ours == "act_layer" and isinstance(value, str):
@@ -158,7 +211,7 @@ def _of_timm(config: Mapping[str, Any]) -> tuple[dict[str, tuple[Any, str]], dic
         for argument in ("num_heads", "act_layer", "layer_norm_eps", "global_pool", "fc_norm"):
             if hasattr(model, argument):
                 value = getattr(model, "has_fc_norm" if argument == "fc_norm" else argument)
-                found[argument] = value, f"architecture {name!r}"
+                found[argument] = value, f"{argument} of the architecture {name!r}"
         found.pop("fc_norm", None)  # Names of weights show it.
     if isinstance(config.get("global_pool"), str) and config["global_pool"]:
         found["global_pool"] = config["global_pool"], "global_pool"
@@ -167,7 +220,12 @@ def _of_timm(config: Mapping[str, Any]) -> tuple[dict[str, tuple[Any, str]], dic
         if key in ("num_heads", "act_layer", "global_pool"):
             found[key] = value, f"model_args.{key}"
     pretrained = config.get("pretrained_cfg")
-    said = pretrained if isinstance(pretrained, Mapping) else {}
+    # Older files have what is said of pictures beside the name.
+    said = {**config, **pretrained} if isinstance(pretrained, Mapping) else config
+    return found, _pictures_of_timm(said)
+
+
+def _pictures_of_timm(said: Mapping[str, Any]) -> dict[str, Any]:
     pictures: dict[str, Any] = {}
     for key in ("mean", "std"):
         if _is_numbers(said.get(key)):
@@ -178,18 +236,38 @@ def _of_timm(config: Mapping[str, Any]) -> tuple[dict[str, tuple[Any, str]], dic
         pictures["interpolation"] = said["interpolation"]
     if (mode := said.get("crop_mode")) in ("center", "squash"):
         pictures["resize"] = "shorter" if mode == "center" else "squash"
-    return found, pictures
+    return pictures
+
+
+def _of_open_clip(config: Mapping[str, Any]) -> tuple[dict[str, tuple[Any, str]], dict[str, Any]]:
+    """OpenCLIP's file says how pictures are made and, of its own ViTs, heads and activation."""
+    model, pictures = (config.get(key) for key in ("model_cfg", "preprocess_cfg"))
+    model = model if isinstance(model, Mapping) else {}
+    tower = model.get("vision_cfg")
+    found: dict[str, tuple[Any, str]] = {}
+    if isinstance(tower, Mapping) and "timm_model_name" not in tower:
+        found["act_layer"] = "quick_gelu" if model.get("quick_gelu") else "gelu", "quick_gelu"
+        width, of_head = tower.get("width"), tower.get("head_width", 64)
+        if _side(width) and _side(of_head):
+            found["num_heads"] = width // of_head, "width / head_width"
+    said = dict(pictures) if isinstance(pictures, Mapping) else {}
+    modes = {"shortest": "center", "squash": "squash"}
+    return found, _pictures_of_timm(said | {"crop_mode": modes.get(str(said.get("resize_mode")))})
 
 
 def _of_processor(processor: Mapping[str, Any]) -> dict[str, Any]:
     """What a processor of transformers does to a picture, in our words."""
     pictures: dict[str, Any] = {}
-    if processor.get("do_normalize") is False:
-        pictures |= {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
-    else:
-        for key, theirs in (("mean", "image_mean"), ("std", "image_std")):
-            if _is_numbers(processor.get(theirs)):
-                pictures[key] = tuple(map(float, processor[theirs]))
+    # Of a pixel of 255, before it is normalised.
+    white = 255.0
+    if processor.get("do_rescale") is not False:
+        factor: Any = processor.get("rescale_factor")
+        white = 255.0 * factor if _is_number(factor) and factor > 0 else 1.0
+    for key, theirs, none in (("mean", "image_mean", 0.0), ("std", "image_std", 1.0)):
+        value: Any = none if processor.get("do_normalize") is False else processor.get(theirs)
+        value = [value] * 3 if _is_number(value) else value
+        if _is_numbers(value):
+            pictures[key] = tuple(float(one) / white for one in value)
     if processor.get("do_resize") is False:
         return pictures
     if processor.get("resample") in _RESAMPLINGS:
@@ -204,6 +282,10 @@ def _of_processor(processor: Mapping[str, Any]) -> dict[str, Any]:
             pictures["multiple"] = 16
         return pictures
     pictures["resize"] = "squash" if is_square else "shorter"
+    share: Any = processor.get("crop_pct")
+    if _is_number(share) and not is_square and side < _LEAST_SQUASHED:
+        # ConvNeXt's: resized by the share, and the middle taken.
+        return pictures | {"crop_ratio": float(share)}
     crop = _side(processor.get("crop_size")) if processor.get("do_center_crop") else None
     pictures["crop_ratio"] = min(1.0, crop / side) if crop else 1.0
     return pictures

@@ -7,7 +7,7 @@ them, is read first; nothing that outputs depend on is dropped or taken for gran
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from maskaq_jax.storage import notes
 from maskaq_jax.storage.notes import Tell
 from maskaq_jax.torch_import import (
     architecture,
+    classifiers,
     companions,
     dense_names,
     flax_names,
@@ -32,11 +33,8 @@ from maskaq_jax.torch_import import (
     readers,
 )
 
-# What stands between the tokens and the classifier in models that have no such thing here.
-_BEFORE_CLASSIFIER = re.compile(r"(^|\.)(pooler|pre_logits)\.")
-_CLASSIFIER = re.compile(r"(^|\.)(head|head_dist|(cls_|distillation_)?classifier|heads\.head)\.")
 # What a model without classifier has no use for; of MAE, what its training alone used.
-_WITHOUT_CLASSIFIER = re.compile(r"^(head|head_dist|decoder)\.|^decoder_")
+_WITHOUT_CLASSIFIER = re.compile(r"^(head|head_dist|linear_head|decoder)\.|^decoder_")
 
 
 def load_torch_weights(
@@ -94,6 +92,10 @@ def load_torch_weights(
 def read_companions(path: str | os.PathLike[str], tell: Tell = notes.log) -> companions.Companions:
     """What is said beside weights, of the model and of the pictures that it takes.
 
+        >>> said = read_companions("vit.safetensors")
+        >>> said.pictures
+        {}
+
     Args:
       path: as of `load_torch_weights`.
       tell: is told of files that can't be read.
@@ -119,6 +121,9 @@ def from_torch_state(
 ) -> dict[str, Any]:
     """Converts a state dict of arrays in PyTorch's layouts; see `load_torch_weights`.
 
+        >>> state = to_torch_state(load_torch_weights("vit.safetensors", model))
+        >>> params = from_torch_state(state, model)
+
     Args:
       state: name -> array.
       model: a model of `models.create_model`, quantized or not.
@@ -130,24 +135,30 @@ def from_torch_state(
     Raises:
       ValueError: names, shapes or values don't fit the model.
     """
+    state = prefixes.without_wrappers(state, source, tell)
     if kind := mechanisms.find_other(state):
         raise ValueError(
-            f"{source} does not fit the model: its names are those of a {kind}, which computes "
-            "otherwise than the models here"
+            f"{source} does not fit the model: its names are those of {_with_article(kind)}, which "
+            "computes otherwise than the models here"
         )
-    state, prefix = prefixes.without_prefix(names.without_text(state), source)
+    state = classifiers.bring_to_ours(state, model, source, tell)
+    has_towers, given = names.has_towers(state), state
+    state, prefix = prefixes.without_prefix(state, source)
+    if has_towers:
+        state = names.without_text(state)
     task = dense_names.task_of(state)
     if task != "classification":
         prefix = prefix.removesuffix("backbone.")  # which is where they have their backbone
         state = dense_names.to_ours(state, task, source, tell)
     if prefix:
         tell(f"{source}: the prefix {prefix!r} of its names is taken off")
-    state = names.to_timm(_without_pooler(state, model, source, tell))
+    state = names.to_timm(state)
     if task != model.task:
         raise ValueError(
             f"{source} does not fit the model: its names are those of a {dense_names.NOUNS[task]}, "
             f"and the model is a {dense_names.NOUNS[model.task]}{_likely_model(state, model)}"
         )
+    classifiers.check(state, model, source)
     if model.num_classes == 0:
         left_out = sorted(name for name in state if _WITHOUT_CLASSIFIER.match(name))
         state = {name: state[name] for name in state if name not in left_out}
@@ -157,11 +168,25 @@ def from_torch_state(
     if ("pos_embed",) in expected and "pos_embed" in state:
         length = expected[("pos_embed",)].shape[1]
         state = positions.fit_positions(state, model, length, image_size, source, tell)
-    return _to_tree(state, model, expected, source)
+    return _to_tree(state, model, expected, source, _outside(given, prefix))
+
+
+def _with_article(kind: str) -> str:
+    return f"{'an' if kind[0] in 'AE' else 'a'} {kind}"
+
+
+def _outside(names: Iterable[str], prefix: str) -> dict[str, str]:
+    """Names outside a prefix -> the key that takes what is inside."""
+    key = prefix.split(".")[0]
+    return {name: key for name in names if prefix and not name.startswith(f"{key}.")}
 
 
 def _to_tree(
-    state: Mapping[str, np.ndarray], model: Model, expected: Mapping[Any, Any], source: str
+    state: Mapping[str, np.ndarray],
+    model: Model,
+    expected: Mapping[Any, Any],
+    source: str,
+    outside: Mapping[str, str],
 ) -> dict[str, Any]:
     """The parameter tree of a state dict under timm's names; ValueError if they don't fit."""
     paths = {_torch_name(path): path for path in expected}
@@ -172,6 +197,10 @@ def _to_tree(
     ):
         if found:
             problems.append(f"{len(found)} {kind}: {notes.some(found)}")
+        if keys := {outside[name] for name in found if name in outside}:
+            problems[-1] += (
+                f" (config.model.weights_key={min(keys)!r} takes what is below it alone)"
+            )
     params = {}
     misshapen, not_finite = [], []
     for name in sorted(paths.keys() & state.keys()):
@@ -212,27 +241,6 @@ def _with_head(
         )
     tell(f"{source}: the head is that of {heads[0].name} beside it")
     return state | readers.read(heads[0], "", tell).state
-
-
-def _without_pooler(
-    state: dict[str, np.ndarray], model: Model, source: str, tell: Tell
-) -> dict[str, np.ndarray]:
-    """Drops a layer between tokens and classifier, where no classifier reads it.
-
-    Raises:
-      ValueError: one does.
-    """
-    found = [name for name in state if _BEFORE_CLASSIFIER.search(name)]
-    if not found:
-        return state
-    if model.num_classes and any(_CLASSIFIER.search(name) for name in state):
-        raise ValueError(
-            f"{source} does not fit the model: its classifier reads a layer behind the class "
-            f"token's norm ({found[0]}), which the models here don't have; without a classifier "
-            "(config.model.num_classes=0) the features before it can be quantized"
-        )
-    tell(f"{source}: left out, as nothing before it depends on it: {notes.some(found)}")
-    return {name: state[name] for name in state if name not in found}
 
 
 def _check_facts(facts: Mapping[str, Any], model: Model, source: str) -> None:
@@ -287,6 +295,10 @@ def to_mmdetection_state(params: dict[str, Any]) -> dict[str, np.ndarray]:
 def to_torch_state(params: dict[str, Any]) -> dict[str, np.ndarray]:
     """The inverse of `from_torch_state`: our parameters under timm's names and layouts; heads of
     detectors and segmenters under ours, 1 x 1 convolutions as matrices.
+
+        >>> state = to_torch_state(load_torch_weights("vit.safetensors", model))
+        >>> state["patch_embed.proj.weight"].ndim
+        4
     """
     return {
         _torch_name(path): np.ascontiguousarray(_to_torch_layout(path, np.asarray(value)))

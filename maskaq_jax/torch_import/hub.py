@@ -11,8 +11,6 @@ from maskaq_jax.torch_import import companions, readers
 
 SCHEME = "hf://"
 _ADDRESS = re.compile(r"hf://(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
-# Small files beside weights, which say how they are to be used.
-_BESIDE = (companions.CONFIG, companions.PROCESSOR)
 
 
 def parse_address(address: str) -> re.Match[str]:
@@ -85,7 +83,7 @@ def _download(parts: re.Match[str], name: str, **options: Any) -> Path:
 
 def _fetch_others(parts: re.Match[str], weights: Path, address: str) -> None:
     """Fetches what lies beside weights: the parts that an index lists, and what is said of them."""
-    for name in _BESIDE:
+    for name in companions.FILES:
         with contextlib.suppress(Exception):  # there is none, or it can't be had: as of a file
             _download(parts, name)
     if not weights.name.endswith(readers.INDEX):

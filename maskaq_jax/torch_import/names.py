@@ -1,13 +1,14 @@
 """State dicts of other projects -> timm's names: the original Swin, DINOv2 and DeiT III, OpenCLIP,
-torchvision, and Hugging Face transformers' ViT, DeiT, Swin, Dinov2, and the image towers of CLIP
-and SigLIP.
+torchvision's ViT and Swin, and Hugging Face transformers' ViT, DeiT, Swin, Dinov2, and the image
+towers of CLIP and SigLIP.
 
 Only names are looked at, and the separate projections of query, key and value joined; whether the
 result fits a model is for `torch_import` to say.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -23,12 +24,14 @@ _OF_TEXT = re.compile(
     r"^(text_model\.|text\.|transformer\.resblocks\.|token_embedding\.|ln_final\.)"
     r"|^(text_projection(\.weight)?|positional_embedding|logit_scale|logit_bias)$"
 )
+_OF_IMAGES = re.compile(r"(^|\.)(vision_model|visual)\.")
 _FROM_HUGGING_FACE = re.compile(r"(^|\.)embeddings\.patch_embeddings?\.")
 _WITHOUT_AXES = re.compile(
     r"embeddings\.(class_embedding|position_embedding\.weight)$"
     r"|^visual\.(class|positional)_embedding$"
 )
 _FROM_OPEN_CLIP, _FROM_TORCHVISION = "visual.conv1.weight", "conv_proj.weight"
+_SWIN_OF_TORCHVISION = "features.0.0.weight"
 
 # In order; a name takes every change that matches it. Version 5 of transformers has other names in
 # memory (`q_proj`, `o_proj`, `mlp`) than in the files it writes.
@@ -103,12 +106,24 @@ _TORCHVISION_NAMES = [
     (r"\.mlp\.(linear_2|3)\.", ".mlp.fc2."),
     (r"^heads\.head\.", "head."),
 ]
+# Modules of a Swin are numbered through: the stem, and blocks and merging by turns.
+_TORCHVISION_SWIN_NAMES: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
+    (r"^features\.0\.0\.", "patch_embed.proj."),
+    (r"^features\.0\.2\.", "patch_embed.norm."),
+    (r"^features\.(\d+)\.(?=norm|reduction)", lambda m: f"layers.{int(m[1]) // 2}.downsample."),
+    (r"^features\.(\d+)\.(?=\d)", lambda m: f"layers.{int(m[1]) // 2}.blocks."),
+    (r"\.mlp\.0\.", ".mlp.fc1."),
+    (r"\.mlp\.3\.", ".mlp.fc2."),
+]
+
+
+def has_towers(names: Iterable[str]) -> bool:
+    """Whether a model's names are those of a tower for images, beside which may be one for text."""
+    return any(_OF_IMAGES.search(name) for name in names)
 
 
 def without_text(state: Mapping[str, np.ndarray]) -> State:
-    """A tower for images without that for text beside it, where there are two."""
-    if not any(re.match(r"vision_model\.|visual\.", name) for name in state):
-        return dict(state)
+    """A tower for images, its prefix taken off, without that for text beside it."""
     return {name: state[name] for name in state if not _OF_TEXT.search(name)}
 
 
@@ -131,6 +146,8 @@ def to_timm(state: Mapping[str, np.ndarray]) -> State:
         kept = _with_projection(_renamed(kept, _OPEN_CLIP_NAMES))
     elif _FROM_TORCHVISION in kept:
         kept = _renamed(kept, _TORCHVISION_NAMES)
+    elif _SWIN_OF_TORCHVISION in kept:
+        kept = _renamed(kept, _TORCHVISION_SWIN_NAMES)
     elif "layers.0.downsample.reduction.weight" in kept:
         # timm's own Swin merges patches at the start of a stage, and has none in the first.
         kept = _merge_before_stage(kept)
@@ -147,7 +164,7 @@ def _is_swin(state: Mapping[str, np.ndarray]) -> bool:
     return any("relative_position_bias_table" in name for name in state)
 
 
-def _renamed(state: Mapping[str, np.ndarray], names: Sequence[tuple[str, str]]) -> State:
+def _renamed(state: Mapping[str, np.ndarray], names: Sequence[tuple[str, Any]]) -> State:
     """In order; a name takes every change that matches it."""
     renamed = {}
     for name, array in state.items():

@@ -19,6 +19,7 @@ from safetensors.numpy import load_file
 
 from maskaq_jax.storage import failures, notes, paths
 from maskaq_jax.storage.notes import Tell
+from maskaq_jax.torch_import import prefixes
 
 State = dict[str, np.ndarray]
 
@@ -30,10 +31,12 @@ FILES = (
     *("pytorch_model.bin", f"pytorch_model.bin{INDEX}"),
     "flax_model.msgpack",
 )
-_PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".tar")
+_PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".tar", ".pkl")
 # Under which training scripts store the weights beside other things; the first that is there.
 _OF_SCRIPTS = ("model", "state_dict", "params", "target")
 _KEYS_SHOWN = 8
+# How weights are saved so that they can be read.
+_ALONE = "torch.save(model.state_dict(), 'weights.pth')"
 # NumPy's archives hold weights about as large as they are; what is far smaller hides something.
 _MOST_COMPRESSED, _SMALL = 100, 64 * 2**20
 
@@ -83,7 +86,11 @@ def find_heads(file: Path) -> list[Path]:
 
 def _weight_files(folder: Path) -> list[Path]:
     endings = (".safetensors", ".npz", ".msgpack", *_PICKLES)
-    return sorted(file for file in folder.iterdir() if file.suffix in endings and file.is_file())
+    return sorted(file for file in folder.iterdir() if _ending(file) in endings and file.is_file())
+
+
+def _ending(file: Path) -> str:
+    return file.suffix.lower()
 
 
 def _is_head(file: Path) -> bool:
@@ -108,15 +115,15 @@ def read(path: Path, weights_key: str, tell: Tell) -> Weights:
         raise ValueError(f"{path} can't be read: {what}")
     if path.name.endswith(INDEX):
         return Weights(_below(path, _read_shards(path), weights_key))
-    if path.suffix == ".safetensors":
+    if _ending(path) == ".safetensors":
         return Weights(_below(path, _read_safetensors(path), weights_key))
-    if path.suffix == ".npz":
+    if _ending(path) == ".npz":
         return Weights(_below(path, _read_archive(path), weights_key, "/"), is_flax=True)
-    if path.suffix == ".msgpack":
+    if _ending(path) == ".msgpack":
         content = _read_msgpack(path)
         content = _take(path, content, weights_key) if weights_key else _choose_tree(content)
         return Weights(_flatten(path, content, "/"), is_flax=True)
-    if path.suffix in _PICKLES:
+    if _ending(path) in _PICKLES:
         return Weights(_read_pickle(path, weights_key, tell))
     raise ValueError(
         f"{path}: expected a weight file ending in .safetensors, .pth, .pt or .bin, or in .npz or "
@@ -157,7 +164,9 @@ def _read_shards(path: Path) -> State:
         failures.check_opens(shard)
         if what := failures.what_it_is(shard):
             raise ValueError(f"{shard} can't be read: {what}")
-        state |= _read_safetensors(shard) if shard.suffix == ".safetensors" else _read_pickle(shard)
+        state |= (
+            _read_safetensors(shard) if _ending(shard) == ".safetensors" else _read_pickle(shard)
+        )
     return state
 
 
@@ -217,7 +226,23 @@ def _flatten(path: Path, content: Any, separator: str, prefix: str = "") -> Stat
     return state
 
 
+def _is_torch_script(path: Path) -> bool:
+    """Whether an archive holds a program beside its tensors."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(re.search(r"^[^/]*/(code/|constants\.pkl$)", n) for n in archive.namelist())
+    except Exception as error:  # whatever decoders of damaged files raise; PyTorch tells of these
+        if failures.is_of_machine(error) and not isinstance(error, MemoryError):
+            raise
+        return False
+
+
 def _read_pickle(path: Path, weights_key: str = "", tell: Tell = notes.log) -> State:
+    if _is_torch_script(path):
+        raise ValueError(
+            f"{path} is a TorchScript archive, a program beside its weights, which is not run: "
+            f"save the weights alone, {_ALONE.replace('model.', 'torch.jit.load(path).')}"
+        )
     try:
         import torch  # Only this format needs it.
     except ImportError as error:
@@ -233,7 +258,8 @@ def _read_pickle(path: Path, weights_key: str = "", tell: Tell = notes.log) -> S
             f"no file of tensors alone, it asks for {found[1]}" if found else "no file of tensors"
         )
         raise ValueError(
-            f"{path} is {asks}: it is not read, since more than tensors could run code"
+            f"{path} is {asks}: it is not read, since more than tensors could run code: where it "
+            f"was trained, save the weights alone, {_ALONE}"
         ) from error
     except Exception as error:  # torch raises many kinds for a file that is not weights
         reason = str(error) or type(error).__name__
@@ -311,13 +337,24 @@ def _states(content: dict[Any, Any], depth: int = 3) -> list[str]:
 def _take(path: Path, content: Any, weights_key: str) -> dict[str, Any]:
     """What is under a key, which may be a path of keys with dots between them."""
     if isinstance(content, dict):
-        if isinstance(content.get(weights_key), dict):
-            return content[weights_key]
+        if isinstance(found := content.get(weights_key), dict):
+            models = prefixes.of_models(name for name in found if isinstance(name, str))
+            is_key_of_one = len(models) > 1 and any(
+                f"{name}.".startswith(f"{weights_key}.") for name in models
+            )
+            return _below(path, found, weights_key) if is_key_of_one else found
         for key, value in content.items():
             if weights_key.startswith(f"{key}.") and isinstance(value, dict):
                 return _take(path, value, weights_key.removeprefix(f"{key}."))
         if any(str(name).startswith(f"{weights_key}.") for name in content):
             return _below(path, content, weights_key)
+        for key in _OF_SCRIPTS:  # where a script keeps all its weights; messages name no such key
+            inner = content.get(key)
+            starts = [weights_key, f"{weights_key}."]
+            if isinstance(inner, dict) and any(
+                str(name) == starts[0] or str(name).startswith(starts[1]) for name in inner
+            ):
+                return _take(path, inner, weights_key)
     keys = (
         notes.some([repr(key) for key in content], _KEYS_SHOWN)
         if isinstance(content, dict)

@@ -47,6 +47,19 @@ def load(tmp_path):
         ({"architecture": "vit_base_patch32_clip_quickgelu_224.openai"}, "act_layer='quick_gelu'"),
         ({"architecture": "other", "global_pool": "avg"}, "global_pool='avg'"),
         ({"architecture": "other", "model_args": {"act_layer": "relu"}}, "act_layer='relu'"),
+        ({"architecture": "x", "global_pool": "max"}, "don't have, of token, avg, map"),
+        ({"hidden_act": "selu"}, "which the models here don't have, of gelu, "),
+        (
+            {"architecture": "vit_small_patch8_224"},
+            "num_heads of the architecture 'vit_small_patch",
+        ),
+        ({"architecture": "vit_base_patch16_rpn_224.sw"}, "'vit_base_patch16_rpn_224', which"),
+        ({"architecture": "vit_pe_core_base_patch16_224"}, "computes otherwise than the models"),
+        ({"architecture": "vit_base_patch16_rope_ape_224"}, "computes otherwise than the models"),
+        (
+            {"model_type": "clip", "vision_config": {"model_type": "clip_vision_model"}},
+            "quick_gelu",
+        ),
     ],
 )
 def test_a_difference_to_the_model_is_named_with_its_field(load, config, message):
@@ -68,6 +81,22 @@ def test_a_difference_to_the_model_is_named_with_its_field(load, config, message
 )
 def test_what_agrees_or_says_nothing_is_accepted(load, config):
     load(config)
+
+
+def test_an_architecture_that_is_none_here_is_told(load):
+    lines = load({"architecture": "vit_giant_patch99_224.x"})
+    assert any("architecture 'vit_giant_patch99_224', which is none of" in line for line in lines)
+
+
+def test_what_open_clip_says_of_a_tower_is_compared(tmp_path):
+    save_file(constant_weights(MODEL, 1.0), tmp_path / "model.safetensors")
+    tower = {"width": 8, "head_width": 2}
+    said = {"model_cfg": {"quick_gelu": True, "vision_cfg": tower}}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(said))
+    with pytest.raises(ValueError, match=r"open_clip_config\.json") as refusal:
+        torch_import.load_torch_weights(tmp_path, MODEL)
+    for part in ("act_layer='quick_gelu'", "num_heads=4"):
+        assert part in str(refusal.value)
 
 
 def test_a_file_that_cannot_be_read_is_told(load):

@@ -263,3 +263,20 @@ def test_pickled_weights_are_read_as_tensors_and_nothing_else(read, small_state,
 def test_pickles_without_a_state_dict_are_refused(read, content):
     with pytest.raises(ValueError, match="expected a state dict of tensors"):
         read(content)
+
+
+@pytest.mark.parametrize("outer", ["state_dict", "model"])
+def test_the_key_that_a_message_names_is_the_one_that_takes(monkeypatch, tmp_path, small, outer):
+    path = tmp_path / "last.PTH"
+    path.touch()
+    state = {name: _Tensor(value) for name, value in constant_weights(small, 1.0).items()}
+    content = {outer: {f"{key}.{name}": state[name] for key in ("model", "ema") for name in state}}
+    torch = types.SimpleNamespace(
+        load=lambda *_, **__: content, is_tensor=lambda value: isinstance(value, _Tensor)
+    )
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    with pytest.raises(ValueError, match="several models, below 'ema', 'model'"):
+        torch_import.load_torch_weights(path, small)
+    for key in ("model", "ema"):
+        params = torch_import.load_torch_weights(path, small, key)
+        assert set(torch_import.to_torch_state(params)) == set(state)

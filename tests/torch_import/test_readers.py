@@ -1,6 +1,8 @@
 """Files of weights as people have them."""
 
 import json
+import re
+import zipfile
 
 import jax
 import jax.numpy as jnp
@@ -210,13 +212,131 @@ def test_layer_scale_is_advised_by_its_argument(state):
         ("blocks.0.mlp.w12.weight", "SwiGLU"),
         ("encoder.layer.0.mlp.weights_in.weight", "SwiGLU"),
         ("module.rope_embed.periods", "DINOv3"),
+        ("rope.freqs", "ViT with rotary"),
+        ("blocks.0.attn.rel_pos.mlp.fc1.weight", "ViT with relative positions"),
+        ("stages.0.blocks.0.attn.meta_mlp.fc1.weight", "Swin V2-CR"),
+        ("preprocessor.patchifier.proj.weight", "AIMv2"),
         ("patch_embed.backbone.stem.conv.weight", "hybrid"),
         ("layer1.0.conv1.weight", "convolutional network"),
     ],
 )
 def test_other_mechanisms_are_refused_by_their_name(state, name, kind):
-    with pytest.raises(ValueError, match=f"its names are those of a .*{kind}"):
+    with pytest.raises(ValueError, match=f"its names are those of an? .*{kind}"):
         torch_import.from_torch_state(state | {name: np.zeros(2)}, MODEL)
+
+
+def test_what_is_missing_and_shapes_tell_other_mechanisms(state):
+    rotary = state | {"blocks.0.gamma_1": np.zeros(8)}
+    del rotary["pos_embed"]
+    with pytest.raises(ValueError, match="those of a ViT with rotary"):
+        torch_import.from_torch_state(rotary, MODEL)
+    with pytest.raises(ValueError, match="those of a DINOv3"):
+        torch_import.from_torch_state(rotary | {"reg_token": np.zeros((1, 4, 8))}, MODEL)
+    gated = state | {"blocks.0.mlp.fc1.weight": np.zeros((64, 8), np.float32)}
+    with pytest.raises(ValueError, match="those of a ViT with SwiGLU"):
+        torch_import.from_torch_state(gated, MODEL)
+
+
+@pytest.mark.parametrize(
+    "wrapper", ["_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"]
+)
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_wrappers_of_parts_and_counters_come_off(params, state, load, wrapper, prefix):
+    wrapped = {
+        prefix + name.replace("blocks.0.", f"blocks.0.{wrapper}."): array
+        for name, array in state.items()
+    }
+    counted = {"n_averaged": np.zeros(1), "total_ops": np.zeros(1)}
+    found, told = load(wrapped | counted | {f"{prefix}norm.total_params": np.zeros(1)})
+    _assert_same(found, params)
+    assert any(f"{wrapper}, around parts of the model, is taken off" in line for line in told)
+    assert any("n_averaged" in line and "no output depends on it" in line for line in told)
+
+
+def test_a_tower_for_text_is_left_out_below_a_prefix(params, state, load):
+    names = {"cls_token": "class_embedding", "pos_embed": "positional_embedding"}
+    tower = {}
+    for name, array in state.items():
+        for theirs, ours in (
+            ("conv1.weight", "patch_embed.proj.weight"),
+            ("transformer.resblocks.", "blocks."),
+            ("attn.in_proj_", "attn.qkv."),
+            ("attn.out_proj.", "attn.proj."),
+            ("ln_1.", "norm1."),
+            ("ln_2.", "norm2."),
+            ("mlp.c_fc.", "mlp.fc1."),
+            ("mlp.c_proj.", "mlp.fc2."),
+        ):
+            name = name.replace(ours, theirs)
+        name = name.replace("norm.", "ln_post.")
+        if name in names:
+            array = array.reshape(-1, 8) if name == "pos_embed" else array.reshape(-1)
+        tower[f"module.visual.{names.get(name, name)}"] = array
+    for name in [name for name in tower if ".head." in name or ".proj.bias" in name]:
+        del tower[name]
+    text = {
+        "module.transformer.resblocks.0.ln_1.weight": np.ones(8, np.float32),
+        "module.positional_embedding": np.ones((7, 8), np.float32),
+        "module.logit_scale": np.ones((), np.float32),
+    }
+    with pytest.raises(ValueError, match="does not fit the model") as refusal:
+        load(tower | text, HEADLESS)
+    assert "unexpected" not in str(refusal.value)
+    assert "1 missing: patch_embed.proj.bias" in str(refusal.value)
+
+
+def test_weights_of_two_models_in_a_checkpoint_are_taken_by_the_key_that_is_named(
+    params, state, load
+):
+    with pytest.raises(ValueError, match=r"weights_key='model' takes what is below it alone"):
+        load(_prefixed("model.", state) | {"loss.weight": np.zeros(3, np.float32)})
+    found, _ = load(
+        _prefixed("model.", state) | {"loss.weight": np.zeros(3, np.float32)}, weights_key="model"
+    )
+    _assert_same(found, params)
+
+
+def test_a_program_of_torchscript_is_refused_with_the_mend(tmp_path):
+    path = tmp_path / "weights.pt"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("model/constants.pkl", b"")
+    with pytest.raises(ValueError, match=r"TorchScript archive.*torch\.jit\.load\(path\)\.state"):
+        torch_import.load_torch_weights(path, MODEL)
+
+
+def test_an_ending_may_be_in_capitals(params, state, tmp_path):
+    save_file(state, tmp_path / "weights.SAFETENSORS")
+    _assert_same(torch_import.load_torch_weights(tmp_path, MODEL), params)
+
+
+def _in_torchvisions_names(state):
+    """timm's names of a Swin -> torchvision's."""
+    renamed = {}
+    for name, array in state.items():
+        name = re.sub(r"^layers\.(\d)\.downsample\.", lambda m: f"features.{2 * int(m[1])}.", name)
+        name = re.sub(r"^layers\.(\d)\.blocks\.", lambda m: f"features.{2 * int(m[1]) + 1}.", name)
+        for theirs, ours in (
+            ("features.0.0.", "patch_embed.proj."),
+            ("features.0.2.", "patch_embed.norm."),
+            ("mlp.0.", "mlp.fc1."),
+            ("mlp.3.", "mlp.fc2."),
+            ("head.", "head.fc."),
+        ):
+            name = name.replace(ours, theirs)
+        renamed[name] = array
+    return renamed
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_a_swin_of_torchvision_is_read(load, prefix):
+    sizes = {"embed_dim": 4, "depths": (1, 2), "num_heads": (1, 2), "window_size": 2}
+    swin = create_model("swin", 3, img_size=8, patch_size=2, **sizes)
+    shapes = jax.eval_shape(swin.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))["params"]
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes)
+    theirs = _in_torchvisions_names(torch_import.to_torch_state(params))
+    theirs["features.1.0.attn.relative_position_index"] = np.zeros(16, np.int64)
+    _assert_same(load(_prefixed(prefix, theirs), swin)[0], params)
 
 
 def _flax_tree(params):
