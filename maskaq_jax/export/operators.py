@@ -47,8 +47,10 @@ class Kernel(NamedTuple):
     @property
     def shape(self) -> tuple[int, ...]:
         """[..., out]."""
-        whole: Any = self.weight if self.codes is None else self.codes.codes
-        return tuple(whole.shape)
+        if self.codes is not None:
+            return self.codes.codes.shape
+        assert self.weight is not None
+        return self.weight.shape
 
     def split(self, count: int) -> list["Kernel"]:
         """The layers that give each of `count` equal parts of the output channels."""
