@@ -47,8 +47,6 @@ COLUMNS = (
     "| peak MB | rms | JAX's own |"
 )
 FLOAT = (32, 32)
-# So many that some code of some image lies beside a tie, in JAX alone too.
-_NUM_COMPARED = 32
 _NUM_CALIBRATED = 4
 # JAX, on one thread as the others are.
 _ONE_THREAD = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
@@ -100,7 +98,7 @@ def main() -> None:
     print(_cpu(), f"\n\n{COLUMNS}\n{'|---' * (COLUMNS.count('|') - 1)}|", flush=True)
     for model in options.models:
         with tempfile.TemporaryDirectory() as directory:
-            files = list(_write_files(model, options.bits, Path(directory)))
+            files = list(_write_files(model, options.bits, options.compared, Path(directory)))
             for batch in options.batches:
                 taken = _measure(model, files, options.runtimes, batch, options.repeats)
                 rows = to_records(model, files, taken, batch)
@@ -128,6 +126,8 @@ def _parser() -> argparse.ArgumentParser:
         default=[name for name, package in RUNTIMES.items() if util.find_spec(package)],
         help=f"of {', '.join(RUNTIMES)}; those that are installed if left out",
     )
+    # So many that some code of some image lies beside a tie, in JAX alone too.
+    parser.add_argument("--compared", type=int, default=32, help="images of the agreement")
     parser.add_argument("--repeats", type=processes.parse_repeats, default=15, help="timed passes")
     parser.add_argument("--json", type=Path, help="file for the records")
     parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
@@ -144,7 +144,9 @@ def _parse_runtimes(text: str) -> list[str]:
     return names
 
 
-def _write_files(name: str, bits: Sequence[str], directory: Path) -> Iterator[File]:
+def _write_files(
+    name: str, bits: Sequence[str], num_compared: int, directory: Path
+) -> Iterator[File]:
     """The model in float32, and at each of the bits."""
     import jax
 
@@ -155,7 +157,7 @@ def _write_files(name: str, bits: Sequence[str], directory: Path) -> Iterator[Fi
     from maskaq_jax.models import Quantization, create_model
 
     float_model = create_model(name)
-    shape = (_NUM_COMPARED, *float_model.input_shape)
+    shape = (num_compared, *float_model.input_shape)
     images = jax.random.normal(jax.random.key(0), shape)
     params = jax.jit(float_model.init)(jax.random.key(1), images[:1])["params"]
     pairs = [tuple(map(int, text.split("x"))) for text in bits]
@@ -170,9 +172,12 @@ def _write_files(name: str, bits: Sequence[str], directory: Path) -> Iterator[Fi
         onnx.write_onnx(path, model, variables, Pixels(), Preprocessing())
         seconds = time.perf_counter() - started
         own = agreement.outputs_of(model, variables)
-        expected = own(np.asarray(images))
-        moved = agreement.nudged(own)(np.asarray(images))
-        found = agreement.open_onnx(path.read_bytes(), Pixels())(np.asarray(images))
+        file = agreement.open_onnx(path.read_bytes(), Pixels())
+        expected, moved, found = (
+            # Detectors and models of maps have several outputs.
+            np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(outputs(np.asarray(images)))])
+            for outputs in (own, agreement.nudged(own), file)
+        )
         yield File(
             path,
             (weight_bits, activation_bits),
