@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.getLogger("absl").setLevel(logging.FATAL)  # Orbax warns of what it only reads.
     options = _parser().parse_args(arguments)
     memory.compute_in_32_bits()
-    out = options.out and Path(options.out).expanduser()
+    out = None if options.out is None else Path(options.out).expanduser()
     with refusing():
         file_format = options.format or (formats.format_of(out) if out else "onnx")
         workdir = Path(options.workdir).expanduser()

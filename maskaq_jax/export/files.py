@@ -5,12 +5,14 @@ from importlib import util
 from pathlib import Path
 from typing import Any
 
+from maskaq_jax import models
 from maskaq_jax.config import Config
 from maskaq_jax.export import formats
 from maskaq_jax.export.formats import Format, Input
 from maskaq_jax.export.packed import write_packed
 from maskaq_jax.models import Model
 from maskaq_jax.schema import ConfigError
+from maskaq_jax.storage import notes
 
 
 def check_target(path: Path, file_format: Format) -> None:
@@ -61,6 +63,11 @@ def write(
             "--format=onnx, or safetensors for JAX"
         )
     check_target(path, file_format)
+    computed = models.description(model)["arguments"].get("dtype", "float32")
+    if computed != "float32" and file_format != "safetensors":
+        notes.log(
+            f"the run computes in {computed} and the file in float32, so classes differ more often"
+        )
     if file_format == "safetensors":
         write_packed(path, model, variables)
         return

@@ -22,9 +22,10 @@ def description(
       JSON values: `input`; the model's `task`; `size` [height, width] of images; the `resize`
       ('shorter' side, 'squash' or 'fit', with its `shortest_edge` and `multiple`), `crop` (share of
       the resized picture's shorter side that the central crop keeps) and `interpolation` that make
-      a picture one; `mean` and `std` of pixels in [0, 1]; `bits` of `weights` and `activations`,
-      with the `rules` of layers that have others; `classes`, 0 for a model whose outputs are
-      features; `model`; and the `version` of maskaq_jax.
+      a picture one; `mean` and `std` of pixels in [0, 1]; whether pictures are made `grey` first,
+      with the same value on all channels; `bits` of `weights` and `activations`, with the `rules`
+      of layers that have others; `classes`, 0 for a model whose outputs are features; `model`; and
+      the `version` of maskaq_jax.
     """
     quantization = model.quantization
     bits = (
@@ -43,6 +44,7 @@ def description(
         "interpolation": preprocessing.interpolation,
         "mean": list(pixels.mean),
         "std": list(pixels.std),
+        "grey": pixels.grey,
         "bits": dict(zip(("weights", "activations"), bits, strict=True)),
         "rules": quantization.rules if quantization else "",
         "classes": model.num_classes,

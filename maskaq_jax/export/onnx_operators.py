@@ -230,9 +230,10 @@ class OnnxOperators:
         packed = packing.pack_fields(array, bits)
         for (width, lower), own in zip(packing.fields(bits), packed, strict=True):
             x = self._store(numpy_helper.from_array(own[None]))
-            shifts = self.constant(np.arange(0, 8, width, dtype=np.uint8)[:, None])
-            x = self.emit("BitShift", x, shifts, direction="RIGHT")
-            x = self.emit("BitwiseAnd", x, self._byte(2**width - 1))
+            shifts = np.arange(0, 8, width, dtype=np.uint8)[:, None]
+            # What is shifted out is 0 by then: a runtime may divide, and round.
+            x = self.emit("BitwiseAnd", x, self.constant((2**width - 1) << shifts))
+            x = self.emit("BitShift", x, self.constant(shifts), direction="RIGHT")
             if lower:
                 x = self.emit("BitShift", x, self._byte(lower), direction="LEFT")
             parts.append(x)

@@ -106,10 +106,12 @@ def load_packed(path: str | os.PathLike[str]) -> tuple[Model, Any]:
         leaves = {
             name: _kernel(stored, name, leaf.shape, model)
             if f"{name}.codes" in stored
-            else jnp.asarray(stored[name])
+            else _plain(stored, name, leaf)
             for name, leaf in trees.by_name(template).items()
         }
-    except (KeyError, TypeError, ValueError) as error:
+        if stored:
+            raise ValueError(f"the model has no {min(stored)}")
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(
             f"{path} was written by another version of maskaq_jax, or for another model: {error}"
         ) from error
@@ -117,18 +119,29 @@ def load_packed(path: str | os.PathLike[str]) -> tuple[Model, Any]:
     return model, jax.tree.unflatten(structure, leaves.values())
 
 
+def _plain(stored: dict[str, np.ndarray], name: str, expected: jax.ShapeDtypeStruct) -> jax.Array:
+    """What the file has as it is, taken out of what is stored."""
+    array = stored.pop(name)
+    if (array.shape, array.dtype) != (expected.shape, expected.dtype):
+        raise ValueError(
+            f"{name} is {array.dtype} {array.shape}, and {expected.dtype} {expected.shape} there"
+        )
+    return jnp.asarray(array)
+
+
 def _kernel(
     stored: dict[str, np.ndarray], name: str, shape: tuple[int, ...], model: Model
 ) -> jax.Array:
-    """A kernel that is rounded to the codes of the file."""
+    """A kernel that is rounded to the codes of the file, taken out of what is stored."""
     quantization = trees.quantization_of(model, tuple(name.split("/")[1:-1]))
-    assert quantization is not None
+    if quantization is None:
+        raise ValueError(f"there are codes of {name}, which is not rounded")
     bits = quantization.weight_bits
-    codes = packing.unpack(stored[f"{name}.codes"], bits, shape)
-    span = stored.get(f"{name}.span")
+    codes = packing.unpack(stored.pop(f"{name}.codes"), bits, shape)
+    span = stored.pop(f"{name}.span", None)
     return WeightCodes(
         jnp.asarray(codes),
-        jnp.asarray(stored[f"{name}.step"]),
+        jnp.asarray(stored.pop(f"{name}.step")),
         None if span is None else jnp.asarray(span),
         bits,
     ).weight()

@@ -1,6 +1,7 @@
 """Files of named arrays with a checksum, which appear whole or not at all."""
 
 import contextlib
+import json
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,7 +13,10 @@ from safetensors.numpy import save
 
 from maskaq_jax.storage import failures, whole_files
 
-_CHECKSUM = "crc32"
+# Of names, kinds, shapes, values and texts.
+_CHECKSUM = "crc32_of_all"
+# Of names and values, as files have it that were written before there was the other.
+_OLD_CHECKSUM = "crc32"
 
 
 class BrokenFileError(OSError):
@@ -22,12 +26,16 @@ class BrokenFileError(OSError):
 def write_arrays(
     path: Path, arrays: dict[str, np.ndarray], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Stores named arrays with a checksum, and texts; makes the folder if it isn't there."""
+    """Stores named arrays with a checksum, and texts; makes the folder if it isn't there.
+
+    The same arrays and texts are the same bytes.
+    """
     arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
+    texts = dict(metadata or {})
     # `save_file` would leave it to this user alone to read.
-    checksum = {_CHECKSUM: str(_checksum(arrays))}
-    whole_files.write_bytes(path, save(arrays, metadata={**(metadata or {}), **checksum}))
+    content = save(arrays, metadata={**texts, _CHECKSUM: str(_checksum(arrays, texts))})
+    whole_files.write_bytes(path, _in_order(content))
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -37,9 +45,12 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
       BrokenFileError: the file is truncated, or its content has changed.
     """
     with _reading(path) as file:
-        stored = (file.metadata() or {}).get(_CHECKSUM)
+        texts = dict(file.metadata() or {})
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    if stored != str(_checksum(arrays)):
+    stored = texts.pop(_CHECKSUM, None)
+    is_old = stored is None and _OLD_CHECKSUM in texts
+    expected = _old_checksum(arrays) if is_old else _checksum(arrays, texts)
+    if (texts[_OLD_CHECKSUM] if is_old else stored) != str(expected):
         raise BrokenFileError(f"{path} is damaged: its checksum does not fit its content")
     return arrays
 
@@ -88,7 +99,23 @@ def _reading(path: Path) -> Iterator[Any]:
         raise BrokenFileError(f"{path} can't be read: {error}") from error
 
 
-def _checksum(arrays: dict[str, np.ndarray]) -> int:
+def _in_order(content: bytes) -> bytes:
+    """A safetensors file whose texts are in the order of their names: it writes them in any."""
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    ordered = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    ordered += b" " * (-len(ordered) % 8)
+    return len(ordered).to_bytes(8, "little") + ordered + content[8 + length :]
+
+
+def _checksum(arrays: Mapping[str, np.ndarray], texts: Mapping[str, str]) -> int:
+    described = [(name, str(arrays[name].dtype), arrays[name].shape) for name in sorted(arrays)]
+    whole = json.dumps([described, sorted(texts.items())])
+    return zlib.crc32(whole.encode(), _old_checksum(arrays))
+
+
+def _old_checksum(arrays: Mapping[str, np.ndarray]) -> int:
     value = 0
     for name in sorted(arrays):
         value = zlib.crc32(name.encode(), value)

@@ -86,6 +86,21 @@ def test_pixels_are_normalised_inside():
     np.testing.assert_array_equal(agreement.open_onnx(content, networks.PIXELS)(normalised), found)
 
 
+@pytest.mark.parametrize("w", [3, 4, 7])
+def test_another_runtime_unpacks_weights_to_the_same(w, tmp_path):
+    """OpenVINO's shift to the right rounds where standard ONNX cuts off."""
+    openvino = pytest.importorskip("openvino")
+    problem = networks.problem("clip", w, 8, False)
+    content = writer.build(*problem.written).SerializeToString()
+    (tmp_path / "model.onnx").write_bytes(content)
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
+    compiled = openvino.Core().compile_model(tmp_path / "model.onnx", "CPU", settings)
+    images = agreement.as_input(np.asarray(problem.images), "pixel_values", networks.PIXELS)
+    (expected,) = onnxruntime.InferenceSession(content).run(None, {"pixel_values": images})
+    found = compiled(images)[0]
+    np.testing.assert_allclose(found, expected, atol=1e-2 * np.abs(expected).max())
+
+
 def test_the_file_says_how_pictures_are_prepared():
     (entry,) = networks.onnx_file("clip", 8, 8, False).metadata_props
     assert entry.key == "maskaq_jax"
@@ -94,6 +109,7 @@ def test_the_file_says_how_pictures_are_prepared():
     assert described["size"] == [8, 8]
     assert (described["crop"], described["interpolation"]) == (0.9, "bicubic")
     assert (described["mean"], described["std"]) == ([0.5, 0.4, 0.3], [0.2, 0.25, 0.3])
+    assert described["grey"] is False
     assert described["bits"] == {"weights": 8, "activations": 8}
     assert described["classes"] == 5
 

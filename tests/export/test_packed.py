@@ -6,6 +6,7 @@ from safetensors.numpy import load_file, save_file
 from maskaq_jax import export, models
 from maskaq_jax.export import packing
 from maskaq_jax.models import Quantization
+from maskaq_jax.storage import checked_arrays
 from tests import tiny
 from tests.export import networks
 
@@ -75,6 +76,23 @@ def test_a_damaged_file_is_refused(tmp_path):
     tiny.flip_last_bit(path)
     with pytest.raises(OSError, match="damaged"):
         export.load_packed(path)
+
+
+def test_a_file_of_another_model_is_refused(tmp_path):
+    """Its checksum fits, and its tensors don't."""
+    model, variables, *_ = networks.problem("clip", 8, 8, False)
+    path = tmp_path / "model.safetensors"
+    export.write_packed(path, model, variables)
+    metadata, arrays = checked_arrays.read_metadata(path), checked_arrays.read_arrays(path)
+    texts = {"maskaq_jax": metadata["maskaq_jax"]}
+    for changes, named in (
+        ({"params/pos_embed": np.zeros((1, 3, 24), np.float32)}, "pos_embed"),
+        ({"params/head/bias": arrays["params/head/bias"].astype(np.int32)}, "head/bias is int32"),
+        ({"params/more": np.zeros(3, np.float32)}, "has no params/more"),
+    ):
+        checked_arrays.write_arrays(path, arrays | changes, texts)
+        with pytest.raises(ValueError, match=named):
+            export.load_packed(path)
 
 
 def test_a_file_of_something_else_is_refused(tmp_path):

@@ -1,7 +1,9 @@
 import pathlib
+import zlib
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from maskaq_jax.storage import checked_arrays
 from tests import tiny
@@ -72,3 +74,46 @@ def test_any_changed_byte_of_the_content_is_noticed(tmp_path, batch):
         path.write_bytes(bytes(changed))
         with pytest.raises(checked_arrays.BrokenFileError):
             checked_arrays.read_arrays(path)
+
+
+@pytest.mark.parametrize(
+    ("there", "instead"),
+    [
+        (b"num_heads: 2", b"num_heads: 1"),
+        (b'"dtype":"F32"', b'"dtype":"I32"'),
+        (b'"shape":[2,6]', b'"shape":[6,2]'),
+        (b"crc32_of_all", b"crc32_of_old"),
+    ],
+)
+def test_a_change_of_what_describes_the_content_is_noticed(tmp_path, there, instead):
+    path = tmp_path / "model.safetensors"
+    arrays = {"kernel": np.ones((2, 6), np.float32)}
+    checked_arrays.write_arrays(path, arrays, {"model": "num_heads: 2"})
+    whole = path.read_bytes()
+    assert there in whole
+    path.write_bytes(whole.replace(there, instead))
+    with pytest.raises(checked_arrays.BrokenFileError):
+        checked_arrays.read_arrays(path)
+
+
+def test_the_same_content_is_the_same_bytes(tmp_path, batch):
+    texts = {f"text {number}": "é" for number in range(9)}
+    files = set()
+    for number in range(4):
+        path = tmp_path / str(number)
+        checked_arrays.write_arrays(path, batch, texts)
+        files.add(path.read_bytes())
+    assert len(files) == 1
+    assert checked_arrays.read_metadata(path).items() >= texts.items()
+    checked_arrays.read_arrays(path)
+
+
+def test_files_that_earlier_runs_have_written_are_read(tmp_path):
+    path = tmp_path / "shard.safetensors"
+    array = np.arange(6, dtype=np.float32).reshape(2, 3)
+    checksum = str(zlib.crc32(array.tobytes(), zlib.crc32(b"images")))
+    save_file({"images": array}, path, {"crc32": checksum})
+    np.testing.assert_array_equal(checked_arrays.read_arrays(path)["images"], array)
+    tiny.flip_last_bit(path)
+    with pytest.raises(checked_arrays.BrokenFileError):
+        checked_arrays.read_arrays(path)
