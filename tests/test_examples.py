@@ -103,10 +103,14 @@ def test_examples_of_a_fit_are_true(params):
 
 @pytest.mark.slow  # two whole runs
 @pytest.mark.usefixtures("params")
-def test_examples_of_runs_and_of_the_readme_are_true():
+def test_examples_of_runs_and_of_the_readme_are_true(capsys):
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     names = {}
-    exec(_python_of(readme, "## From Python"), names)
+    first, without_jax = _pythons_of(readme, "## From Python")
+    exec(first, names)
+    capsys.readouterr()
+    exec(without_jax, {})
+    assert int(capsys.readouterr().out) in range(10)
     quantized = names["quantized"]
     assert Path("vit_fashion.onnx").stat().st_size > 0
     assert set(quantized.results) <= set(_documented_results())
@@ -120,9 +124,10 @@ def test_examples_of_runs_and_of_the_readme_are_true():
     _run(packed, images=jnp.asarray(pictures), **shown)
 
 
-def _python_of(page, heading):
-    """The first block of Python below a heading."""
-    return re.search(r"```python\n(.*?)```", page.partition(heading)[2], re.S)[1]
+def _pythons_of(page, heading):
+    """The blocks of Python below a heading, up to the next one."""
+    section, *_ = page.partition(heading)[2].partition("\n## ")
+    return re.findall(r"```python\n(.*?)```", section, re.S)
 
 
 def _documented_results():
