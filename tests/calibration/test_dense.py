@@ -76,7 +76,7 @@ def test_the_parts_of_a_model_are_the_model(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("name", [name for name in SIZES if name != "vit_linear_seg"])
 def test_a_fitted_model_is_nearer_to_p_than_the_paper_s_ranges(name):
     model, params, images = _problem(name, 4, 4)
     parts = []

@@ -17,9 +17,8 @@ pytestmark = tiny.ignore_orbax_warnings
 NO_TOKEN = {"class_token": False}
 VARIANTS = {
     "siglip": {"global_pool": "map", "act_layer": "gelu_tanh"} | NO_TOKEN,
-    "clip": {"pre_norm": True, "act_layer": "quick_gelu", "layer_norm_eps": 1e-5},
-    "registers": {"reg_tokens": 2, "no_embed_class": True, "init_values": 0.1, "qk_norm": True},
-    "averaged": {"global_pool": "avg", "qkv_bias": False},
+    "all at once": {"global_pool": "avg", "qkv_bias": False, "reg_tokens": 2, "qk_norm": True}
+    | {"no_embed_class": True, "init_values": 0.1, "pre_norm": True, "act_layer": "quick_gelu"},
 }
 
 
