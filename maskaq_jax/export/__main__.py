@@ -77,25 +77,21 @@ def _export(
 
     model, variables = inputs.load(workdir)
     settings = directory.read_settings(workdir)
-    files.write(path, model, variables, settings, file_format, input_name)
+    files.write(path, model, variables, settings, file_format, input_name, tell=print)
     print(f"wrote {path}: {_size(path, model, variables)}", flush=True)
     dataset = _evaluation_images(settings, model)
     if dataset is None:
         print("no evaluation images at hand: agreement with the low-bit model is not measured")
     else:
-        compared = (
-            agreement.open_file(path, file_format, settings.pixels),
-            agreement.outputs_of(model, variables),
-            *(dataset, settings, model),
-        )
+        file = agreement.open_file(path, file_format, settings.pixels)
+        own = agreement.outputs_of(model, variables)
+        on = dataset, settings, model
         if model.task == "classification":
-            print(_told(agreement.measure(*compared), model), flush=True)
-            if checks and model.num_classes:
-                own, *others = compared[1:]
-                itself = agreement.measure(agreement.nudged(own), own, *others)
-                print(_told_of_itself(itself), flush=True)
+            itself = [agreement.nudged(own)] if checks and model.num_classes else []
+            of_file, *of_itself = agreement.measure([file, *itself], own, *on)
+            print(_told(of_file, model), *map(_told_of_itself, of_itself), sep="\n", flush=True)
         else:
-            print(_told_of_places(dense_agreement.measure(*compared), model.task), flush=True)
+            print(_told_of_places(dense_agreement.measure(file, own, *on), model.task), flush=True)
     if checks:
         _print_layers(model, variables, settings, dataset)
 

@@ -1,6 +1,6 @@
 """How a file's outputs agree with those of the model that it was written of."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -108,13 +108,24 @@ def nudged(outputs: Outputs) -> Outputs:
     return lambda images: outputs(images * NUDGE)
 
 
+def read_batches(
+    dataset: data.Dataset, settings: Config, model: Model
+) -> Iterator[data.LabelledBatch]:
+    """Batches of a run's evaluation images, for one device."""
+    mesh = parallel.make_mesh(jax.local_devices()[:1])
+    rows = parallel.rows_of_batches(len(dataset), settings.evaluation.batch_size, mesh)
+    return data.read_batches(
+        *(dataset, settings.pixels, model.input_shape, rows), label_shape=data.label_shape(model)
+    )
+
+
 def measure(
-    file: Outputs, own: Outputs, dataset: data.Dataset, settings: Config, model: Model
-) -> Agreement:
-    """Compares them on labelled images.
+    compared: Sequence[Outputs], own: Outputs, dataset: data.Dataset, settings: Config, model: Model
+) -> list[Agreement]:
+    """Compares each of them with the model on labelled images, in one pass over these.
 
     Args:
-      file: of `open_file`.
+      compared: of `open_file`, or `nudged` ones of the model.
       own: of `outputs_of`.
       dataset: of `config.evaluation_source`.
       settings: of the run.
@@ -123,14 +134,15 @@ def measure(
     Raises:
       OSError: no image can be read.
     """
-    mesh = parallel.make_mesh(jax.local_devices()[:1])
-    rows = parallel.rows_of_batches(len(dataset), settings.evaluation.batch_size, mesh)
-    found, expected, labels = [], [], []
-    for batch in data.read_batches(dataset, settings.pixels, model.input_shape, rows):
-        found.append(file(batch.images)[batch.valid])
+    found: list[list[np.ndarray]] = [[] for _ in compared]
+    expected, labels = [], []
+    for batch in read_batches(dataset, settings, model):
+        for outputs, of_batches in zip(compared, found, strict=True):
+            of_batches.append(outputs(batch.images)[batch.valid])
         expected.append(own(batch.images)[batch.valid])
         labels.append(batch.labels[batch.valid])
-    return compare(*map(np.concatenate, (found, expected, labels)))
+    wanted = np.concatenate(expected), np.concatenate(labels)
+    return [compare(np.concatenate(of_batches), *wanted) for of_batches in found]
 
 
 def compare(found: np.ndarray, expected: np.ndarray, labels: np.ndarray) -> Agreement:

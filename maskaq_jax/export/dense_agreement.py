@@ -8,9 +8,8 @@ import jax
 
 from maskaq_jax import data
 from maskaq_jax.config import Config
-from maskaq_jax.devices import parallel
 from maskaq_jax.evaluation.evaluator import Counts, Evaluator
-from maskaq_jax.export.agreement import Outputs
+from maskaq_jax.export.agreement import Outputs, read_batches
 from maskaq_jax.models import Model
 from maskaq_jax.runs import inputs, measurements
 
@@ -65,16 +64,12 @@ def measure(
     Raises:
       OSError: no image can be read.
     """
-    mesh = parallel.make_mesh(jax.local_devices()[:1])
-    rows = parallel.rows_of_batches(len(dataset), settings.evaluation.batch_size, mesh)
     evaluators = [measurements.agreement_evaluator(model.task)]
     if inputs.tells_classes_apart(model):
         evaluators += 2 * [measurements.figures_evaluator(model.task, dataset)]
     count_all = [_counting(evaluator, model) for evaluator in evaluators]
     counts: list[list[Counts]] = [[] for _ in evaluators]
-    for batch in data.read_batches(
-        *(dataset, settings.pixels, model.input_shape, rows), label_shape=data.label_shape(model)
-    ):
+    for batch in read_batches(dataset, settings, model):
         found, expected = file(batch.images), own(batch.images)
         compared = ({"p": expected, "q": found}, found, expected)
         for outputs, count, own_counts in zip(compared, count_all, counts, strict=False):

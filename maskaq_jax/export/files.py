@@ -13,6 +13,7 @@ from maskaq_jax.export.packed import write_packed
 from maskaq_jax.models import Model
 from maskaq_jax.schema import ConfigError
 from maskaq_jax.storage import notes
+from maskaq_jax.storage.notes import Tell
 
 
 def check_target(path: Path, file_format: Format) -> None:
@@ -40,6 +41,7 @@ def write(
     settings: Config,
     file_format: Format,
     input_name: Input = "pixel_values",
+    tell: Tell = notes.log,
 ) -> None:
     """Writes a model to a file, whole or not at all.
 
@@ -50,6 +52,7 @@ def write(
       settings: of its run, whose normalisation and preprocessing the file tells of.
       file_format: 'onnx' or 'litert', or 'safetensors' for `load_packed`.
       input_name: what a file for runtimes takes, `pixel_values` or `pixels` (`onnx.write_onnx`).
+      tell: is told where the file computes otherwise than the run.
 
     Raises:
       ConfigError: it can't be written there, it takes no such input, an extra is missing, or the
@@ -63,9 +66,9 @@ def write(
             "--format=onnx, or safetensors for JAX"
         )
     check_target(path, file_format)
-    computed = models.description(model)["arguments"].get("dtype", "float32")
+    computed = models.description(model)["arguments"]["dtype"]
     if computed != "float32" and file_format != "safetensors":
-        notes.log(
+        tell(
             f"the run computes in {computed} and the file in float32, so classes differ more often"
         )
     if file_format == "safetensors":

@@ -48,9 +48,11 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         texts = dict(file.metadata() or {})
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     stored = texts.pop(_CHECKSUM, None)
-    is_old = stored is None and _OLD_CHECKSUM in texts
-    expected = _old_checksum(arrays) if is_old else _checksum(arrays, texts)
-    if (texts[_OLD_CHECKSUM] if is_old else stored) != str(expected):
+    if stored is None:
+        stored, found = texts.get(_OLD_CHECKSUM), _old_checksum(arrays)
+    else:
+        found = _checksum(arrays, texts)
+    if stored != str(found):
         raise BrokenFileError(f"{path} is damaged: its checksum does not fit its content")
     return arrays
 

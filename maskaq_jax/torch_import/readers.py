@@ -8,7 +8,7 @@ import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -334,14 +334,17 @@ def _states(content: dict[Any, Any], depth: int = 3) -> list[str]:
     return found
 
 
+def _has(names: Iterable[Any], weights_key: str) -> bool:
+    """Whether a key is among names, or some are below it."""
+    return any(f"{name}.".startswith(f"{weights_key}.") for name in names)
+
+
 def _take(path: Path, content: Any, weights_key: str) -> dict[str, Any]:
     """What is under a key, which may be a path of keys with dots between them."""
     if isinstance(content, dict):
         if isinstance(found := content.get(weights_key), dict):
             models = prefixes.of_models(name for name in found if isinstance(name, str))
-            is_key_of_one = len(models) > 1 and any(
-                f"{name}.".startswith(f"{weights_key}.") for name in models
-            )
+            is_key_of_one = len(models) > 1 and _has(models, weights_key)
             return _below(path, found, weights_key) if is_key_of_one else found
         for key, value in content.items():
             if weights_key.startswith(f"{key}.") and isinstance(value, dict):
@@ -350,10 +353,7 @@ def _take(path: Path, content: Any, weights_key: str) -> dict[str, Any]:
             return _below(path, content, weights_key)
         for key in _OF_SCRIPTS:  # where a script keeps all its weights; messages name no such key
             inner = content.get(key)
-            starts = [weights_key, f"{weights_key}."]
-            if isinstance(inner, dict) and any(
-                str(name) == starts[0] or str(name).startswith(starts[1]) for name in inner
-            ):
+            if isinstance(inner, dict) and _has(inner, weights_key):
                 return _take(path, inner, weights_key)
     keys = (
         notes.some([repr(key) for key in content], _KEYS_SHOWN)

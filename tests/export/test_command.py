@@ -56,6 +56,17 @@ def test_a_run_whose_images_are_gone_is_exported_all_the_same(finished, tmp_path
     assert (taken.name, taken.type) == ("pixels", "tensor(uint8)")
 
 
+def test_a_run_in_half_precision_is_told_that_its_file_is_not(finished, tmp_path, capsys):
+    workdir = tmp_path / "run"
+    shutil.copytree(finished, workdir)
+    settings = json.loads((workdir / "config.json").read_text())
+    settings["model"]["arguments"]["dtype"] = "bfloat16"
+    settings["evaluation"] |= {"dataset": "", "split": ""}
+    (workdir / "config.json").write_text(json.dumps(settings))
+    command.main([f"--workdir={workdir}"])
+    assert "the run computes in bfloat16 and the file in float32" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("name", EXPORT_CASES)
 def test_a_mistake_is_answered_in_one_line(name, finished, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
