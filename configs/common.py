@@ -58,10 +58,25 @@ FASHION: dict[str, Any] = {
     "finetuning.batch_size": 32,
 }
 
+# Garments of the same images, on canvases of 96 pixels; most of their pixels are black.
+SCENES: dict[str, Any] = FASHION | {
+    "pixels.mean": (0.132,) * 3,
+    "pixels.std": (0.273,) * 3,
+    "evaluation.dataset": data.SCENES,
+    "samples.num_samples": 128,
+    "samples.batch_size": 64,
+    "samples.calibration_size": 128,
+}
+
 
 def fashion_config(argument: str | None, fields: dict[str, Any]) -> ConfigDict:
     """An embedded experiment: what differs from `FASHION`, by dotted names of fields."""
     return experiment(argument, config_lib.EMBEDDED_PRESETS, FASHION | fields, w=3, a=3)
+
+
+def scenes_config(argument: str | None, fields: dict[str, Any]) -> ConfigDict:
+    """An embedded experiment on scenes: what differs from `SCENES`, by dotted names of fields."""
+    return experiment(argument, config_lib.EMBEDDED_PRESETS, SCENES | fields, w=4, a=4)
 
 
 def imagenet_config(

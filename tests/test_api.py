@@ -190,9 +190,14 @@ def test_an_input_that_a_file_can_t_take_is_refused(quantized, tmp_path, name, t
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "model.onnx"])
-def test_it_is_exported_by_the_path_s_ending(quantized, tmp_path, name):
+def test_it_is_exported_by_the_path_s_ending_and_says_what_came_of_it(
+    quantized, tmp_path, capsys, name
+):
     path = quantized.export(tmp_path / name)
     assert 0 < path.stat().st_size < 200_000
+    of_size, of_images = capsys.readouterr().out.splitlines()
+    assert f"wrote {path}: {path.stat().st_size / 1e6:.2f} MB, " in of_size
+    assert f"its own {quantized.results['quantized_top1']:.2f}%" in of_images
     with pytest.raises(ConfigError, match="exists already"):
         quantized.export(path)
 

@@ -15,8 +15,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import flax.serialization
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,13 +25,13 @@ from ml_collections import config_flags
 from safetensors.numpy import save
 
 from maskaq_jax import torch_import
-from maskaq_jax.assets import fashion_mnist
+from maskaq_jax.assets import fashion_mnist, training
+from maskaq_jax.assets.training import State
 from maskaq_jax.images.pixels import Pixels
 from maskaq_jax.models import create_model
 from maskaq_jax.storage import whole_files
 
 _WARMUP_EPOCHS = 2
-_EMA_DECAY = 0.999
 _LABEL_SMOOTHING = 0.1
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment whose model to train.")
@@ -44,16 +42,6 @@ _EPOCHS = flags.DEFINE_integer(
 )
 _BATCH = flags.DEFINE_integer("batch", 128, "Images a step.")
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the initial weights, the order and the views.")
-
-
-@flax.struct.dataclass
-class State:
-    """What an epoch updates: step count, weights, optimiser state and averaged weights."""
-
-    step: Array
-    params: Any
-    opt_state: Any
-    average: Any
 
 
 def normalise(images: Array, pixels: Pixels) -> Array:
@@ -69,24 +57,11 @@ def random_view(key: Array, image: Array) -> Array:
     return jax.lax.dynamic_slice(jnp.pad(image, 2), shift, (28, 28))
 
 
-def train_step(
-    model: Any, optimizer: optax.GradientTransformation, state: State, images: Array, labels: Array
-) -> State:
-    """One AdamW step on smoothed cross entropy."""
-
-    def loss(params: Any) -> Array:
-        logits, _ = model.apply({"params": params}, images)
-        targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), _LABEL_SMOOTHING)
-        return optax.softmax_cross_entropy(logits, targets).mean()
-
-    updates, opt_state = optimizer.update(
-        jax.grad(loss)(state.params), state.opt_state, state.params
-    )
-    params = optax.apply_updates(state.params, updates)
-    # A young average would remember the initial weights.
-    decay = jnp.minimum(_EMA_DECAY, (1 + state.step) / (10 + state.step))
-    average = optax.incremental_update(params, state.average, 1 - decay)
-    return State(state.step + 1, params, opt_state, average)
+def training_loss(model: Any, images: Array, labels: Array, params: Any) -> Array:
+    """Smoothed cross entropy, mean over images."""
+    logits, _ = model.apply({"params": params}, images)
+    targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), _LABEL_SMOOTHING)
+    return optax.softmax_cross_entropy(logits, targets).mean()
 
 
 def _accuracy(
@@ -108,38 +83,32 @@ def main(argv: list[str]) -> None:
     settings = _CONFIG.value.model
     model = create_model(settings.name, settings.num_classes, **settings.arguments)
     pixels = Pixels(**_CONFIG.value.pixels)
-    schedule = optax.warmup_cosine_decay_schedule(
-        0.0, 2e-3, _WARMUP_EPOCHS * steps, _EPOCHS.value * steps, end_value=1e-5
-    )
-    optimizer = optax.chain(
-        optax.clip_by_global_norm(1.0), optax.adamw(schedule, b2=0.98, weight_decay=0.05)
-    )
+    optimizer = training.adamw(_WARMUP_EPOCHS * steps, _EPOCHS.value * steps, peak=2e-3)
     root = jax.random.key(_SEED.value)
     params = model.init(jax.random.fold_in(root, 0), normalise(images[:1], pixels))["params"]
-    average = jax.tree.map(jnp.copy, params)
-    state = State(jnp.zeros((), jnp.int32), params, optimizer.init(params), average)
+    state = training.first_state(params, optimizer)
 
     @functools.partial(jax.jit, donate_argnums=0)
     def train_epoch(state: State, key: Array) -> State:
         order = jax.random.permutation(key, len(images))[: steps * _BATCH.value]
 
-        def body(state: State, batch: Array) -> tuple[State, None]:
+        def body(state: State, batch: Array) -> tuple[State, Array]:
             keys = jax.vmap(jax.random.fold_in, (None, 0))(key, batch)
             views = normalise(jax.vmap(random_view)(keys, images[batch]), pixels)
-            return train_step(model, optimizer, state, views, labels[batch]), None
+            loss = functools.partial(training_loss, model, views, labels[batch])
+            return training.step(loss, optimizer, state)
 
         return jax.lax.scan(body, state, order.reshape(steps, _BATCH.value))[0]
 
     output = Path(_OUTPUT.value)
     saved = output.with_suffix(f".{_EPOCHS.value}_{_BATCH.value}_{_SEED.value}.state")
-    if saved.exists():
-        state = flax.serialization.from_bytes(state, saved.read_bytes())
+    state = training.restore(saved, state)
     for epoch in range(int(state.step) // steps, _EPOCHS.value):
         started = time.perf_counter()
         state = jax.block_until_ready(
             train_epoch(state, jax.random.fold_in(jax.random.fold_in(root, 1), epoch))
         )
-        whole_files.write_bytes(saved, flax.serialization.to_bytes(state))
+        training.save(saved, state)
         accuracy = _accuracy(model, state.average, pixels, *splits["validation"])
         seconds = time.perf_counter() - started
         print(

@@ -58,7 +58,7 @@ def write_litert(
       pixels: how its inputs are normalised.
       preprocessing: how its pictures are prepared, for whoever reads the file's metadata.
       input_name: what the file takes: `pixel_values` [1, C, H, W] float32, normalised, or `pixels`
-        [1, H, W, C] uint8.
+        [1, H, W, C] uint8, which is made grey where the model knows no colours.
 
     Raises:
       ConfigError: the model has something that the file can't express.
@@ -85,7 +85,11 @@ def build(
                 jnp.asarray(values, jnp.float32).reshape(1, 1, 1, -1)
                 for values in (pixels.mean, pixels.std)
             )
-            images = (taken.astype(jnp.float32) / 255 - mean) / std
+            images = taken.astype(jnp.float32)
+            if pixels.grey and channels == len(metadata.LUMA):
+                luma = (images * jnp.array(metadata.LUMA)).sum(axis=-1, keepdims=True)
+                images = jnp.broadcast_to(jnp.floor(luma + 0.5), images.shape)
+            images = (images / 255 - mean) / std
         else:
             images = taken.transpose(0, 2, 3, 1)
         return networks.outputs(LitertOperators(), model, variables, images)

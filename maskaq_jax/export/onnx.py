@@ -42,7 +42,7 @@ def write_onnx(
       pixels: how its inputs are normalised.
       preprocessing: how its pictures are prepared, for whoever reads the file's metadata.
       input_name: what the file takes: `pixel_values` [B, C, H, W] float32, normalised, or `pixels`
-        [B, H, W, C] uint8.
+        [B, H, W, C] uint8, which is made grey where the model knows no colours.
 
     Raises:
       ConfigError: the model has something that the file can't express.
@@ -108,6 +108,10 @@ def _emit_outputs(
 def _normalised(ops: OnnxOperators, bytes_name: str, pixels: Pixels) -> str:
     """[B, H, W, C] uint8 -> what the model takes, by the steps of `Pixels.from_bytes`."""
     x = ops.emit("Cast", bytes_name, to=TensorProto.FLOAT)
+    if pixels.grey and len(pixels.mean) == len(metadata.LUMA):
+        luma = ops.emit("Mul", x, ops.constant(np.array(metadata.LUMA, np.float32)))
+        luma = ops.emit("ReduceSum", luma, ops.constant(np.array([-1])), keepdims=1)
+        x = ops.emit("Floor", ops.emit("Add", luma, ops.constant(np.array(0.5, np.float32))))
     x = ops.emit("Div", x, ops.constant(np.array(255, np.float32)))
     x = ops.emit("Sub", x, ops.constant(np.array(pixels.mean, np.float32)))
     x = ops.emit("Div", x, ops.constant(np.array(pixels.std, np.float32)))

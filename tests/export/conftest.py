@@ -9,16 +9,6 @@ from maskaq_jax.models import create_model
 from tests import tiny
 
 
-@pytest.fixture(scope="package", autouse=True)
-def small_programs_are_kept():
-    """What goes layer by layer is made of hundreds of them, each compiled in a moment."""
-    name = "jax_persistent_cache_min_compile_time_secs"
-    before = getattr(jax.config, name)
-    jax.config.update(name, 0.0)
-    yield
-    jax.config.update(name, before)
-
-
 @pytest.fixture(scope="module")
 def few_evaluated():
     with tiny.few_evaluated():

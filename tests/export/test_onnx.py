@@ -1,5 +1,6 @@
 """What an ONNX file is made of, and what it says of itself."""
 
+import dataclasses
 import json
 
 import jax
@@ -7,6 +8,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from PIL import Image
 
 from maskaq_jax.export import agreement
 from maskaq_jax.export import onnx as writer
@@ -84,6 +86,19 @@ def test_pixels_are_normalised_inside():
     expected = networks.outputs(model, variables, normalised)
     np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
     np.testing.assert_array_equal(agreement.open_onnx(content, networks.PIXELS)(normalised), found)
+
+
+def test_pictures_are_made_grey_inside_where_the_model_knows_no_colours():
+    problem = networks.problem("clip", 8, 8, False)
+    pixels = dataclasses.replace(networks.PIXELS, grey=True)
+    model, variables, _, preprocessing = problem.written
+    content = writer.build(model, variables, pixels, preprocessing, "pixels").SerializeToString()
+    images = np.random.default_rng(0).integers(0, 256, (40, *model.input_shape), np.uint8)
+    grey = np.stack([np.asarray(Image.fromarray(image).convert("L")) for image in images])
+    session = onnxruntime.InferenceSession(content)
+    (found,) = session.run(None, {"pixels": images})
+    (expected,) = session.run(None, {"pixels": np.repeat(grey[..., None], 3, axis=-1)})
+    np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("w", [3, 4, 7])
