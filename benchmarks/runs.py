@@ -27,6 +27,7 @@ from typing import Any, TypeVar
 
 from maskaq_jax import config as config_lib
 from maskaq_jax.runs import directory, interruption
+from maskaq_jax.runs import results as results_lib
 from maskaq_jax.storage import whole_files
 
 # Seconds between two looks at whether to stop.
@@ -136,7 +137,7 @@ def fill(
     Args:
       record: gets the rows.
       points: what each run of the bench stands for.
-      make_row: of a point and its results, with `top1` and `seconds`.
+      make_row: of a point and its results.
       write: called with all rows, at the start and whenever there is one more, so that a stopped
         bench leaves what it has.
       workdir: of the runs.
@@ -153,9 +154,10 @@ def fill(
     try:
         with interruption.catch_termination() as is_terminated:
             for run, results in finish_all(missing, workdir, jobs, is_terminated):
-                row = make_row(points[run], results)
-                record.add(run, row)
-                print(f"{run.name}: {row['top1']} in {row['seconds']} s", flush=True)
+                record.add(run, make_row(points[run], results))
+                metric = results_lib.shown_metrics(results)[0]
+                figure = results_lib.figures_by_model(results, metric)["quantized"]
+                print(f"{run.name}: {figure} in {total_seconds(results)} s", flush=True)
                 write(list(record.rows.values()))
     except interruption.Interrupted:
         print("stopped: the same command continues from here", file=sys.stderr, flush=True)

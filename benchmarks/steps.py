@@ -304,7 +304,7 @@ def make_torch_step(problem: Problem, phase: str, kind: str, device: str) -> Ste
     images = np.asarray(problem.images)
     if phase == "synthesis":
         low, high = problem.settings.pixels.bounds()
-        return torch_steps.make_synthesis_step(
+        take_step, _ = torch_steps.make_synthesis_step(
             model,
             version,
             params,
@@ -314,9 +314,15 @@ def make_torch_step(problem: Problem, phase: str, kind: str, device: str) -> Ste
             bounds=(np.asarray(low), np.asarray(high)),
             num_steps=problem.settings.synthesis.num_steps,
         )
+        return take_step
+    pixels = torch_steps.load_images(images, params.device)
     if phase == "finetuning":
-        return torch_steps.make_finetuning_step(model, version, params, variables, images)
-    return torch_steps.make_evaluation_step(model, variables, images)
+        return torch_steps.make_finetuning_step(model, version, params, variables, lambda: pixels)
+
+    def classify() -> None:
+        torch_steps.classify(model, variables, pixels)
+
+    return classify
 
 
 def _peak_of_gpu() -> int:

@@ -4,7 +4,7 @@ import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from scipy import stats
 
@@ -25,40 +25,62 @@ def write(page: Path, tables: Iterable[str]) -> None:
     page.write_text(before + "\n\n".join([BEGIN, *tables, END]) + after, encoding="utf-8")
 
 
-def compare(title: str, by_method: Mapping[str, Mapping[int, dict[str, Any]]]) -> str:
+class Shown(NamedTuple):
+    """What of a row is compared.
+
+    Attributes:
+      calibrated: column of the figure before training.
+      final: column of the figure that counts.
+      title: of the latter.
+    """
+
+    calibrated: str
+    final: str
+    title: str
+
+
+TOP1 = Shown("calibrated_top1", "top1", "top-1")
+
+
+def compare(
+    title: str,
+    by_method: Mapping[str, Mapping[int, dict[str, Any]]],
+    shown: Shown = TOP1,
+) -> str:
     """A heading, and a line for each method that has rows.
 
     Args:
       title: of the table.
-      by_method: for each method, the row of each seed, with `calibrated_top1`, `top1` and
-        `seconds`. All are compared with 'noise', 'real' and 'maskaq', where those are among them.
+      by_method: for each method, the row of each seed, with `seconds` and what is shown. All are
+        compared with 'noise', 'real' and 'maskaq', where those are among them.
+      shown: figures in percent.
     """
     lines = [
         f"### {title}\n",
-        "| method | seeds | calibrated | top-1 | recovery | against `noise` | against `maskaq` "
-        "| seconds |",
+        f"| method | seeds | calibrated | {shown.title} | recovery | against `noise` "
+        "| against `maskaq` | seconds |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    accuracies = {
-        method: {seed: row["top1"] for seed, row in by_seed.items()}
+    figures = {
+        method: {seed: row[shown.final] for seed, row in by_seed.items()}
         for method, by_seed in by_method.items()
     }
-    noise, real, best = (accuracies.get(method, {}) for method in ("noise", "real", "maskaq"))
+    noise, real, best = (figures.get(method, {}) for method in ("noise", "real", "maskaq"))
     for method, by_seed in by_method.items():
         if not by_seed:
             continue
-        top1 = accuracies[method]
+        own = figures[method]
         recovery = [
-            (top1[seed] - noise[seed]) / (real[seed] - noise[seed])
-            for seed in top1.keys() & noise.keys() & real.keys()
+            (own[seed] - noise[seed]) / (real[seed] - noise[seed])
+            for seed in own.keys() & noise.keys() & real.keys()
             if real[seed] - noise[seed] >= _LEAST_GAP
         ]
         seconds = statistics.median(row["seconds"] for row in by_seed.values())
         lines.append(
             f"| {method} | {len(by_seed)} "
-            f"| {show(row['calibrated_top1'] for row in by_seed.values())} "
-            f"| {show(top1.values())} | {show(recovery, 3)} "
-            f"| {show_difference(top1, noise)} | {show_difference(top1, best)} | {seconds:.0f} |"
+            f"| {show(row[shown.calibrated] for row in by_seed.values())} "
+            f"| {show(own.values())} | {show(recovery, 3)} "
+            f"| {show_difference(own, noise)} | {show_difference(own, best)} | {seconds:.0f} |"
         )
     return "\n".join(lines)
 

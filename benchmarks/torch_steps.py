@@ -116,8 +116,8 @@ def make_synthesis_step(
     labels: np.ndarray,
     bounds: tuple[np.ndarray, np.ndarray],
     num_steps: int,
-) -> Callable[[], None]:
-    """A function that takes a step, augmentation and AdamW included.
+) -> tuple[Callable[[], None], Tensor]:
+    """A function that takes a step, augmentation and AdamW included, and the images it changes.
 
     Args:
       model: ours, whose sizes these have.
@@ -129,7 +129,7 @@ def make_synthesis_step(
       num_steps: of the cosine.
     """
     device = params.device
-    pixels = _load_images(images, device).requires_grad_()
+    pixels = load_images(images, device).requires_grad_()
     optimizer = torch.optim.AdamW([pixels], lr=0.1, betas=(0.9, 0.999), weight_decay=1e-6)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_steps, eta_min=0.001)
     low, high = (torch.tensor(bound, device=device).reshape(1, -1, 1, 1) for bound in bounds)
@@ -147,7 +147,7 @@ def make_synthesis_step(
         with torch.no_grad():
             pixels.copy_(torch.minimum(torch.maximum(pixels, low), high))
 
-    return take_step
+    return take_step, pixels
 
 
 def make_finetuning_step(
@@ -155,35 +155,33 @@ def make_finetuning_step(
     version: Version,
     params: Weights,
     variables: Weights,
-    images: np.ndarray,
+    next_images: Callable[[], Tensor],
 ) -> Callable[[], None]:
-    """A function that takes a step, augmentation and SGD included; as `make_synthesis_step`."""
-    pixels = _load_images(images, params.device)
+    """A function that takes a step, augmentation and SGD included.
+
+    Args:
+      model, version, params, variables: as of `make_synthesis_step`.
+      next_images: gives a step's, [B, channels, height, width] float32.
+    """
     optimizer = torch.optim.SGD(variables.trainable(), lr=1e-3, momentum=0.9, nesterov=True)
 
     def take_step() -> None:
         optimizer.zero_grad()
-        terms = finetuning_loss(model, version, params, variables, _finetuning_view(pixels))
+        terms = finetuning_loss(model, version, params, variables, _finetuning_view(next_images()))
         torch.stack(list(terms.values())).sum().backward()
         optimizer.step()
 
     return take_step
 
 
-def make_evaluation_step(
-    model: VisionTransformer, variables: Weights, images: np.ndarray
-) -> Callable[[], None]:
-    """A function that classifies the images; as `make_synthesis_step`."""
-    pixels = _load_images(images, variables.device)
-
-    def take_step() -> None:
-        with torch.no_grad():
-            torch_model.forward(model, variables, pixels)[0].argmax(-1)
-
-    return take_step
+def classify(model: VisionTransformer, variables: Weights, pixels: Tensor) -> Tensor:
+    """[B] int64 classes of [B, channels, height, width] float32 images."""
+    with torch.no_grad():
+        return torch_model.forward(model, variables, pixels)[0].argmax(-1)
 
 
-def _load_images(images: np.ndarray, device: torch.device) -> Tensor:
+def load_images(images: np.ndarray, device: torch.device) -> Tensor:
+    """[B, height, width, channels] float32, as ours -> [B, channels, height, width]."""
     return torch.tensor(np.ascontiguousarray(np.moveaxis(images, -1, 1)), device=device)
 
 

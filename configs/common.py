@@ -66,6 +66,8 @@ SCENES: dict[str, Any] = FASHION | {
     "samples.num_samples": 128,
     "samples.batch_size": 64,
     "samples.calibration_size": 128,
+    # A background is chosen by the classes of whole images, which scenes don't have.
+    "synthesis.background": "none",
 }
 
 

@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import pytest
 from jax import export
 
-from configs import deit_t, swin_t
+from configs import deit_t, scenes_upernet, scenes_yolos, swin_t
 from maskaq_jax import config
 from maskaq_jax.devices import parallel
-from maskaq_jax.evaluation.classification import Classification
 from maskaq_jax.evaluation.loop import EvaluationLoop
 from maskaq_jax.finetuning.loop import FinetuningLoop
 from maskaq_jax.finetuning.step import FinetuningSpec
+from maskaq_jax.runs.measurements import figures_evaluator
 from maskaq_jax.synthesis.loop import SynthesisLoop
 from maskaq_jax.synthesis.step import SynthesisSpec
 
@@ -23,7 +23,9 @@ CONFIGS = (Path(__file__).parents[1] / "configs").glob("*.py")
 
 
 def _evaluation(settings, model, mesh):
-    loop = EvaluationLoop(Classification(), model, mesh)
+    source = config.evaluation_source(settings)
+    dataset = source.open(model) if source else None
+    loop = EvaluationLoop(figures_evaluator(model.task, dataset), model, mesh)
     return loop.program, loop.argument_shapes(BATCH)
 
 
@@ -42,7 +44,7 @@ def _finetuning(settings, model, mesh):
 @pytest.mark.parametrize("build", [_evaluation, _synthesis, _finetuning])
 @pytest.mark.parametrize(
     ("get_config", "dtype"),
-    [(get_config, "float32") for get_config in (deit_t.get_config, swin_t.get_config)]
+    [(one.get_config, "float32") for one in (deit_t, swin_t, scenes_yolos, scenes_upernet)]
     + [(deit_t.get_config, "bfloat16")],
 )
 def test_programs_lower_for_tpu_and_cuda(get_config, dtype, build):

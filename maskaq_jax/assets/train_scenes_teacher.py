@@ -11,6 +11,7 @@ weights are written, as float16, and figures of the test scenes are printed once
 
 import functools
 import json
+import math
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -42,6 +43,9 @@ from maskaq_jax.storage import whole_files
 _SEED = 0
 # As in DETR: most tokens find nothing.
 _WEIGHT_OF_NOTHING = 0.1
+# Of the distance between a token's own place and a garment's centre, among the costs of giving it
+# that garment. Without places tokens take long to agree which of them finds what.
+_WEIGHT_OF_PLACES = 10.0
 # Label maps of this many rows and columns a patch are what a detector's patches are asked for too,
 # while it is trained: it learns where what is far sooner than from boxes alone.
 _CELLS_OF_A_PATCH = 4
@@ -49,9 +53,10 @@ _CELLS_OF_A_PATCH = 4
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment whose model to train.")
 _DATA = flags.DEFINE_string("data", None, "Folder of Fashion-MNIST's files.", required=True)
 _OUTPUT = flags.DEFINE_string("output", None, "Weights to write (.safetensors).", required=True)
-_STEPS = flags.DEFINE_integer("steps", 8000, "Steps of training.", lower_bound=10)
-_BATCH = flags.DEFINE_integer("batch", 64, "Scenes a step.")
+_STEPS = flags.DEFINE_integer("steps", 9000, "Steps of training.", lower_bound=1)
+_BATCH = flags.DEFINE_integer("batch", 32, "Scenes a step.")
 _RATE = flags.DEFINE_float("rate", 1e-3, "Highest learning rate.")
+_WARMUP = flags.DEFINE_integer("warmup", 300, "Steps until the learning rate is at its highest.")
 _EVERY = flags.DEFINE_integer("every", 500, "Steps between two saved states.")
 
 
@@ -90,8 +95,18 @@ class PatchMaps(nn.Module):
         )
 
 
+def token_places(count: int) -> np.ndarray:
+    """[count, 2] x and y from 0 to 1 of tokens in the rows of a grid, a square number of them."""
+    side = math.isqrt(count)
+    if side**2 != count:
+        raise ValueError(f"tokens have places on a square grid, which {count} don't fill")
+    centres = (np.arange(side) + 0.5) / side
+    return np.stack(np.meshgrid(centres, centres), axis=-1).reshape(count, 2)
+
+
 def set_loss(outputs: dict[str, Array], batch: Batch) -> Array:
-    """DETR's loss: every garment is given the token that finds it best, all others find nothing.
+    """DETR's loss: a garment is given the token that finds it best, those of other places last; all
+    other tokens find nothing.
 
     Args:
       outputs: `logits` [B, tokens, classes + 1] and `pred_boxes` [B, tokens, 4].
@@ -109,8 +124,11 @@ def set_loss(outputs: dict[str, Array], batch: Batch) -> Array:
     likelihoods = jnp.take_along_axis(
         jax.nn.softmax(logits), jnp.broadcast_to(batch.classes[:, None], shape[:3]), axis=2
     )
+    places = token_places(shape[1])[None, :, None]
+    away = jnp.abs(places - batch.boxes[:, None, :, :2]).sum(axis=-1)
+    costs = distances - likelihoods + _WEIGHT_OF_PLACES * away
     # What there is not costs every token the same, so it takes none from another garment.
-    costs = jnp.where(batch.valid[:, None], distances - likelihoods, 0.0)
+    costs = jnp.where(batch.valid[:, None], costs, 0.0)
     tokens, garments = jax.vmap(optax.assignment.hungarian_algorithm)(jax.lax.stop_gradient(costs))
     valid = batch.valid[images, garments]
     nothing = logits.shape[-1] - 1
@@ -158,12 +176,39 @@ def _patch_tokens(model: Any, tokens: Array) -> Array:
     )
 
 
+def sine_positions(places: np.ndarray, features: int) -> np.ndarray:
+    """[N, 2] places, x and y from 0 to 1 -> [N, features] sines and cosines of half a wave to eight
+    waves an image.
+    """
+    angles = np.pi * np.geomspace(1, 16, features // 4)
+    waves = [function(axis[:, None] * angles) for axis in places.T for function in (np.sin, np.cos)]
+    return np.concatenate(waves, axis=-1).astype(np.float32)
+
+
+def _with_places(model: Any, params: dict[str, Any]) -> dict[str, Any]:
+    """A detector's first weights, whose position embeddings say where a token is.
+
+    Drawn at random they are so small beside the patches that it takes long to learn.
+    """
+    rows, columns = model.patch_grid
+    if rows != columns:
+        raise ValueError(f"patches must be a square, got {rows} x {columns}")
+    patches, tokens = (
+        sine_positions(token_places(count), model.embed_dim)
+        for count in (rows * columns, model.num_detection_tokens)
+    )
+    before = model.patches.num_before
+    embedding = np.concatenate([np.zeros((before, model.embed_dim), np.float32), patches, tokens])
+    return params | {"pos_embed": jnp.asarray(embedding)[None]}
+
+
 def first_params(model: Model, pixels: Pixels) -> dict[str, Any]:
     """Weights before training, of the model and of what helps a detector."""
     own, other = jax.random.split(jax.random.key(_SEED))
     image = pixels.from_bytes(np.zeros((1, *model.input_shape), np.uint8))
     params = {"model": model.init(own, image)["params"]}
     if model.task == "detection":
+        params["model"] = _with_places(model, params["model"])
         _, out = model.apply({"params": params["model"]}, image)
         params["patch_maps"] = PatchMaps().init(other, _patch_tokens(model, out["tokens"]))[
             "params"
@@ -240,10 +285,11 @@ def main(argv: list[str]) -> None:
     settings, steps = _CONFIG.value.model, _STEPS.value
     model = create_model(settings.name, settings.num_classes, **settings.arguments)
     pixels = Pixels(**_CONFIG.value.pixels)
-    optimizer = training.adamw(steps // 20, steps, _RATE.value)
+    optimizer = training.adamw(_WARMUP.value, steps, _RATE.value)
     state = training.first_state(first_params(model, pixels), optimizer)
     output = Path(_OUTPUT.value)
-    saved = output.with_suffix(f".{steps}_{_BATCH.value}_{_RATE.value}.state")
+    told = f"{steps}_{_BATCH.value}_{_RATE.value}_{_WARMUP.value}"
+    saved = output.with_suffix(f".{told}.state")
     state = training.restore(saved, state)
 
     @functools.partial(jax.jit, donate_argnums=0)

@@ -8,7 +8,7 @@ import numpy as np
 
 from maskaq_jax.export import parts
 from maskaq_jax.export.operators import Operators, Rounded
-from maskaq_jax.models import maps, swin, upernet
+from maskaq_jax.models import maps, swin, upernet, windows
 from maskaq_jax.models.swin import SwinStages, SwinTransformer
 from maskaq_jax.models.swin_fpn import SwinFpn
 from maskaq_jax.models.swin_maps import SwinMaps
@@ -169,12 +169,12 @@ def _window_block(
     heads = parts.Heads((-1, num_windows), size, block.num_heads, channels)
 
     table = ops.constant(read.parameter((*path, "attn"), "relative_position_bias_table"))
-    index = swin.relative_position_index(window).reshape(-1)
+    index = windows.relative_position_index(window).reshape(-1)
     bias = ops.reshape(ops.take(table, index, axis=0), (size, size, block.num_heads))
     bias = ops.reshape(ops.transpose(bias, (2, 0, 1)), (1, block.num_heads, size, size))
     if block.shift:
         with jax.ensure_compile_time_eval():
-            mask = np.asarray(swin.shift_mask(padded[0], window, block.shift, padded[1]))
+            mask = np.asarray(windows.shift_mask(padded[0], window, block.shift, padded[1]))
         bias = ops.add(bias, ops.constant(mask[:, None]))
 
     normed = parts.norm(ops, read, (*path, "norm1"), x, swin.LAYER_NORM_EPSILON)
@@ -199,8 +199,8 @@ def _window_order(grid: tuple[int, int], window: int, shift: int) -> np.ndarray:
     rows, columns = grid
     tokens = np.arange(rows * columns).reshape(grid)
     tokens = np.roll(tokens, (-shift, -shift), axis=(0, 1))
-    windows = tokens.reshape(rows // window, window, columns // window, window)
-    return windows.swapaxes(1, 2).reshape(-1)
+    by_window = tokens.reshape(rows // window, window, columns // window, window)
+    return by_window.swapaxes(1, 2).reshape(-1)
 
 
 def _pad_grid(

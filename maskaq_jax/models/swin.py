@@ -2,19 +2,17 @@
 names mirror timm's.
 """
 
-import functools
 import math
 from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jax.typing import DTypeLike
 
 from maskaq_jax import regions
-from maskaq_jax.models import layers, self_attention
+from maskaq_jax.models import layers, self_attention, windows
 from maskaq_jax.models.layer_norm import LayerNorm
 from maskaq_jax.models.layers import Quantization
 from maskaq_jax.models.protocol import Task
@@ -23,55 +21,6 @@ from maskaq_jax.models.sites import MERGING, PRE_NORM_BLOCK, Part, Site
 from maskaq_jax.regions import WindowGrid
 
 LAYER_NORM_EPSILON = 1e-5
-# Keeps tokens that only the shift made neighbours apart.
-_MASKED = -100.0
-
-
-def split_windows(x: Array, window: int) -> Array:
-    """[B, rows, columns, C] -> [B * windows, window^2, C], an image's windows row by row."""
-    batch, rows, columns, channels = x.shape
-    x = x.reshape(batch, rows // window, window, columns // window, window, channels)
-    return jnp.swapaxes(x, 2, 3).reshape(-1, window * window, channels)
-
-
-def merge_windows(x: Array, window: int, rows: int, columns: int | None = None) -> Array:
-    """The inverse of `split_windows`, to a grid of tokens, a square where no columns are given."""
-    columns = columns or rows
-    x = x.reshape(-1, rows // window, columns // window, window, window, x.shape[-1])
-    return jnp.swapaxes(x, 2, 3).reshape(-1, rows, columns, x.shape[-1])
-
-
-def pad_grid(x: Array, multiple: int) -> Array:
-    """[B, rows, columns, C] with zeros below and to the right, up to multiples; often as it is."""
-    below, right = (-size % multiple for size in x.shape[1:3])
-    return jnp.pad(x, ((0, 0), (0, below), (0, right), (0, 0))) if below or right else x
-
-
-@functools.cache
-def relative_position_index(window: int) -> np.ndarray:
-    """[window^2, window^2] row of the bias table for each query and key of a window."""
-    position = np.stack(np.divmod(np.arange(window * window), window))
-    row, column = position[:, :, None] - position[:, None] + window - 1
-    return row * (2 * window - 1) + column
-
-
-def shift_mask(rows: int, window: int, shift: int, columns: int | None = None) -> Array:
-    """[windows, window^2, window^2] 0 for a query and a key that are neighbours in the image.
-
-    Args:
-      rows: of the grid of tokens.
-      window: side of a window, which divides the grid.
-      shift: by how much the grid is rolled.
-      columns: of the grid; as many as rows where they are not given.
-    """
-    # Rolled by `shift`, the last window of each axis holds two parts of the image.
-    row, column = (
-        np.digitize(np.arange(size), [size - window, size - shift])
-        for size in (rows, columns or rows)
-    )
-    parts = jnp.asarray(3 * row[:, None] + column)[None, :, :, None]
-    parts = split_windows(parts, window)[..., 0]
-    return jnp.where(parts[:, :, None] == parts[:, None], 0.0, _MASKED)
 
 
 def _check_stages(embed_dim: int, depths: Sequence[int], num_heads: Sequence[int]) -> None:
@@ -117,7 +66,7 @@ class WindowAttention(nn.Module):
             nn.initializers.truncated_normal(0.02),
             ((2 * self.window - 1) ** 2, self.num_heads),
         )
-        bias = jnp.moveaxis(table[relative_position_index(self.window)], -1, 0)[None, None]
+        bias = jnp.moveaxis(table[windows.relative_position_index(self.window)], -1, 0)[None, None]
         if mask is not None:
             bias = bias + mask[None, :, None]
 
@@ -152,20 +101,20 @@ class Block(nn.Module):
         """[B, rows, columns, C] -> tokens of that shape, and the attention of their windows."""
         rows, columns = x.shape[1:3]
         normed = LayerNorm(LAYER_NORM_EPSILON, self.dtype, name="norm1")(x)
-        normed = pad_grid(normed, self.window)
+        normed = windows.pad_grid(normed, self.window)
         grid = normed.shape[1:3]
         mask = None
         if self.shift:
             normed = jnp.roll(normed, (-self.shift, -self.shift), axis=(1, 2))
-            mask = shift_mask(grid[0], self.window, self.shift, grid[1])
+            mask = windows.shift_mask(grid[0], self.window, self.shift, grid[1])
         attended = WindowAttention(
             num_heads=self.num_heads,
             window=self.window,
             quantization=layers.below(self.quantization, "attn"),
             dtype=self.dtype,
             name="attn",
-        )(split_windows(normed, self.window), mask)
-        merged = merge_windows(attended.tokens, self.window, *grid)
+        )(windows.split_windows(normed, self.window), mask)
+        merged = windows.merge_windows(attended.tokens, self.window, *grid)
         x = x + jnp.roll(merged, (self.shift, self.shift), axis=(1, 2))[:, :rows, :columns]
         layers.observe(self, "middle", lambda: x.reshape(-1, x.shape[-1]))
         normed = LayerNorm(LAYER_NORM_EPSILON, self.dtype, name="norm2")(x)
@@ -182,8 +131,10 @@ class Block(nn.Module):
         """Tokens [B, rows, columns, C] in the order of the attention's rows, [T, C], with the zeros
         that pad them.
         """
-        shifted = jnp.roll(pad_grid(x, self.window), (-self.shift, -self.shift), axis=(1, 2))
-        return split_windows(shifted, self.window).reshape(-1, x.shape[-1])
+        shifted = jnp.roll(
+            windows.pad_grid(x, self.window), (-self.shift, -self.shift), axis=(1, 2)
+        )
+        return windows.split_windows(shifted, self.window).reshape(-1, x.shape[-1])
 
 
 class PatchMerging(nn.Module):
@@ -195,7 +146,7 @@ class PatchMerging(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """[B, rows, columns, C] -> [B, rows / 2, columns / 2, 2 C]."""
-        x = pad_grid(x, 2)
+        x = windows.pad_grid(x, 2)
         batch, rows, columns, channels = x.shape
         x = x.reshape(batch, rows // 2, 2, columns // 2, 2, channels)
         # Neighbours in a column before neighbours in a row, as the weights expect them.
@@ -370,7 +321,7 @@ class SwinStages(nn.Module):
     def embed(self, images: Array) -> Array:
         """Tokens before the first stage: images [B, *input_shape] -> [B, rows, columns, C]."""
         layers.check_images(images, self.input_shape)
-        return self.patch_embed(pad_grid(images, self.patch_size))
+        return self.patch_embed(windows.pad_grid(images, self.patch_size))
 
     def stage_tokens(self, images: Array) -> tuple[tuple[Array, ...], list[Attended]]:
         """Tokens behind each stage, on their grids, and what each block gives."""
@@ -429,8 +380,8 @@ class SwinStages(nn.Module):
     def _on_last_grid(self, values: Array) -> Array:
         """[B, rows * columns] of values of the tokens of the last stage's windows, in any shape."""
         grid = self._last_grid()
-        windows = values.reshape(-1, grid.window**2, 1)
-        merged = merge_windows(windows, grid.window, *grid.padded)
+        of_windows = values.reshape(-1, grid.window**2, 1)
+        merged = windows.merge_windows(of_windows, grid.window, *grid.padded)
         return merged[:, : grid.rows, : grid.columns].reshape(len(merged), -1)
 
 

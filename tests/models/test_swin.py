@@ -54,14 +54,6 @@ def test_quantized_agrees_with_the_reference(golden, close, bits):
         close(attention, arrays[f"attn_logits_q{bits}_{layer}"])
 
 
-def test_windows_are_put_back_where_they_were():
-    x = jax.random.normal(jax.random.key(0), (2, 12, 12, 3))
-    windows = swin.split_windows(x, 4)
-    assert windows.shape == (18, 16, 3)
-    np.testing.assert_array_equal(windows[4], x[0, 4:8, 4:8].reshape(16, 3))
-    np.testing.assert_array_equal(swin.merge_windows(windows, 4, 12), x)
-
-
 @pytest.fixture(scope="module")
 def tiny():
     model = create_model("swin", 5, **TINY)

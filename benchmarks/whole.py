@@ -1,0 +1,218 @@
+"""Whole runs by the clock: with nothing compiled yet, and with the programs of the run before.
+
+    python -m benchmarks.whole --configs=vit_fashion --repeats=3 --json=FILE
+    python -m benchmarks.whole --configs=vit_fashion --repeats=3 --beside=CHECKOUT --torch
+
+A run is README's command in a process of its own, its import, its evaluation and its files
+included. Interleaved with it are those of another checkout of the project (`--beside`), and one
+organised as the authors' code is, in eager PyTorch at the same budget (`--torch`, the extra of that
+name; its settings are the paper's, and so are ours then, in a row of their own). Prints a Markdown
+table: medians with their range, peak memory by the operating system's account, and ratios, each of
+two runs of the same repeat. Seconds are cut into the start (imports, flags, weights), the phases of
+`results.json`, and what is left; tracing and compiling, which are parts of these and of several
+threads, are named apart. Linux alone.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import runpy
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parents[1]
+# What JAX tells of how long, and our words for it.
+_EVENTS = {
+    "/jax/core/compile/jaxpr_trace_duration": "tracing",
+    "/jax/core/compile/jaxpr_to_mlir_module_duration": "lowering",
+    "/jax/core/compile/backend_compile_duration": "compiling",
+}
+_STARTS = ("cold", "warm")
+_PAPER = ":preset=paper"
+# First argument of a process that is measured.
+_RECORD = "--record"
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """What is run.
+
+    Attributes:
+      label: in the table.
+      checkout: whose code it is.
+      config: of its configs/, with an argument.
+      start: 'cold' or 'warm'; PyTorch has no other than cold.
+      is_torch: whether it is PyTorch's.
+    """
+
+    label: str
+    checkout: Path
+    config: str
+    start: str
+    is_torch: bool = False
+
+
+def main() -> None:
+    """Measures, and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--configs", default="vit_fashion", help="of configs/, with arguments")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each")
+    parser.add_argument("--beside", type=Path, help="another checkout to compare with")
+    parser.add_argument("--torch", action="store_true", help="compare with eager PyTorch")
+    parser.add_argument("--json", type=Path, help="file for the figures of all runs")
+    options = parser.parse_args()
+    if options.beside and not (options.beside / "maskaq_jax" / "main.py").is_file():
+        parser.error(f"--beside: {options.beside} is no checkout of maskaq_jax")
+    kinds = list_kinds(options.configs.split(","), options.beside, options.torch)
+    found: dict[Kind, list[dict[str, Any]]] = defaultdict(list)
+    for _ in range(options.repeats):
+        for kind, row in measure_all(kinds).items():
+            found[kind].append(row)
+            print(f"{kind.label}, {kind.config}, {kind.start}: {row['wall']:.1f} s", flush=True)
+    print(table(found))
+    if options.json:
+        rows = [
+            dataclasses.asdict(kind) | {"checkout": kind.checkout.name, "runs": runs}
+            for kind, runs in found.items()
+        ]
+        options.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+
+
+def list_kinds(configs: Sequence[str], beside: Path | None, with_torch: bool) -> list[Kind]:
+    """All that is run in a repeat, in its order: warm starts find the programs of cold ones."""
+    kinds = []
+    for config in configs:
+        checkouts = {"this": HERE} | ({"beside": beside.resolve()} if beside else {})
+        for start in _STARTS:
+            kinds += [Kind(name, path, config, start) for name, path in checkouts.items()]
+        if with_torch:
+            paper = config.partition(":")[0] + _PAPER
+            kinds += [Kind("this", HERE, paper, start) for start in _STARTS]
+            kinds.append(Kind("PyTorch", HERE, paper, "cold", is_torch=True))
+    return kinds
+
+
+def measure_all(kinds: Sequence[Kind]) -> dict[Kind, dict[str, Any]]:
+    """One repeat: `wall` seconds, `peak` gigabytes, and seconds of parts, of each."""
+    with tempfile.TemporaryDirectory() as directory:
+        place = Path(directory)
+        return {kind: measure(kind, place, number) for number, kind in enumerate(kinds)}
+
+
+def measure(kind: Kind, place: Path, number: int) -> dict[str, Any]:
+    """A run in a process of its own.
+
+    Args:
+      kind: of it.
+      place: directory of the repeat, with the caches.
+      number: of the run in the repeat.
+
+    Raises:
+      RuntimeError: it failed; the end of what it printed is told.
+    """
+    workdir, recorded = place / f"run_{number}", place / f"{number}.json"
+    name, _, argument = kind.config.partition(":")
+    if kind.is_torch:
+        flags = ["benchmarks.torch_run", f"--config={kind.config}"]
+    else:
+        cache = place / f"cache_{kind.label}_{name}_{argument}"
+        flags = [
+            *("maskaq_jax.main", f"--config=configs/{name}.py:{argument}".rstrip(":")),
+            *(f"--workdir={workdir}", f"--compilation_cache={cache}"),
+        ]
+    command = [sys.executable, str(Path(__file__).resolve()), _RECORD, str(recorded), *flags]
+    environment = os.environ | {"PYTHONPATH": str(kind.checkout)}
+    log = place / f"{number}.log"
+    with log.open("wb") as output:
+        started = time.monotonic()
+        process = subprocess.Popen(
+            command, cwd=kind.checkout, env=environment, stdout=output, stderr=output
+        )
+        # Of this process alone, where `getrusage` tells of the largest child so far.
+        _, status, usage = os.wait4(process.pid, 0)
+        wall = time.monotonic() - started
+    if os.waitstatus_to_exitcode(status):
+        raise RuntimeError(f"{kind.label} {kind.config} failed:\n{log.read_text()[-2000:]}")
+    parts = json.loads(recorded.read_text(encoding="utf-8"))
+    if kind.is_torch:
+        results = json.loads(log.read_text(encoding="utf-8").splitlines()[-1])
+        top1 = results["top1"]
+    else:
+        results = json.loads((workdir / "results.json").read_text(encoding="utf-8"))
+        top1 = results["quantized_top1"]
+    phases = results["seconds"]
+    parts["rest"] = wall - parts["start"] - sum(phases.values())
+    return {
+        "wall": wall,
+        "peak": usage.ru_maxrss * 1024 / 1e9,
+        "top1": top1,
+        "parts": parts | phases,
+    }
+
+
+def record(path: Path, module: str, flags: Sequence[str]) -> None:
+    """Runs a module as a program, and writes what JAX tells of its compiling, and its own start."""
+    started = time.perf_counter()
+    parts = {"start": 0.0} | dict.fromkeys(_EVENTS.values(), 0.0)
+
+    def listen(event: str, duration_secs: float, **details: Any) -> None:
+        del details
+        if event in _EVENTS:
+            parts[_EVENTS[event]] += duration_secs
+            # The first program is the end of imports, flags and weights.
+            parts["start"] = parts["start"] or time.perf_counter() - started
+
+    import jax.monitoring
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    sys.argv = [module, *flags]
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    finally:
+        path.write_text(json.dumps(parts), encoding="utf-8")
+
+
+def table(found: Mapping[Kind, Sequence[dict[str, Any]]]) -> str:
+    """Markdown: a line for each kind."""
+    lines = [
+        "| config | of | start | seconds | times this | peak GB | top-1 | seconds of parts |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for kind, runs in found.items():
+        walls = [run["wall"] for run in runs]
+        ours = [run["wall"] for run in found[_counterpart(kind)]]
+        ratios = [wall / own for wall, own in zip(walls, ours, strict=True)]
+        ratio = "" if ratios == [1] * len(ratios) else f"{statistics.median(ratios):.2f}"
+        parts = ", ".join(
+            f"{name} {statistics.median(run['parts'][name] for run in runs):.1f}"
+            for name in runs[0]["parts"]
+        )
+        lines.append(
+            f"| {kind.config} | {kind.label} | {kind.start} | {statistics.median(walls):.1f} "
+            f"({min(walls):.1f} to {max(walls):.1f}) | {ratio} "
+            f"| {statistics.median(run['peak'] for run in runs):.2f} "
+            f"| {statistics.median(run['top1'] for run in runs):.2f} | {parts} |"
+        )
+    return "\n".join(lines)
+
+
+def _counterpart(kind: Kind) -> Kind:
+    """The run of this checkout that another is compared with."""
+    return dataclasses.replace(kind, label="this", checkout=HERE, is_torch=False)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == [_RECORD]:
+        # The folder of this file comes first, and has modules of the names of Python's own.
+        del sys.path[0]
+        record(Path(sys.argv[2]), sys.argv[3], sys.argv[4:])
+    else:
+        main()
