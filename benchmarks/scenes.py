@@ -55,7 +55,7 @@ def main() -> None:
     """Runs what is missing of the grid, then writes the tables of all that is there."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", default=",".join(MODELS), help="of configs/")
-    parser.add_argument("--methods", default="noise,psaq,maskaq,real", help="of the grid")
+    parser.add_argument("--methods", default="noise,maskaq,real", help="of the grid")
     parser.add_argument("--bits", default="3x3,4x4,4x8", help="weights x activations")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each cell")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")

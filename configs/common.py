@@ -58,16 +58,13 @@ FASHION: dict[str, Any] = {
     "finetuning.batch_size": 32,
 }
 
-# Garments of the same images, on canvases of 96 pixels; most of their pixels are black.
-SCENES: dict[str, Any] = FASHION | {
+# Garments of the same images, on canvases of 96 pixels most of which are black.
+SCENES: dict[str, Any] = {
     "pixels.mean": (0.132,) * 3,
     "pixels.std": (0.273,) * 3,
+    "pixels.grey": True,
     "evaluation.dataset": data.SCENES,
-    "samples.num_samples": 128,
-    "samples.batch_size": 64,
-    "samples.calibration_size": 128,
-    # A background is chosen by the classes of whole images, which scenes don't have.
-    "synthesis.background": "none",
+    "evaluation.split": "test",
 }
 
 
@@ -78,7 +75,7 @@ def fashion_config(argument: str | None, fields: dict[str, Any]) -> ConfigDict:
 
 def scenes_config(argument: str | None, fields: dict[str, Any]) -> ConfigDict:
     """An embedded experiment on scenes: what differs from `SCENES`, by dotted names of fields."""
-    return experiment(argument, config_lib.EMBEDDED_PRESETS, SCENES | fields, w=4, a=4)
+    return experiment(argument, config_lib.SCENES_PRESETS, SCENES | fields, w=4, a=4)
 
 
 def imagenet_config(

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 from maskaq_jax import schema
-from maskaq_jax.config import EMBEDDED_PRESETS, IMAGENET_PRESETS, Config, Preset
+from maskaq_jax.config import EMBEDDED_PRESETS, IMAGENET_PRESETS, SCENES_PRESETS, Config, Preset
 
 MARK = "<!-- config fields -->"
 _KINDS = {int: "integer", float: "number", str: "text", bool: "`True` or `False`"}
@@ -104,14 +104,16 @@ def _default(path: str) -> str:
 
 
 def _best(path: str) -> str:
-    """What `preset=best` sets, where that is another value; for both scales if they differ."""
+    """What `preset=best` sets, where that is another value; for each scale if they differ."""
     name = path.removeprefix("config.")
-    imagenet, embedded = (
-        _preset(family["best"]) for family in (IMAGENET_PRESETS, EMBEDDED_PRESETS)
+    imagenet, embedded, scenes = (
+        _preset(family["best"]) for family in (IMAGENET_PRESETS, EMBEDDED_PRESETS, SCENES_PRESETS)
     )
     if name in imagenet and imagenet[name] == embedded.get(name):
         return _shown(imagenet[name])
-    told = (("ImageNet", imagenet), ("embedded", embedded))
+    told = [("ImageNet", imagenet), ("embedded", embedded)]
+    if scenes.get(name) != imagenet.get(name):
+        told.append(("scenes", scenes))
     return ", ".join(f"{scale} {_shown(values[name])}" for scale, values in told if name in values)
 
 

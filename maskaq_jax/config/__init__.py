@@ -13,7 +13,13 @@ from maskaq_jax.config.fields import (
     update,
 )
 from maskaq_jax.config.methods import METHODS, SYNTHESIS_METHODS, Method
-from maskaq_jax.config.presets import ABLATIONS, EMBEDDED_PRESETS, IMAGENET_PRESETS, Preset
+from maskaq_jax.config.presets import (
+    ABLATIONS,
+    EMBEDDED_PRESETS,
+    IMAGENET_PRESETS,
+    SCENES_PRESETS,
+    Preset,
+)
 from maskaq_jax.schema import ConfigError
 
 __all__ = [
@@ -21,6 +27,7 @@ __all__ = [
     "EMBEDDED_PRESETS",
     "IMAGENET_PRESETS",
     "METHODS",
+    "SCENES_PRESETS",
     "SYNTHESIS_METHODS",
     "Config",
     "ConfigError",

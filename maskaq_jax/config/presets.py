@@ -89,6 +89,16 @@ _FITTED = Preset(
         "finetuning.epochs": 0,
     },
 )
+# Detectors and segmenters gain as little from training behind the fit.
+_SCENES = Preset(
+    images={
+        **_FITTED.images,
+        # Scenes stand on black, as who has a model of them knows; it can't be chosen by the classes
+        # of whole images, which they don't have.
+        "synthesis.background": "black",
+    },
+    training=_FITTED.training,
+)
 
 
 def _family(best: Preset) -> Mapping[str, Preset]:
@@ -103,6 +113,7 @@ def _family(best: Preset) -> Mapping[str, Preset]:
 # training then makes up for more, and lifts that of a real one by 30 points.
 EMBEDDED_PRESETS = _family(_BEST)
 IMAGENET_PRESETS = _family(_FITTED)
+SCENES_PRESETS = _family(_SCENES)
 
 # What MaskAQ is without one of its parts: the fields that change.
 ABLATIONS: Mapping[str, Fields] = {
@@ -120,6 +131,7 @@ ABLATIONS: Mapping[str, Fields] = {
 
 def standard_values(name: str) -> set[Any]:
     """Values that a field has without a user's doing: its default, and those of presets."""
-    presets = (*EMBEDDED_PRESETS.values(), *IMAGENET_PRESETS.values())
+    families = (EMBEDDED_PRESETS, IMAGENET_PRESETS, SCENES_PRESETS)
+    presets = [preset for family in families for preset in family.values()]
     layers = (layer for preset in presets for layer in (preset.images, preset.training))
     return {_default(name), *(layer[name] for layer in layers if name in layer)}

@@ -7,17 +7,23 @@ from pathlib import Path
 import pytest
 
 from maskaq_jax import config as config_lib
-from maskaq_jax.config import EMBEDDED_PRESETS, IMAGENET_PRESETS
+from maskaq_jax.config import EMBEDDED_PRESETS, IMAGENET_PRESETS, SCENES_PRESETS
 
 CONFIGS = {path.stem for path in (Path(__file__).parents[2] / "configs").glob("*.py")} - {"common"}
 # Fields that a model without classifier can't have.
 OF_CLASSIFIERS = {"synthesis.weights.classes", "synthesis.background"}
 
 
-EMBEDDED = {"smoke", "swin_fashion", "vit_fashion"}
+FAMILIES = {
+    **dict.fromkeys(("smoke", "swin_fashion", "vit_fashion"), EMBEDDED_PRESETS),
+    **dict.fromkeys(("scenes_upernet", "scenes_yolos"), SCENES_PRESETS),
+}
 
 
-@pytest.fixture(params=[EMBEDDED_PRESETS, IMAGENET_PRESETS], ids=["embedded", "imagenet"])
+@pytest.fixture(
+    params=[EMBEDDED_PRESETS, IMAGENET_PRESETS, SCENES_PRESETS],
+    ids=["embedded", "imagenet", "scenes"],
+)
 def presets(request):
     return request.param
 
@@ -40,7 +46,7 @@ def test_the_papers_values_are_the_defaults(presets):
 @pytest.mark.parametrize("training", ["best", "paper"])
 @pytest.mark.parametrize("images", ["best", "paper"])
 def test_every_config_takes_every_preset(name, training, images):
-    presets = EMBEDDED_PRESETS if name in EMBEDDED else IMAGENET_PRESETS
+    presets = FAMILIES.get(name, IMAGENET_PRESETS)
     module = importlib.import_module(f"configs.{name}")
     argument = f"preset={training},images={images}"
     config = config_lib.validated(module.get_config(argument))
