@@ -71,6 +71,8 @@ class Quantized:
         how it agrees with the model and its accuracy, as its runtime computes it.
 
             >>> path = quantized.export("model.onnx")
+            wrote model.onnx: ... of float32's ...
+            same class as the low-bit model on ... images: ...
 
         Args:
           path: of the file: `.onnx`, which takes the extra `onnx`, `.tflite`, which takes `litert`,

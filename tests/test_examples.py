@@ -75,7 +75,7 @@ def params(tmp_path, monkeypatch):
 
 
 def _run(module, **names):
-    result = doctest.testmod(module, extraglobs=names)
+    result = doctest.testmod(module, extraglobs=names, optionflags=doctest.ELLIPSIS)
     assert result.attempted
     assert not result.failed
 

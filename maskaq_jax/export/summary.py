@@ -132,7 +132,8 @@ def _told_of_places(found: Any, task: str) -> str:
     if not found.of_file:
         return line
     of_file, of_model = found.of_file[metric], found.of_model[metric]
-    return f"{line}; {results.TITLES[metric]} {of_file:.2f}, its own {of_model:.2f}"
+    title = results.TITLES[metric].removesuffix(" %")
+    return f"{line}; {title} {of_file:.2f}%, its own {of_model:.2f}%"
 
 
 def _tell_of_layers(exported: Exported, dataset: data.Dataset | None, tell: Tell) -> None:

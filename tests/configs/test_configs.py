@@ -12,15 +12,16 @@ from maskaq_jax import config as config_lib
 NAMES = {path.stem for path in (Path(__file__).parents[2] / "configs").glob("*.py")} - {"common"}
 BACKBONES = {"vit_t", "vit_b", "deit_t", "deit_s", "deit_b", "swin_t"}
 FEATURE_BACKBONES = {"dinov2_s"}
+SCENES = {"scenes_upernet", "scenes_yolos"}
 
 
 def _import(name):
     return importlib.import_module(f"configs.{name}")
 
 
-@pytest.fixture(params=sorted(NAMES - BACKBONES - FEATURE_BACKBONES))
+@pytest.fixture(params=sorted(NAMES - BACKBONES - FEATURE_BACKBONES - SCENES))
 def module(request):
-    """An embedded experiment."""
+    """An embedded experiment on a classifier."""
     return _import(request.param)
 
 
@@ -38,6 +39,31 @@ def module(request):
 def test_the_best_images_have_a_background_unless_told_otherwise(module, argument, expected):
     config = config_lib.validated(module.get_config(argument))
     assert config.synthesis.background == expected
+
+
+@pytest.mark.parametrize("name", sorted(SCENES))
+@pytest.mark.parametrize(
+    ("argument", "expected"),
+    [
+        ("", "black"),
+        ("method=psaq", "black"),
+        ("preset=paper", "none"),
+        ("background=none", "none"),
+    ],
+)
+def test_images_for_scenes_stand_on_black_unless_told_otherwise(name, argument, expected):
+    config = config_lib.validated(_import(name).get_config(argument))
+    assert config.synthesis.background == expected
+
+
+@pytest.mark.parametrize("name", sorted(SCENES))
+def test_scenes_are_evaluated_on_those_of_the_split_that_is_asked_for(name, tmp_path):
+    get_config = _import(name).get_config
+    for argument, split in (("", "test"), ("split=validation", "validation")):
+        config = config_lib.validated(get_config(argument))
+        assert config_lib.evaluation_source(config).name == f"scenes {split}"
+    with pytest.raises(config_lib.ConfigError, match="'folder' has labelled images, for classif"):
+        config_lib.validated(get_config(f"val={tmp_path}"))
 
 
 @pytest.mark.parametrize("name", sorted(BACKBONES))
@@ -233,8 +259,8 @@ def test_every_config_takes_every_argument(name, argument):
     config_lib.validated(_import(name).get_config(argument))
 
 
-@pytest.mark.parametrize("name", sorted(NAMES))
-def test_images_of_ones_own_are_evaluated_by_any_config(name, tmp_path):
+@pytest.mark.parametrize("name", sorted(NAMES - SCENES))
+def test_images_of_ones_own_are_evaluated_by_any_classifier_s_config(name, tmp_path):
     get_config = _import(name).get_config
     folder = config_lib.validated(get_config(f"val={tmp_path}"))
     assert config_lib.evaluation_source(folder).name == f"folder {tmp_path}"
