@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from maskaq_jax import data
-from maskaq_jax.assets import train_scenes_teacher as teacher
+from maskaq_jax.assets import scenes_teacher as teacher
 from maskaq_jax.assets import training
 from maskaq_jax.images.pixels import Pixels
 from maskaq_jax.models import create_model

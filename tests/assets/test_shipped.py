@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from maskaq_jax import config, torch_import
-from maskaq_jax.assets.train_scenes_teacher import Figures
+from maskaq_jax.assets.scenes_teacher import Figures
 from maskaq_jax.data import scenes
 from maskaq_jax.storage import paths
 
