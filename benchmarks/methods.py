@@ -79,7 +79,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", default="vit_fashion,swin_fashion", help="of configs/")
     parser.add_argument("--methods", default=",".join(METHODS), help="of the grid")
-    parser.add_argument("--bits", default="3x3,4x4,5x5,4x8", help="weights x activations")
+    parser.add_argument(
+        "--bits", type=runs.parse_bits, default="3x3,4x4,5x5,4x8", help="weights x activations"
+    )
     parser.add_argument("--seeds", type=int, default=3, help="runs of each cell")
     parser.add_argument("--seeds_w3a3", type=int, default=5, help="the same at 3x3")
     parser.add_argument("--ablations", action="store_true", help="MaskAQ without its parts, at 3x3")
@@ -87,11 +89,12 @@ def main() -> None:
     parser.add_argument("--workdir", type=Path, default=Path("runs/methods"))
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     options = parser.parse_args()
-    bits = [tuple(map(int, pair.split("x"))) for pair in options.bits.split(",")]
     names = options.methods.split(",")
     if unknown := set(names) - METHODS.keys():
         parser.error(f"no method {unknown.pop()!r}; there are {', '.join(METHODS)}")
-    cells = list_cells(options.models.split(","), bits, options.seeds, options.seeds_w3a3, names)
+    cells = list_cells(
+        options.models.split(","), options.bits, options.seeds, options.seeds_w3a3, names
+    )
     if options.ablations:
         cells += list_ablations(options.models.split(","), options.seeds_w3a3)
     record = runs.Record(options.out / "methods.csv", COLUMNS, run_of)

@@ -121,7 +121,9 @@ def main() -> None:
     parser.add_argument("--images", type=Path, required=True, help="folder of test, choose, real")
     parser.add_argument("--split", default="test", help="images that accuracy is of")
     parser.add_argument("--methods", default="noise,maskaq,real", help="of the grid")
-    parser.add_argument("--bits", default="8x8,4x8,4x4,3x3", help="weights x activations")
+    parser.add_argument(
+        "--bits", type=runs.parse_bits, default="8x8,4x8,4x4,3x3", help="weights x activations"
+    )
     parser.add_argument("--seeds", type=int, default=3, help="runs of each cell")
     parser.add_argument(
         "--field", action="append", default=[], help="another setting, as calibration.ridge=0.1"
@@ -144,12 +146,11 @@ def main() -> None:
         options.images.absolute(),
         options.crop_ratio,
     )
-    bits = [tuple(map(int, pair.split("x"))) for pair in options.bits.split(",")]
     fields = tuple(f"--config.{field}" for field in options.field)
     cells = [
         Cell(subject, weight_bits, activation_bits, method, options.split, seed, fields)
         for seed, (weight_bits, activation_bits), method in itertools.product(
-            range(options.seeds), bits, names
+            range(options.seeds), options.bits, names
         )
     ]
     record = runs.Record(

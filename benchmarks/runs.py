@@ -5,6 +5,7 @@ another machine, and what was made with settings that have changed since is made
 the code go unnoticed: after one that matters, take the rows out.
 """
 
+import argparse
 import concurrent.futures
 import contextlib
 import csv
@@ -17,6 +18,7 @@ import json
 import operator
 import os
 import queue
+import re
 import statistics
 import subprocess
 import sys
@@ -296,6 +298,14 @@ def finish(
             "while it was running? Start it again"
         )
     return json.loads(results.read_text(encoding="utf-8"))
+
+
+def parse_bits(text: str) -> list[tuple[int, int]]:
+    """An argument's bits of weights and activations: 3x3,4x8."""
+    if not re.fullmatch(r"\d+x\d+(,\d+x\d+)*", text):
+        raise argparse.ArgumentTypeError(f"{text!r}, where bits are as 3x3,4x8")
+    pairs = (pair.split("x") for pair in text.split(","))
+    return [(int(weight_bits), int(activation_bits)) for weight_bits, activation_bits in pairs]
 
 
 def total_seconds(results: dict[str, Any]) -> float:

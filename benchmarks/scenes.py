@@ -1,4 +1,4 @@
-"""The embedded detector and segmenter by every method, at several bits.
+"""The embedded detector and segmenter on synthetic images, noise and real ones, at several bits.
 
     python -m benchmarks.scenes --bits=3x3,4x4,4x8 --seeds=3
 
@@ -56,7 +56,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", default=",".join(MODELS), help="of configs/")
     parser.add_argument("--methods", default="noise,maskaq,real", help="of the grid")
-    parser.add_argument("--bits", default="3x3,4x4,4x8", help="weights x activations")
+    parser.add_argument(
+        "--bits", type=runs.parse_bits, default="3x3,4x4,4x8", help="weights x activations"
+    )
     parser.add_argument("--seeds", type=int, default=3, help="runs of each cell")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     parser.add_argument("--workdir", type=Path, default=Path("runs/scenes"))
@@ -66,12 +68,11 @@ def main() -> None:
     for names, known in ((models, MODELS), (methods, config.METHODS)):
         if unknown := set(names) - set(known):
             parser.error(f"no {unknown.pop()!r}; there are {', '.join(known)}")
-    bits = [tuple(map(int, pair.split("x"))) for pair in options.bits.split(",")]
     # A seed at a time: a stopped grid has all methods alike.
     cells = [
         Cell(model, weight_bits, activation_bits, method, seed)
         for seed, (weight_bits, activation_bits), model, method in itertools.product(
-            range(options.seeds), bits, models, methods
+            range(options.seeds), options.bits, models, methods
         )
     ]
     record = runs.Record(options.out / "scenes.csv", COLUMNS, run_of)

@@ -6,10 +6,11 @@
 A run is README's command in a process of its own, its import, its evaluation and its files
 included. Interleaved with it are those of another checkout of the project (`--beside`), and one
 organised as the authors' code is, in eager PyTorch at the same budget (`--torch`, the extra of that
-name; its settings are the paper's, and so are ours then, in a row of their own). Prints a Markdown
-table: medians with their range, peak memory by the operating system's account, and ratios, each of
-two runs of the same repeat. Seconds are cut into the start (imports, flags, weights), the phases of
-`results.json`, and what is left; tracing and compiling, which are parts of these and of several
+name; images, steps and epochs are those of `preset=paper` in the config, and ours with that preset
+has a row of its own). Prints a Markdown table: medians with their range, peak memory by the
+operating system's account, the figure of the task, and ratios, each of two runs of the same repeat.
+Seconds are cut into the start (imports and flags), the phases of `results.json`, and what is left;
+tracing and compiling, which are parts of these and of several
 threads, are named apart. Linux alone.
 """
 
@@ -22,6 +23,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -36,7 +38,7 @@ _EVENTS = {
     "/jax/core/compile/backend_compile_duration": "compiling",
 }
 _STARTS = ("cold", "warm")
-_PAPER = ":preset=paper"
+_PAPER = "preset=paper"
 # First argument of a process that is measured.
 _RECORD = "--record"
 
@@ -77,13 +79,13 @@ def main() -> None:
         for kind, row in measure_all(kinds).items():
             found[kind].append(row)
             print(f"{kind.label}, {kind.config}, {kind.start}: {row['wall']:.1f} s", flush=True)
-    print(table(found))
     if options.json:
         rows = [
             dataclasses.asdict(kind) | {"checkout": kind.checkout.name, "runs": runs}
             for kind, runs in found.items()
         ]
         options.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+    print(table(found))
 
 
 def list_kinds(configs: Sequence[str], beside: Path | None, with_torch: bool) -> list[Kind]:
@@ -94,10 +96,12 @@ def list_kinds(configs: Sequence[str], beside: Path | None, with_torch: bool) ->
         for start in _STARTS:
             kinds += [Kind(name, path, config, start) for name, path in checkouts.items()]
         if with_torch:
-            paper = config.partition(":")[0] + _PAPER
+            name, _, argument = config.partition(":")
+            paper = f"{name}:{','.join(filter(None, (argument, _PAPER)))}"
             kinds += [Kind("this", HERE, paper, start) for start in _STARTS]
             kinds.append(Kind("PyTorch", HERE, paper, "cold", is_torch=True))
-    return kinds
+    # A second cold start of the same would find the programs of the first.
+    return list(dict.fromkeys(kinds))
 
 
 def measure_all(kinds: Sequence[Kind]) -> dict[Kind, dict[str, Any]]:
@@ -136,39 +140,52 @@ def measure(kind: Kind, place: Path, number: int) -> dict[str, Any]:
         process = subprocess.Popen(
             command, cwd=kind.checkout, env=environment, stdout=output, stderr=output
         )
-        # Of this process alone, where `getrusage` tells of the largest child so far.
-        _, status, usage = os.wait4(process.pid, 0)
+        try:
+            # Of this process alone, where `getrusage` tells of the largest child so far.
+            _, status, usage = os.wait4(process.pid, 0)
+        except BaseException:
+            process.kill()
+            raise
         wall = time.monotonic() - started
-    if os.waitstatus_to_exitcode(status):
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
         raise RuntimeError(f"{kind.label} {kind.config} failed:\n{log.read_text()[-2000:]}")
     parts = json.loads(recorded.read_text(encoding="utf-8"))
     if kind.is_torch:
         results = json.loads(log.read_text(encoding="utf-8").splitlines()[-1])
-        top1 = results["top1"]
+        figure = results["top1"]
     else:
+        # Not at the top: a process that is measured has the modules of its own checkout.
+        from maskaq_jax.runs import results as results_lib
+
         results = json.loads((workdir / "results.json").read_text(encoding="utf-8"))
-        top1 = results["quantized_top1"]
+        metric = results_lib.shown_metrics(results)[0]
+        figure = results_lib.figures_by_model(results, metric)["quantized"]
     phases = results["seconds"]
     parts["rest"] = wall - parts["start"] - sum(phases.values())
     return {
         "wall": wall,
         "peak": usage.ru_maxrss * 1024 / 1e9,
-        "top1": top1,
+        "figure": figure,
         "parts": parts | phases,
     }
 
 
 def record(path: Path, module: str, flags: Sequence[str]) -> None:
-    """Runs a module as a program, and writes what JAX tells of its compiling, and its own start."""
+    """Runs a module as a program, and writes what JAX tells of its compiling, and its own start.
+
+    The start is what comes before the first program is traced: imports and flags.
+    """
     started = time.perf_counter()
     parts = {"start": 0.0} | dict.fromkeys(_EVENTS.values(), 0.0)
+    lock = threading.Lock()
 
     def listen(event: str, duration_secs: float, **details: Any) -> None:
         del details
         if event in _EVENTS:
-            parts[_EVENTS[event]] += duration_secs
-            # The first program is the end of imports, flags and weights.
-            parts["start"] = parts["start"] or time.perf_counter() - started
+            with lock:
+                parts[_EVENTS[event]] += duration_secs
+                parts["start"] = parts["start"] or time.perf_counter() - started
 
     import jax.monitoring
 
@@ -183,7 +200,7 @@ def record(path: Path, module: str, flags: Sequence[str]) -> None:
 def table(found: Mapping[Kind, Sequence[dict[str, Any]]]) -> str:
     """Markdown: a line for each kind."""
     lines = [
-        "| config | of | start | seconds | times this | peak GB | top-1 | seconds of parts |",
+        "| config | of | start | seconds | times this | peak GB | figure | seconds of parts |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for kind, runs in found.items():
@@ -191,6 +208,8 @@ def table(found: Mapping[Kind, Sequence[dict[str, Any]]]) -> str:
         ours = [run["wall"] for run in found[_counterpart(kind)]]
         ratios = [wall / own for wall, own in zip(walls, ours, strict=True)]
         ratio = "" if ratios == [1] * len(ratios) else f"{statistics.median(ratios):.2f}"
+        figures = [run["figure"] for run in runs if run["figure"] is not None]
+        figure = f"{statistics.median(figures):.2f}" if figures else ""
         parts = ", ".join(
             f"{name} {statistics.median(run['parts'][name] for run in runs):.1f}"
             for name in runs[0]["parts"]
@@ -199,7 +218,7 @@ def table(found: Mapping[Kind, Sequence[dict[str, Any]]]) -> str:
             f"| {kind.config} | {kind.label} | {kind.start} | {statistics.median(walls):.1f} "
             f"({min(walls):.1f} to {max(walls):.1f}) | {ratio} "
             f"| {statistics.median(run['peak'] for run in runs):.2f} "
-            f"| {statistics.median(run['top1'] for run in runs):.2f} | {parts} |"
+            f"| {figure} | {parts} |"
         )
     return "\n".join(lines)
 

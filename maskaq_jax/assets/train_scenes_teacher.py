@@ -25,29 +25,32 @@ from maskaq_jax import torch_import
 from maskaq_jax.assets import fashion_mnist, scenes_teacher, training
 from maskaq_jax.assets.scenes_teacher import Batch
 from maskaq_jax.assets.training import State
+from maskaq_jax.data import scenes
 from maskaq_jax.images.pixels import Pixels
 from maskaq_jax.models import create_model
 from maskaq_jax.storage import whole_files
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment whose model to train.")
+flags.mark_flag_as_required("config")
 _DATA = flags.DEFINE_string("data", None, "Folder of Fashion-MNIST's files.", required=True)
 _OUTPUT = flags.DEFINE_string("output", None, "Weights to write (.safetensors).", required=True)
 _STEPS = flags.DEFINE_integer("steps", 9000, "Steps of training.", lower_bound=1)
-_BATCH = flags.DEFINE_integer("batch", 32, "Scenes a step.")
+_BATCH = flags.DEFINE_integer("batch", 32, "Scenes a step.", lower_bound=1)
 _RATE = flags.DEFINE_float("rate", 1e-3, "Highest learning rate.")
 _WARMUP = flags.DEFINE_integer("warmup", 300, "Steps until the learning rate is at its highest.")
-_EVERY = flags.DEFINE_integer("every", 500, "Steps between two saved states.")
+_EVERY = flags.DEFINE_integer("every", 500, "Steps between two saved states.", lower_bound=1)
 
 
 def main(argv: list[str]) -> None:
     del argv
     settings, steps = _CONFIG.value.model, _STEPS.value
     model = create_model(settings.name, settings.num_classes, **settings.arguments)
+    scenes.Scenes("validation").check(model)
     pixels = Pixels(**_CONFIG.value.pixels)
     optimizer = training.adamw(_WARMUP.value, steps, _RATE.value)
     state = training.first_state(scenes_teacher.first_params(model, pixels), optimizer)
     output = Path(_OUTPUT.value)
-    told = f"{steps}_{_BATCH.value}_{_RATE.value}_{_WARMUP.value}"
+    told = f"{settings.name}_{steps}_{_BATCH.value}_{_RATE.value}_{_WARMUP.value}"
     saved = output.with_suffix(f".{told}.state")
     state = training.restore(saved, state)
 

@@ -89,7 +89,7 @@ _FITTED = Preset(
         "finetuning.epochs": 0,
     },
 )
-# Detectors and segmenters gain as little from training behind the fit.
+# A detector has gained as little from training behind the fit (`docs/results/scenes.md`).
 _SCENES = Preset(
     images={
         **_FITTED.images,
@@ -109,8 +109,8 @@ def _family(best: Preset) -> Mapping[str, Preset]:
     }
 
 
-# The two scales disagree: least squares lowers the calibrated accuracy of the embedded ViT, whose
-# training then makes up for more, and lifts that of a real one by 30 points.
+# Small classifiers and the others disagree: least squares lowers the calibrated accuracy of the
+# embedded ViT, whose training then makes up for more, and lifts that of a real one by 30 points.
 EMBEDDED_PRESETS = _family(_BEST)
 IMAGENET_PRESETS = _family(_FITTED)
 SCENES_PRESETS = _family(_SCENES)

@@ -44,7 +44,7 @@ SPLITS = {"training": 0, "validation": 1, "test": 2, "real": 3}
 _EVALUATED = ("test", "validation")
 NUM_SCENES = 1000
 
-_MOST_GARMENTS = 4
+MOST_GARMENTS = 4
 # Longer side of a garment, in pixels.
 _SIDES = (28, 56)
 # Places that are drawn for each garment, of which it takes the freest.
@@ -86,10 +86,10 @@ def draw_scene(garments: np.ndarray, labels: np.ndarray, key: Sequence[int]) -> 
       labels: [N] their classes, 0 to 9.
       key: seed, number of the split (`SPLITS`) and of the scene.
     """
-    draws = _uniform(key, 1 + _MOST_GARMENTS * _DRAWS)
-    count = 1 + int(draws[0] * _MOST_GARMENTS)
+    draws = _uniform(key, 1 + MOST_GARMENTS * _DRAWS)
+    count = 1 + int(draws[0] * MOST_GARMENTS)
     placed: list[PlacedGarment] = []
-    for own in draws[1:].reshape(_MOST_GARMENTS, _DRAWS)[:count]:
+    for own in draws[1:].reshape(MOST_GARMENTS, _DRAWS)[:count]:
         placed.append(_draw_garment(garments, labels, own, placed))
     return compose_scene(placed)
 

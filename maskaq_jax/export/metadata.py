@@ -25,10 +25,10 @@ def description(
       JSON values: `input`; the model's `task`; `size` [height, width] of images; the `resize`
       ('shorter' side, 'squash' or 'fit', with its `shortest_edge` and `multiple`), `crop` (share of
       the resized picture's shorter side that the central crop keeps) and `interpolation` that make
-      a picture one; `mean` and `std` of pixels in [0, 1]; whether pictures are made `grey` first,
-      with the same value on all channels; `bits` of `weights` and `activations`, with the `rules`
-      of layers that have others; `classes`, 0 for a model whose outputs are features; `model`; and
-      the `version` of maskaq_jax.
+      a picture one; `mean` and `std` of pixels in [0, 1]; whether the resized picture is made
+      `grey`, with the same value on all channels, which files that take `pixels` do themselves;
+      `bits` of `weights` and `activations`, with the `rules` of layers that have others; `classes`,
+      0 for a model whose outputs are features; `model`; and the `version` of maskaq_jax.
     """
     quantization = model.quantization
     bits = (

@@ -106,7 +106,9 @@ def _emit_outputs(
 
 
 def _normalised(ops: OnnxOperators, bytes_name: str, pixels: Pixels) -> str:
-    """[B, H, W, C] uint8 -> what the model takes, by the steps of `Pixels.from_bytes`."""
+    """[B, H, W, C] uint8 -> what the model takes, grey where it knows no colours, and then by the
+    steps of `Pixels.from_bytes`.
+    """
     x = ops.emit("Cast", bytes_name, to=TensorProto.FLOAT)
     if pixels.grey and len(pixels.mean) == len(metadata.LUMA):
         luma = ops.emit("Mul", x, ops.constant(np.array(metadata.LUMA, np.float32)))

@@ -51,7 +51,10 @@ def say(exported: Exported, tell: Tell, checks: bool = False) -> None:
     if dataset is None:
         tell("no evaluation images at hand: agreement with the low-bit model is not measured")
     else:
-        _tell_of_outputs(exported, dataset, tell, checks)
+        try:
+            _tell_of_outputs(exported, dataset, tell, checks)
+        except OSError as error:  # the file is there, and right, whatever these are
+            tell(f"evaluation images can't be read: {error}")
     if checks:
         _tell_of_layers(exported, dataset, tell)
 

@@ -17,12 +17,25 @@ def test_warm_starts_come_behind_the_cold_ones_whose_programs_they_find():
 def test_pytorch_is_compared_with_our_run_of_its_settings():
     kinds = whole.list_kinds(["vit_fashion:w=4"], None, with_torch=True)
     torch = [kind for kind in kinds if kind.is_torch]
-    assert [(kind.config, kind.start) for kind in torch] == [("vit_fashion:preset=paper", "cold")]
+    assert [(kind.config, kind.start) for kind in torch] == [
+        ("vit_fashion:w=4,preset=paper", "cold")
+    ]
     assert any(kind.config == torch[0].config and kind.label == "this" for kind in kinds)
 
 
+def test_nothing_is_run_twice_as_a_cold_start():
+    kinds = whole.list_kinds(["vit_fashion:preset=paper"] * 2, None, with_torch=True)
+    assert len(set(kinds)) == len(kinds)
+
+
+def test_what_has_no_figure_has_its_times_all_the_same():
+    (this, *_) = whole.list_kinds(["smoke"], None, with_torch=False)
+    runs = [run | {"figure": None} for run in _runs(10, start=1.0)]
+    assert whole.table({this: runs}).endswith("| 1.00 |  | start 1.0 |")
+
+
 def _runs(*walls, **parts):
-    return [{"wall": wall, "peak": 1.0, "top1": 86.0, "parts": parts} for wall in walls]
+    return [{"wall": wall, "peak": 1.0, "figure": 86.0, "parts": parts} for wall in walls]
 
 
 def test_ratios_are_of_runs_of_the_same_repeat():

@@ -1,11 +1,13 @@
 """What LiteRT computes of a file is what the model computes, but for its own rounding."""
 
 import collections
+import dataclasses
 import json
 
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from maskaq_jax.export import agreement, litert
 from maskaq_jax.export import networks as exported
@@ -83,6 +85,18 @@ def test_the_file_takes_bytes_and_says_how_pictures_are_prepared(interpreter):
     described, _ = json.JSONDecoder().raw_decode(content[start:].decode("utf-8", "replace"))
     assert described["size"] == list(shape[:2])
     assert described["bits"] == {"weights": 4, "activations": 8}
+
+
+def test_pictures_are_made_grey_inside_where_the_model_knows_no_colours(interpreter):
+    problem = networks.problem("vit", 4, 8, True)
+    model, variables, pixels, preprocessing = problem.written
+    pixels = dataclasses.replace(pixels, grey=True)
+    content = litert.build(model, variables, pixels, preprocessing, "pixels")
+    run = interpreter.Interpreter(model_content=content).get_signature_runner()
+    image = np.random.default_rng(0).integers(0, 256, model.input_shape, np.uint8)
+    grey = np.asarray(Image.fromarray(image).convert("L"))[..., None].repeat(3, axis=-1)
+    found, expected = (run(pixels=one[None])["logits"] for one in (image, grey))
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_activations_of_other_bits_are_refused():
