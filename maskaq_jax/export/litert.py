@@ -87,7 +87,9 @@ def build(
             )
             images = taken.astype(jnp.float32)
             if pixels.grey and channels == len(metadata.LUMA):
-                luma = (images * jnp.array(metadata.LUMA)).sum(axis=-1, keepdims=True)
+                luma = (images * jnp.array(metadata.LUMA)[None, None, None]).sum(
+                    axis=-1, keepdims=True
+                )
                 images = jnp.broadcast_to(jnp.floor(luma + 0.5), images.shape)
             images = (images / 255 - mean) / std
         else:
