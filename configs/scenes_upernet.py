@@ -3,7 +3,7 @@
     python -m maskaq_jax.main --config=configs/scenes_upernet.py
 
 Arguments are those of `configs/common.py`. It takes a minute or two, and reaches a mean
-IoU of 68.1 at W4A4 (one seed); the teacher has 70.4. `docs/results/scenes.md` has other methods
+IoU of 68.1 at W4A4 (3 seeds); the teacher has 70.4. `docs/results/scenes.md` has other methods
 and bits.
 """
 

@@ -3,7 +3,7 @@
     python -m maskaq_jax.main --config=configs/scenes_yolos.py
 
 Arguments are those of `configs/common.py`. It takes a minute or two, and reaches an AP of 44.2 at
-W4A4 (one seed); the teacher has 54.9. `docs/results/scenes.md` has other methods and bits.
+W4A4 (3 seeds); the teacher has 54.9. `docs/results/scenes.md` has other methods and bits.
 """
 
 from ml_collections import ConfigDict
