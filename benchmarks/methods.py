@@ -14,10 +14,8 @@ fails is named at the end, and does not stop the others.
 """
 
 import argparse
-import dataclasses
 import functools
 import itertools
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -51,27 +49,14 @@ COLUMNS = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Cell:
+class Cell(runs.Cell):
     """A run of the grid; `method` is a name of `METHODS` or `ABLATIONS`."""
-
-    model: str
-    weight_bits: int
-    activation_bits: int
-    method: str
-    seed: int
 
     @property
     def run(self) -> runs.Run:
         """The run that produces its row."""
-        method = re.sub(r"\W+", "_", self.method).strip("_")
-        bits = f"w{self.weight_bits}a{self.activation_bits}"
         argument, _ = _ALL[self.method]
-        return runs.Run(
-            f"{self.model}_{bits}_{method}_{self.seed}",
-            self.model,
-            f"w={self.weight_bits},a={self.activation_bits},{argument},seed={self.seed}",
-        )
+        return self.run_with(argument)
 
 
 def main() -> None:

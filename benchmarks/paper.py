@@ -82,7 +82,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--imagenet", type=Path, required=True, help="folder of a folder a class")
     parser.add_argument("--models", default=",".join(BACKBONES), help="of the table")
-    parser.add_argument("--bits", default="3x3,4x4,5x5,4x8", help="weights x activations")
+    parser.add_argument(
+        "--bits", type=runs.parse_bits, default="3x3,4x4,5x5,4x8", help="weights x activations"
+    )
     parser.add_argument("--preset", choices=("best", "paper"), default="best")
     parser.add_argument("--seeds", type=int, default=1, help="runs of each cell")
     parser.add_argument("--weights", type=Path, help="folder of NAME.safetensors; else the hub's")
@@ -96,7 +98,6 @@ def main() -> None:
         parser.error(f"no model {unknown.pop()!r}; there are {', '.join(BACKBONES)}")
     if not options.imagenet.is_dir():
         parser.error(f"--imagenet: no folder {options.imagenet}")
-    bits = [tuple(map(int, pair.split("x"))) for pair in options.bits.split(",")]
     source = Source(
         options.imagenet.absolute(),
         options.weights and options.weights.absolute(),
@@ -105,7 +106,7 @@ def main() -> None:
     cells = [
         Cell(name, weight_bits, activation_bits, options.preset, seed)
         for seed, name, (weight_bits, activation_bits) in itertools.product(
-            range(options.seeds), names, bits
+            range(options.seeds), names, options.bits
         )
     ]
     record = runs.Record(

@@ -6,12 +6,13 @@ import dataclasses
 import functools
 import json
 import math
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 # What JAX and PyTorch say where an accelerator's memory is used up.
 _OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "out of memory")
@@ -38,23 +39,36 @@ class Served:
     peak_bytes: int = 0
 
 
-def measure(*arguments: str) -> tuple[float, float]:
-    """Seconds and peak gigabytes of a Python process, on Linux."""
+def measure(
+    *arguments: str, directory: Path | None = None, output: IO[bytes] | None = None
+) -> tuple[float, float]:
+    """Seconds and peak gigabytes of a Python process, on Linux.
+
+    Args:
+      *arguments: Python's.
+      directory: where it runs, and finds its modules first; None for here.
+      output: file of what it prints; None for this process' errors.
+
+    Raises:
+      subprocess.CalledProcessError: it failed.
+    """
+    command = [sys.executable, *arguments]
+    environment = None if directory is None else os.environ | {"PYTHONPATH": str(directory)}
     started = time.monotonic()
-    # A process between, since the system tells the largest of all children so far.
-    between = (
-        "import resource, subprocess, sys; "
-        "subprocess.run([sys.executable, *sys.argv[1:]], check=True, stdout=sys.stderr); "
-        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+    process = subprocess.Popen(
+        command, cwd=directory, env=environment, stdout=output or sys.stderr, stderr=output
     )
-    process = subprocess.run(
-        [sys.executable, "-c", between, *arguments],
-        check=True,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    kilobytes = int(process.stdout.split()[-1])
-    return time.monotonic() - started, kilobytes * 1024 / 1e9
+    try:
+        # Of this process alone, where `getrusage` tells of the largest of all children so far.
+        _, status, usage = os.wait4(process.pid, 0)
+    except BaseException:
+        process.kill()
+        raise
+    seconds = time.monotonic() - started
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+    return seconds, usage.ru_maxrss * 1024 / 1e9
 
 
 @contextlib.contextmanager

@@ -71,6 +71,26 @@ class Run:
         return workdir / f"{self.name}_{self.digest}"
 
 
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """What a row of a grid of methods is of."""
+
+    model: str
+    weight_bits: int
+    activation_bits: int
+    method: str
+    seed: int
+
+    def run_with(self, argument: str) -> Run:
+        """The run that produces the row, by the method's argument to the config."""
+        method = re.sub(r"\W+", "_", self.method).strip("_")
+        return Run(
+            f"{self.model}_w{self.weight_bits}a{self.activation_bits}_{method}_{self.seed}",
+            self.model,
+            f"w={self.weight_bits},a={self.activation_bits},{argument},seed={self.seed}",
+        )
+
+
 class Record:
     """The rows of a table in a CSV file, by the name of their run.
 
@@ -157,9 +177,8 @@ def fill(
         with interruption.catch_termination() as is_terminated:
             for run, results in finish_all(missing, workdir, jobs, is_terminated):
                 record.add(run, make_row(points[run], results))
-                metric = results_lib.shown_metrics(results)[0]
-                figure = results_lib.figures_by_model(results, metric)["quantized"]
-                print(f"{run.name}: {figure} in {total_seconds(results)} s", flush=True)
+                seconds = total_seconds(results)
+                print(f"{run.name}: {final_figure(results)} in {seconds} s", flush=True)
                 write(list(record.rows.values()))
     except interruption.Interrupted:
         print("stopped: the same command continues from here", file=sys.stderr, flush=True)
@@ -306,6 +325,12 @@ def parse_bits(text: str) -> list[tuple[int, int]]:
         raise argparse.ArgumentTypeError(f"{text!r}, where bits are as 3x3,4x8")
     pairs = (pair.split("x") for pair in text.split(","))
     return [(int(weight_bits), int(activation_bits)) for weight_bits, activation_bits in pairs]
+
+
+def final_figure(results: Mapping[str, Any]) -> float | None:
+    """Of Q, by the first metric of its task; None where there were no labels."""
+    metric = results_lib.shown_metrics(results)[0]
+    return results_lib.figures_by_model(results, metric)["quantized"]
 
 
 def total_seconds(results: dict[str, Any]) -> float:

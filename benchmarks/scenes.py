@@ -13,11 +13,12 @@ is named at the end, and does not stop the others.
 """
 
 import argparse
+import dataclasses
 import functools
 import itertools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from benchmarks import runs, tables
 from maskaq_jax import config
@@ -31,24 +32,13 @@ COLUMNS = (
 )
 
 
-class Cell(NamedTuple):
+class Cell(runs.Cell):
     """A run of the grid; `method` is a name of `config.METHODS`."""
-
-    model: str
-    weight_bits: int
-    activation_bits: int
-    method: str
-    seed: int
 
     @property
     def run(self) -> runs.Run:
         """The run that produces its row."""
-        bits = f"w={self.weight_bits},a={self.activation_bits}"
-        return runs.Run(
-            f"{self.model}_w{self.weight_bits}a{self.activation_bits}_{self.method}_{self.seed}",
-            self.model,
-            f"{bits},method={self.method},seed={self.seed}",
-        )
+        return self.run_with(f"method={self.method}")
 
 
 def main() -> None:
@@ -86,7 +76,7 @@ def make_row(cell: Cell, results: dict[str, Any]) -> dict[str, Any]:
     metric = MODELS[cell.model]
     figures = results_lib.figures_by_model(results, metric)
     return {
-        **cell._asdict(),
+        **dataclasses.asdict(cell),
         "num_samples": results["num_samples"],
         "epochs": results["epochs"],
         "metric": metric,
@@ -98,7 +88,11 @@ def make_row(cell: Cell, results: dict[str, Any]) -> dict[str, Any]:
 def run_of(row: dict[str, Any]) -> runs.Run | None:
     """The run a row is of; None for one of no method any more."""
     known = row["model"] in MODELS and row["method"] in config.METHODS
-    return Cell(**{name: row[name] for name in Cell._fields}).run if known else None
+    return (
+        Cell(**{field.name: row[field.name] for field in dataclasses.fields(Cell)}).run
+        if known
+        else None
+    )
 
 
 def write_results(rows: Iterable[dict[str, Any]], page: Path) -> None:

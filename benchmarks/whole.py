@@ -10,37 +10,27 @@ name; images, steps and epochs are those of `preset=paper` in the config, and ou
 has a row of its own). Prints a Markdown table: medians with their range, peak memory by the
 operating system's account, the figure of the task, and ratios, each of two runs of the same repeat.
 Seconds are cut into the start (imports and flags), the phases of `results.json`, and what is left;
-tracing and compiling, which are parts of these and of several
-threads, are named apart. Linux alone.
+tracing and compiling, parts of these and of several threads, are named apart. Linux alone.
 """
 
 import argparse
 import dataclasses
 import json
-import os
-import runpy
 import statistics
 import subprocess
-import sys
 import tempfile
-import threading
-import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import processes, runs
+from maskaq_jax.runs import directory
+
 HERE = Path(__file__).resolve().parents[1]
-# What JAX tells of how long, and our words for it.
-_EVENTS = {
-    "/jax/core/compile/jaxpr_trace_duration": "tracing",
-    "/jax/core/compile/jaxpr_to_mlir_module_duration": "lowering",
-    "/jax/core/compile/backend_compile_duration": "compiling",
-}
 _STARTS = ("cold", "warm")
 _PAPER = "preset=paper"
-# First argument of a process that is measured.
-_RECORD = "--record"
+_RECORDED = HERE / "benchmarks" / "recorded.py"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,8 +71,8 @@ def main() -> None:
             print(f"{kind.label}, {kind.config}, {kind.start}: {row['wall']:.1f} s", flush=True)
     if options.json:
         rows = [
-            dataclasses.asdict(kind) | {"checkout": kind.checkout.name, "runs": runs}
-            for kind, runs in found.items()
+            dataclasses.asdict(kind) | {"checkout": kind.checkout.name, "runs": measured}
+            for kind, measured in found.items()
         ]
         options.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
     print(table(found))
@@ -106,8 +96,8 @@ def list_kinds(configs: Sequence[str], beside: Path | None, with_torch: bool) ->
 
 def measure_all(kinds: Sequence[Kind]) -> dict[Kind, dict[str, Any]]:
     """One repeat: `wall` seconds, `peak` gigabytes, and seconds of parts, of each."""
-    with tempfile.TemporaryDirectory() as directory:
-        place = Path(directory)
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
         return {kind: measure(kind, place, number) for number, kind in enumerate(kinds)}
 
 
@@ -132,69 +122,30 @@ def measure(kind: Kind, place: Path, number: int) -> dict[str, Any]:
             *("maskaq_jax.main", f"--config=configs/{name}.py:{argument}".rstrip(":")),
             *(f"--workdir={workdir}", f"--compilation_cache={cache}"),
         ]
-    command = [sys.executable, str(Path(__file__).resolve()), _RECORD, str(recorded), *flags]
-    environment = os.environ | {"PYTHONPATH": str(kind.checkout)}
     log = place / f"{number}.log"
-    with log.open("wb") as output:
-        started = time.monotonic()
-        process = subprocess.Popen(
-            command, cwd=kind.checkout, env=environment, stdout=output, stderr=output
-        )
-        try:
-            # Of this process alone, where `getrusage` tells of the largest child so far.
-            _, status, usage = os.wait4(process.pid, 0)
-        except BaseException:
-            process.kill()
-            raise
-        wall = time.monotonic() - started
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise RuntimeError(f"{kind.label} {kind.config} failed:\n{log.read_text()[-2000:]}")
+    try:
+        with log.open("wb") as output:
+            wall, peak = processes.measure(
+                str(_RECORDED), str(recorded), *flags, directory=kind.checkout, output=output
+            )
+    except subprocess.CalledProcessError as error:
+        told = log.read_text(encoding="utf-8")[-2000:]
+        raise RuntimeError(f"{kind.label} {kind.config} failed:\n{told}") from error
     parts = json.loads(recorded.read_text(encoding="utf-8"))
     if kind.is_torch:
         results = json.loads(log.read_text(encoding="utf-8").splitlines()[-1])
         figure = results["top1"]
     else:
-        # Not at the top: a process that is measured has the modules of its own checkout.
-        from maskaq_jax.runs import results as results_lib
-
-        results = json.loads((workdir / "results.json").read_text(encoding="utf-8"))
-        metric = results_lib.shown_metrics(results)[0]
-        figure = results_lib.figures_by_model(results, metric)["quantized"]
+        results = json.loads((workdir / directory.RESULTS).read_text(encoding="utf-8"))
+        figure = runs.final_figure(results)
     phases = results["seconds"]
     parts["rest"] = wall - parts["start"] - sum(phases.values())
     return {
         "wall": wall,
-        "peak": usage.ru_maxrss * 1024 / 1e9,
+        "peak": peak,
         "figure": figure,
         "parts": parts | phases,
     }
-
-
-def record(path: Path, module: str, flags: Sequence[str]) -> None:
-    """Runs a module as a program, and writes what JAX tells of its compiling, and its own start.
-
-    The start is what comes before the first program is traced: imports and flags.
-    """
-    started = time.perf_counter()
-    parts = {"start": 0.0} | dict.fromkeys(_EVENTS.values(), 0.0)
-    lock = threading.Lock()
-
-    def listen(event: str, duration_secs: float, **details: Any) -> None:
-        del details
-        if event in _EVENTS:
-            with lock:
-                parts[_EVENTS[event]] += duration_secs
-                parts["start"] = parts["start"] or time.perf_counter() - started
-
-    import jax.monitoring
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    sys.argv = [module, *flags]
-    try:
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
-    finally:
-        path.write_text(json.dumps(parts), encoding="utf-8")
 
 
 def table(found: Mapping[Kind, Sequence[dict[str, Any]]]) -> str:
@@ -203,21 +154,21 @@ def table(found: Mapping[Kind, Sequence[dict[str, Any]]]) -> str:
         "| config | of | start | seconds | times this | peak GB | figure | seconds of parts |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for kind, runs in found.items():
-        walls = [run["wall"] for run in runs]
+    for kind, measured in found.items():
+        walls = [run["wall"] for run in measured]
         ours = [run["wall"] for run in found[_counterpart(kind)]]
         ratios = [wall / own for wall, own in zip(walls, ours, strict=True)]
         ratio = "" if ratios == [1] * len(ratios) else f"{statistics.median(ratios):.2f}"
-        figures = [run["figure"] for run in runs if run["figure"] is not None]
+        figures = [run["figure"] for run in measured if run["figure"] is not None]
         figure = f"{statistics.median(figures):.2f}" if figures else ""
         parts = ", ".join(
-            f"{name} {statistics.median(run['parts'][name] for run in runs):.1f}"
-            for name in runs[0]["parts"]
+            f"{name} {statistics.median(run['parts'][name] for run in measured):.1f}"
+            for name in measured[0]["parts"]
         )
         lines.append(
             f"| {kind.config} | {kind.label} | {kind.start} | {statistics.median(walls):.1f} "
             f"({min(walls):.1f} to {max(walls):.1f}) | {ratio} "
-            f"| {statistics.median(run['peak'] for run in runs):.2f} "
+            f"| {statistics.median(run['peak'] for run in measured):.2f} "
             f"| {figure} | {parts} |"
         )
     return "\n".join(lines)
@@ -229,9 +180,4 @@ def _counterpart(kind: Kind) -> Kind:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == [_RECORD]:
-        # The folder of this file comes first, and has modules of the names of Python's own.
-        del sys.path[0]
-        record(Path(sys.argv[2]), sys.argv[3], sys.argv[4:])
-    else:
-        main()
+    main()

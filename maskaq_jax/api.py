@@ -17,7 +17,7 @@ from maskaq_jax import config as config_lib
 from maskaq_jax import data, report, run, torch_import
 from maskaq_jax.config import Config
 from maskaq_jax.config import files as config_files
-from maskaq_jax.export import files, formats, summary
+from maskaq_jax.export import formats, summary
 from maskaq_jax.export.formats import Input
 from maskaq_jax.models import Model
 from maskaq_jax.report import layers, markup
@@ -89,10 +89,8 @@ class Quantized:
         path = paths.expanded_path(os.fspath(path))
         settings = directory.read_settings(self.workdir)
         file_format = formats.format_of(path)
-        files.write(path, self.model, self.variables, settings, file_format, input_name, tell=print)
-        summary.say(
-            summary.Exported(path, file_format, self.model, self.variables, settings), print
-        )
+        exported = summary.Exported(path, file_format, self.model, self.variables, settings)
+        summary.write_and_say(exported, input_name, print)
         return path
 
     def _read(self, images: Any) -> Any:

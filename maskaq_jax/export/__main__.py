@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from maskaq_jax.devices import memory
-from maskaq_jax.export import files, formats
+from maskaq_jax.export import formats
 from maskaq_jax.runs import command_line
 from maskaq_jax.runs.command_line import Parser, refusing
 
@@ -69,9 +69,8 @@ def _export(
 
     model, variables = inputs.load(workdir)
     settings = directory.read_settings(workdir)
-    files.write(path, model, variables, settings, file_format, input_name, tell=print)
     exported = summary.Exported(path, file_format, model, variables, settings)
-    summary.say(exported, _print_now, checks)
+    summary.write_and_say(exported, input_name, _print_now, checks)
 
 
 def _print_now(line: str) -> None:

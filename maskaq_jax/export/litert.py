@@ -90,7 +90,7 @@ def build(
                 luma = (images * jnp.array(metadata.LUMA)[None, None, None]).sum(
                     axis=-1, keepdims=True
                 )
-                images = jnp.broadcast_to(jnp.floor(luma + 0.5), images.shape)
+                images = jnp.floor(luma + 0.5)
             images = (images / 255 - mean) / std
         else:
             images = taken.transpose(0, 2, 3, 1)

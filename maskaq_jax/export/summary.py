@@ -8,8 +8,8 @@ import numpy as np
 
 from maskaq_jax import config, data
 from maskaq_jax.config import Config
-from maskaq_jax.export import agreement, dense_agreement, layers
-from maskaq_jax.export.formats import Format
+from maskaq_jax.export import agreement, dense_agreement, files, layers
+from maskaq_jax.export.formats import Format, Input
 from maskaq_jax.models import Model
 from maskaq_jax.runs import results
 from maskaq_jax.storage.notes import Tell
@@ -36,6 +36,13 @@ class Exported(NamedTuple):
     model: Model
     variables: Any
     settings: Config
+
+
+def write_and_say(exported: Exported, input_name: Input, tell: Tell, checks: bool = False) -> None:
+    """Writes a file, and tells what came of it; see `files.write` and `say`."""
+    path, file_format, model, variables, settings = exported
+    files.write(path, model, variables, settings, file_format, input_name, tell)
+    say(exported, tell, checks)
 
 
 def say(exported: Exported, tell: Tell, checks: bool = False) -> None:

@@ -8,6 +8,7 @@ import onnxruntime
 import pytest
 
 from maskaq_jax.export import __main__ as command
+from maskaq_jax.export import files
 from tests import tiny
 from tests.mistakes import EXPORT_CASES
 from tests.tiny import NUM_EVALUATED
@@ -97,9 +98,7 @@ def test_a_mistake_is_answered_in_one_line(name, finished, tmp_path, monkeypatch
 def test_a_missing_extra_is_answered_in_one_line(
     package, file_format, told, finished, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr(
-        command.files.util, "find_spec", lambda name: None if name == package else name
-    )
+    monkeypatch.setattr(files.util, "find_spec", lambda name: None if name == package else name)
     _refused([f"--workdir={finished}", f"--format={file_format}", f"--out={tmp_path / 'model'}"])
     said = capsys.readouterr().err
     assert told in said
@@ -110,7 +109,7 @@ def test_a_missing_extra_is_answered_in_one_line(
 def test_a_folder_of_somebody_else_s_is_answered_in_one_line(
     finished, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr(command.files.os, "access", lambda path, mode: False)
+    monkeypatch.setattr(files.os, "access", lambda path, mode: False)
     _refused([f"--workdir={finished}", f"--out={tmp_path / 'model.onnx'}"])
     assert f"can't be written: {tmp_path} is not ours to write to" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
@@ -120,7 +119,7 @@ def test_rules_that_a_format_can_t_carry_are_answered_in_one_line(
     finished, tmp_path, monkeypatch, capsys
 ):
     """Before anything is converted, which the packages for it are asked for."""
-    monkeypatch.setattr(command.files.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(files.util, "find_spec", lambda name: name)
     workdir = tmp_path / "run"
     shutil.copytree(finished, workdir)
     settings = json.loads((workdir / "config.json").read_text())
