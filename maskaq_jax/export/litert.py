@@ -27,7 +27,7 @@ from maskaq_jax.export import integers, metadata, networks
 from maskaq_jax.export.formats import Input
 from maskaq_jax.export.integers import IntegerOperators
 from maskaq_jax.export.operators import Kernel, Rounded
-from maskaq_jax.images.pixels import Pixels
+from maskaq_jax.images.pixels import LUMA, Pixels
 from maskaq_jax.models import Model
 from maskaq_jax.quantizers import ByteGrid, WeightCodes
 from maskaq_jax.schema import ConfigError
@@ -86,10 +86,8 @@ def build(
                 for values in (pixels.mean, pixels.std)
             )
             images = taken.astype(jnp.float32)
-            if pixels.grey and channels == len(metadata.LUMA):
-                luma = (images * jnp.array(metadata.LUMA)[None, None, None]).sum(
-                    axis=-1, keepdims=True
-                )
+            if pixels.drops_colours:
+                luma = (images * jnp.array(LUMA)[None, None, None]).sum(axis=-1, keepdims=True)
                 images = jnp.floor(luma + 0.5)
             images = (images / 255 - mean) / std
         else:

@@ -11,9 +11,6 @@ from maskaq_jax.models import Model
 
 # Of the metadata; its value is JSON.
 ENTRY = "maskaq_jax"
-# Shares of red, green and blue in what Pillow's mode L has, which rounds their sum: halves up.
-# In float32 that sum is exact.
-LUMA = (19595 / 65536, 38470 / 65536, 7471 / 65536)
 
 
 def description(

@@ -17,8 +17,9 @@ from maskaq_jax.data.preprocessing import Preprocessing
 from maskaq_jax.export import file_outputs, metadata, networks
 from maskaq_jax.export.formats import Input
 from maskaq_jax.export.onnx_operators import OnnxOperators
-from maskaq_jax.images.pixels import Pixels
+from maskaq_jax.images.pixels import LUMA, Pixels
 from maskaq_jax.models import Model, shapes
+from maskaq_jax.schema import ConfigError
 from maskaq_jax.storage import whole_files
 
 _OPSET, _IR_VERSION = 21, 10
@@ -45,7 +46,7 @@ def write_onnx(
         [B, H, W, C] uint8, which is made grey where the model knows no colours.
 
     Raises:
-      ConfigError: the model has something that the file can't express.
+      ConfigError: the model has something that the file can't express, or is too large for it.
       OSError: it can't be written.
     """
     proto = build(model, variables, pixels, preprocessing, input_name)
@@ -66,6 +67,9 @@ def build(
     Args:
       model, variables, pixels, preprocessing, input_name: as of `write_onnx`.
       shows: whether all rounded activations and all products are outputs too, by their names.
+
+    Raises:
+      ConfigError: as of `write_onnx`.
     """
     ops = OnnxOperators()
     height, width, channels = model.input_shape
@@ -76,6 +80,7 @@ def build(
         taken = _value(input_name, TensorProto.FLOAT, (_BATCH, channels, height, width))
         images = input_name
     outputs = _emit_outputs(ops, model, jax.device_get(variables), images)
+    _check_size(ops)
     if shows:
         outputs += [onnx.ValueInfoProto(name=name) for name in ops.seen]
     graph = helper.make_graph(ops.nodes, "maskaq_jax", [taken], outputs, ops.initializers)
@@ -86,6 +91,17 @@ def build(
     described = metadata.description(model, pixels, preprocessing, input_name)
     helper.set_model_props(proto, {metadata.ENTRY: json.dumps(described)})
     return proto
+
+
+def _check_size(ops: OnnxOperators) -> None:
+    """Raises ConfigError for more than one file holds; with little else, arrays are the file."""
+    size = sum(array.ByteSize() for array in ops.initializers)
+    largest = onnx.checker.MAXIMUM_PROTOBUF
+    if size >= largest:
+        raise ConfigError(
+            f"the model's arrays take {size / 1e9:.1f} GB, where one ONNX file holds "
+            f"{largest / 1e9:.1f}: use fewer bits, or --format=packed, which has no limit"
+        )
 
 
 def _emit_outputs(
@@ -110,8 +126,8 @@ def _normalised(ops: OnnxOperators, bytes_name: str, pixels: Pixels) -> str:
     steps of `Pixels.from_bytes`.
     """
     x = ops.emit("Cast", bytes_name, to=TensorProto.FLOAT)
-    if pixels.grey and len(pixels.mean) == len(metadata.LUMA):
-        luma = ops.emit("Mul", x, ops.constant(np.array(metadata.LUMA, np.float32)))
+    if pixels.drops_colours:
+        luma = ops.emit("Mul", x, ops.constant(np.array(LUMA, np.float32)))
         luma = ops.emit("ReduceSum", luma, ops.constant(np.array([-1])), keepdims=1)
         x = ops.emit("Floor", ops.emit("Add", luma, ops.constant(np.array(0.5, np.float32))))
     x = ops.emit("Div", x, ops.constant(np.array(255, np.float32)))

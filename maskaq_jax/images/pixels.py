@@ -12,6 +12,12 @@ from maskaq_jax.schema import Fraction, PositiveFraction
 
 Images = TypeVar("Images", np.ndarray, jax.Array)
 
+# What red, green and blue add to a grey pixel: ITU-R BT.601's weights as Pillow rounds them, in
+# 65536ths.
+_LUMA = (19595, 38470, 7471)
+# The same as shares; in float32 the sum of bytes times these is exact.
+LUMA = tuple(weight / 65536 for weight in _LUMA)
+
 
 @dataclasses.dataclass(frozen=True)
 class Pixels:
@@ -20,20 +26,31 @@ class Pixels:
     Attributes:
       mean: per channel, of pixels in [0, 1].
       std: per channel, of the same.
-      grey: whether the model only knows images whose channels are equal.
+      grey: whether the model only knows images whose channels are equal; colours are made grey.
     """
 
     mean: tuple[Fraction, ...] = (0.485, 0.456, 0.406)
     std: tuple[PositiveFraction, ...] = (0.229, 0.224, 0.225)
     grey: bool = False
 
+    @property
+    def drops_colours(self) -> bool:
+        """Whether pictures have colours that the model doesn't know."""
+        return self.grey and len(self.mean) == len(LUMA)
+
     def from_bytes(self, images: Images) -> Images:
         """[..., channels] uint8 -> the same shape as the model's input, float32.
+
+        Where the model knows no colours, all channels get the grey value that Pillow gives.
 
         Raises:
           ValueError: images that are no bytes, or of other channels.
         """
         arrays.check_axes("images", images, "... channels", "uint8", channels=len(self.mean))
+        if self.drops_colours:
+            weights = np.array(_LUMA, np.uint32).reshape(*[1] * (images.ndim - 1), -1)
+            luma = (images.astype(np.uint32) * weights).sum(axis=-1, keepdims=True)
+            images = ((luma + 2**15) // 2**16).repeat(len(_LUMA), axis=-1)
         return self.normalise(images.astype(np.float32) / 255)
 
     def normalise(self, pixels: Images) -> Images:

@@ -223,7 +223,6 @@ def read_images(
         _with_channels(
             _read_picture(picture, (height, width), settings.evaluation.preprocessing),
             channels,
-            settings.pixels.grey,
         )
         for picture in pictures
     ]
@@ -277,9 +276,9 @@ def _check_array(array: np.ndarray) -> None:
         )
 
 
-def _with_channels(image: np.ndarray, channels: int, is_grey: bool) -> np.ndarray:
-    """[height, width, 3] uint8 with as many channels, grey where the model knows no colours."""
-    if channels == 3 and not is_grey:
+def _with_channels(image: np.ndarray, channels: int) -> np.ndarray:
+    """[height, width, 3] uint8 with as many channels, grey where they aren't three."""
+    if channels == 3:
         return image
     grey = np.asarray(Image.fromarray(image).convert("L"))
     return np.repeat(grey[..., None], channels, axis=-1)

@@ -179,3 +179,11 @@ def test_a_model_of_another_definition_is_refused():
 
     with pytest.raises(ConfigError, match="no rule to export a Other"):
         writer.build(Other(), {"params": {}}, networks.PIXELS, networks.PREPROCESSING)
+
+
+def test_a_model_too_large_for_one_file_is_refused_with_the_way_out(monkeypatch, tmp_path):
+    problem = networks.problem("clip", 8, 8, False)
+    monkeypatch.setattr("onnx.checker.MAXIMUM_PROTOBUF", 10_000)
+    with pytest.raises(ConfigError, match=r"GB, where one ONNX file holds .* --format=packed"):
+        writer.write_onnx(tmp_path / "q.onnx", *problem.written)
+    assert not [*tmp_path.iterdir()]

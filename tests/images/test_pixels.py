@@ -1,6 +1,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from maskaq_jax.images.pixels import Pixels
 
@@ -12,6 +13,17 @@ def test_normalised_pixels_are_those_of_the_formula():
     normalised = PIXELS.from_bytes(images)
     assert normalised.dtype == np.float32
     np.testing.assert_allclose(normalised.ravel(), [-1, 6, -0.6, 1.2], rtol=1e-6)
+
+
+@pytest.mark.parametrize("asarray", [np.asarray, jnp.asarray])
+def test_colours_are_made_grey_as_pillow_does_where_the_model_knows_none(asarray):
+    images = np.random.default_rng(0).integers(0, 256, (2, 40, 50, 3), np.uint8)
+    grey = np.stack([np.asarray(Image.fromarray(image).convert("L")) for image in images])
+    pixels = Pixels(grey=True)
+    found = pixels.from_bytes(asarray(images))
+    in_grey = asarray(np.stack([grey] * 3, axis=-1))
+    np.testing.assert_array_equal(found, Pixels().from_bytes(in_grey))
+    np.testing.assert_array_equal(found, pixels.from_bytes(in_grey))
 
 
 @pytest.mark.parametrize("shape", [(2,), (1, 2), (3, 1, 5, 2)])

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from maskaq_jax.models import create_model
@@ -13,3 +14,8 @@ MODEL = create_model("vit", 3, **TINY)
 @pytest.fixture(scope="package")
 def params():
     return jax.jit(MODEL.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))["params"]
+
+
+def assert_same(found, expected):
+    """Checks that trees of arrays are the same to the last bit."""
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
