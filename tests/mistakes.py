@@ -140,6 +140,14 @@ CASES = {
         _smoke("finetuning.step_learning_rate=1.0"),
         "step_learning_rate must be below 1",
     ),
+    "shares of weights without Adam": (
+        _smoke(
+            "finetuning.optimizer=sgd",
+            "finetuning.step_learning_rate=0.0",
+            "finetuning.relative_learning_rate=0.001",
+        ),
+        "relative_learning_rate is a share of the weights with 'adam' only",
+    ),
     "nothing to optimise": (
         _smoke(
             *(

@@ -99,10 +99,17 @@ def _check_method(config: Config) -> None:
 
 
 def _check_optimizer(finetuning: FinetuningSettings) -> None:
-    if finetuning.step_learning_rate and finetuning.optimizer != "adam":
+    if finetuning.optimizer == "adam":
+        return
+    if finetuning.step_learning_rate:
         raise ConfigError(
             "config.finetuning.step_learning_rate is a share of the step sizes with 'adam' only: "
             f"with {finetuning.optimizer!r} set it to 0, which trains them as zero points are"
+        )
+    if finetuning.relative_learning_rate:
+        raise ConfigError(
+            "config.finetuning.relative_learning_rate is a share of the weights with 'adam' only: "
+            f"with {finetuning.optimizer!r} set it to 0, and learning_rate instead"
         )
 
 

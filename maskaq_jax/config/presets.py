@@ -67,8 +67,8 @@ _BEST = Preset(
     },
 )
 # What a model of ImageNet's scale is quantized with: every layer fitted in closed form to images
-# that take minutes, and no training, which on a real ViT has not been worth its time yet.
-# `docs/results/real.md` has what that reaches, and what was tried.
+# that are drawn, and then trained gently on more of them. `docs/results/real.md` has what that
+# reaches, and what was tried.
 _FITTED = Preset(
     images={
         **_BEST.images,
@@ -78,7 +78,7 @@ _FITTED = Preset(
         "synthesis.first_images": "leaves",
         "synthesis.num_steps": 0,
         "synthesis.learning_rate": 0.05,
-        "samples.num_samples": 384,
+        "samples.num_samples": 1024,
         "samples.batch_size": 32,
         "samples.calibration_size": 384,
         "samples.refresh_every": 0,
@@ -86,18 +86,33 @@ _FITTED = Preset(
     training={
         "calibration.ranges": "least_squares",
         "calibration.num_views": 384,
-        "finetuning.epochs": 0,
+        "finetuning.epochs": 12,
+        "finetuning.batch_size": 32,
+        "finetuning.optimizer": "adam",
+        "finetuning.relative_learning_rate": 1e-3,
+        "finetuning.quantizer_learning_rate": 1e-3,
+        "finetuning.step_learning_rate": 3e-3,
+        "finetuning.averaged_share": 0.3,
+        "finetuning.temperature": 1.0,
+        "finetuning.attention_weight": 0.0,
+        "finetuning.block_weight": 1.0,
+        "finetuning.important_weight": 1.0,
+        "finetuning.view.min_area": 0.5,
+        "finetuning.view.jitter": 0.0,
+        "finetuning.view.grey": 0.0,
+        "finetuning.view.blur": 0.0,
     },
 )
-# A detector has gained as little from training behind the fit (`docs/results/scenes.md`).
+# A detector has gained little from training behind the fit (`docs/results/scenes.md`).
 _SCENES = Preset(
     images={
         **_FITTED.images,
         # Scenes stand on black, as who has a model of them knows; it can't be chosen by the classes
         # of whole images, which they don't have.
         "synthesis.background": "black",
+        "samples.num_samples": 384,
     },
-    training=_FITTED.training,
+    training={**_FITTED.training, "finetuning.epochs": 0},
 )
 
 

@@ -28,6 +28,10 @@ def create_optimizer(settings: FinetuningSettings, num_steps: int) -> optax.Grad
         "params": on_cosine(settings.learning_rate),
         "quant": on_cosine(settings.quantizer_learning_rate),
     }
+    if settings.relative_learning_rate:
+        # Tensors of zeros, as biases may be, move by a thousandth of the share.
+        relative = optax.scale_by_param_block_rms(min_scale=1e-3)
+        groups["params"] = optax.chain(on_cosine(settings.relative_learning_rate), relative)
     if settings.step_learning_rate:
         # A step size is a block of one parameter, whose root mean square is its size.
         relative = optax.scale_by_param_block_rms(min_scale=0.0)

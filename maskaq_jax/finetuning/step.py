@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from maskaq_jax import losses
+from maskaq_jax import losses, schema
 from maskaq_jax.devices.global_batch import LOCAL, GlobalBatch
 from maskaq_jax.devices.keys import image_keys, named_key
 from maskaq_jax.images.pixels import Pixels
@@ -43,6 +43,8 @@ class FinetuningSettings:
       batch_size: global.
       optimizer: 'sgd' (Nesterov momentum 0.9) or 'adam'.
       learning_rate: of the weights, at the start of the cosine.
+      relative_learning_rate: the same as a share of each tensor's root mean square, with 'adam'; 0
+        for `learning_rate`. What suits one model suits others so, whatever their weights' size.
       quantizer_learning_rate: of zero points, and of step sizes where they have no rate of their
         own.
       step_learning_rate: of step sizes, as a share of their size, with 'adam'; 0 for none. They
@@ -70,6 +72,7 @@ class FinetuningSettings:
     learning_rate: PositiveFloat = 1e-3
     quantizer_learning_rate: NonNegativeFloat = 1e-3
     step_learning_rate: FractionBelowOne = 0.0
+    relative_learning_rate: FractionBelowOne = schema.added(0.0)
     final_learning_rate_ratio: Fraction = 0.01
     averaged_share: Fraction = 0.0
     output_distance: Literal["kl", "cosine", "mse"] = "kl"

@@ -291,6 +291,7 @@ class Training:
         lower = dataclasses.replace(
             settings,
             learning_rate=settings.learning_rate * share,
+            relative_learning_rate=settings.relative_learning_rate * share,
             quantizer_learning_rate=settings.quantizer_learning_rate * share,
             step_learning_rate=settings.step_learning_rate * share,
         )
@@ -335,8 +336,8 @@ class Training:
         good = checkpoints.latest_step()
         raise FloatingPointError(
             f"fine-tuning diverged at step {step} of {self._session.plan.num_steps} "
-            f"({losses or 'before any step'}): lower config.finetuning.learning_rate, "
-            "quantizer_learning_rate or step_learning_rate, with another --workdir; "
+            f"({losses or 'before any step'}): lower config.finetuning's learning rates, with "
+            "another --workdir; "
             "the last good checkpoint is "
             f"{'none' if good is None else checkpoints.directory / str(good)}"
         )

@@ -59,6 +59,7 @@ def test_the_default_settings_are_the_papers():
             **{"min_area": 0.08, "flip": 0.5, "jitter": 0.8, "grey": 0.2, "blur": 1.0},
             "shift": 0,
         },
+        "relative_learning_rate": 0.0,
         "step_learning_rate": 0.0,
         "averaged_share": 0.0,
         "block_weight": 0.0,
@@ -90,7 +91,7 @@ def test_fields_that_were_added_are_no_part_of_the_identity_while_they_have_thei
     for name in ("resize", "shortest_edge", "multiple"):
         del whole["evaluation"]["preprocessing"][name]
     del whole["model"]["weights_key"], whole["samples"]["held_out"]
-    del whole["synthesis"]["first_images"]
+    del whole["synthesis"]["first_images"], whole["finetuning"]["relative_learning_rate"]
     assert config_lib.identity(config) == whole
     settings.calibration.ranges = "least_squares"
     fitted = config_lib.identity(config_lib.validated(settings))

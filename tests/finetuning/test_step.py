@@ -302,6 +302,21 @@ def test_step_sizes_learn_in_shares_of_their_size(size):
     np.testing.assert_allclose(update["params"]["w"], -settings.learning_rate, rtol=1e-5)
 
 
+def test_weights_learn_in_shares_of_each_tensors_size():
+    settings = FinetuningSettings(optimizer="adam", relative_learning_rate=0.02)
+    optimizer = create_optimizer(settings, num_steps=10)
+    params = {"small": jnp.array([0.03, -0.04]), "large": jnp.full(4, 50.0), "none": jnp.zeros(3)}
+    trained = {"params": params, "quant": {"zero_point": jnp.float32(3)}}
+    gradient = jax.tree.map(lambda leaf: 3 * jnp.ones_like(leaf), trained)
+    update, _ = optimizer.update(gradient, optimizer.init(trained), trained)
+    # Adam's first update is its rate, whatever the gradient.
+    sizes = {"small": np.sqrt(0.00125), "large": 50, "none": 1e-3}
+    for name, size in sizes.items():
+        np.testing.assert_allclose(update["params"][name], -0.02 * size, rtol=1e-4)
+    expected = -settings.quantizer_learning_rate
+    np.testing.assert_allclose(update["quant"]["zero_point"], expected, rtol=1e-4)
+
+
 def test_a_model_without_quantizers_has_no_step_sizes_to_train():
     optimizer = create_optimizer(FinetuningSettings(optimizer="adam", step_learning_rate=0.02), 10)
     trained = finetuning.trainable({"params": {"w": jnp.ones(3)}})
