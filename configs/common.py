@@ -17,10 +17,10 @@
 
 Those of ImageNet models take weights of the Hugging Face hub (the `hub` extra);
 `--config.model.weights=FILE` takes a file instead. With `preset=best`, the default, every layer is
-fitted in closed form to 384 synthetic images and trained for 12 epochs on 1024, which on two CPU
-cores takes a ViT-S of 112 px some ten minutes; `preset=paper` has the paper's ten thousand images
-and 200 epochs, whose time `docs/scaling.md` estimates. Accuracy on ImageNet is not measured yet;
-`docs/results/real.md` has that of another real ViT.
+fitted in closed form to 384 synthetic images, and classifiers are trained for 12 epochs on 1024;
+`preset=paper` has the paper's ten thousand images and 200 epochs, whose time `docs/scaling.md`
+estimates. Accuracy on ImageNet is not measured yet; `docs/results/real.md` has that of another real
+ViT, with its time.
 
 A field's value is the last of what these say of it: the paper's settings, the preset, the config
 file, the arguments, the command line. What depends on the method is settled at the very end, by
@@ -36,10 +36,10 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict, FieldReference
 
 from maskaq_jax import config as config_lib
-from maskaq_jax import data, schema
+from maskaq_jax import data, models, schema
 
 # How many images of their own people have for an ImageNet model, with `images=best`; and, with
-# `preset=best`, the epochs that are about as many steps of some hundred images as others take.
+# `preset=best`, the epochs that a classifier is trained on them.
 _OWN_IMAGES: dict[str, Any] = {"samples.num_samples": 96, "samples.calibration_size": 96}
 _OWN_TRAINING: dict[str, Any] = {"finetuning.epochs": 24}
 
@@ -111,7 +111,9 @@ def imagenet_config(
         own["pixels.mean"] = mean
     if std:
         own["pixels.std"] = std
-    return experiment(argument, config_lib.IMAGENET_PRESETS, own | (fields or {}), w=4, a=4)
+    is_dense = model in models.model_names() and models.family_of(model).task != "classification"
+    presets = config_lib.DENSE_PRESETS if is_dense else config_lib.IMAGENET_PRESETS
+    return experiment(argument, presets, own | (fields or {}), w=4, a=4)
 
 
 def experiment(
@@ -158,11 +160,12 @@ def experiment(
     values["model.arguments"] = ConfigDict(values["model.arguments"])
     config = config_lib.default()
     config.update_from_flattened_dict(values)
-    if presets is config_lib.IMAGENET_PRESETS:
-        own_images = _OWN_IMAGES if images == "best" else {}
-        own_training = _OWN_TRAINING if training == "best" else {}
-        for name, value in (own_images | own_training).items():
-            _follow_method(config, name, functools.partial(_if_real, value))
+    is_classifier = presets is config_lib.IMAGENET_PRESETS
+    own_images = _OWN_IMAGES if is_classifier or presets is config_lib.DENSE_PRESETS else {}
+    own_training = _OWN_TRAINING if is_classifier else {}
+    own = (own_images if images == "best" else {}) | (own_training if training == "best" else {})
+    for name, value in own.items():
+        _follow_method(config, name, functools.partial(_if_real, value))
     for name in _fields_without(arguments.without, method):
         _follow_method(config, name, _if_maskaq)
     return config

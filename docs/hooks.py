@@ -13,7 +13,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 from maskaq_jax import schema
-from maskaq_jax.config import EMBEDDED_PRESETS, IMAGENET_PRESETS, SCENES_PRESETS, Config, Preset
+from maskaq_jax.config import (
+    DENSE_PRESETS,
+    EMBEDDED_PRESETS,
+    IMAGENET_PRESETS,
+    SCENES_PRESETS,
+    Config,
+    Preset,
+)
 
 MARK = "<!-- config fields -->"
 _KINDS = {int: "integer", float: "number", str: "text", bool: "`True` or `False`"}
@@ -106,13 +113,16 @@ def _default(path: str) -> str:
 def _best(path: str) -> str:
     """What `preset=best` sets, where that is another value; for each scale if they differ."""
     name = path.removeprefix("config.")
-    imagenet, embedded, scenes = (
-        _preset(family["best"]) for family in (IMAGENET_PRESETS, EMBEDDED_PRESETS, SCENES_PRESETS)
+    imagenet, dense, embedded, scenes = (
+        _preset(family["best"])
+        for family in (IMAGENET_PRESETS, DENSE_PRESETS, EMBEDDED_PRESETS, SCENES_PRESETS)
     )
     if name in imagenet and imagenet[name] == embedded.get(name):
         return _shown(imagenet[name])
     told = [("ImageNet", imagenet), ("embedded", embedded)]
-    if scenes.get(name) != imagenet.get(name):
+    if dense.get(name) != imagenet.get(name):
+        told.append(("detectors and segmenters", dense))
+    if scenes.get(name) != dense.get(name):
         told.append(("scenes", scenes))
     return ", ".join(f"{scale} {_shown(values[name])}" for scale, values in told if name in values)
 

@@ -1,4 +1,4 @@
-"""What a user may get wrong, and the answer to it."""
+"""What a user may get wrong, and the answer to it: one table, in the order of a user's way."""
 
 import functools
 from pathlib import Path
@@ -139,6 +139,10 @@ CASES = {
     "steps of a whole step size": (
         _smoke("finetuning.step_learning_rate=1.0"),
         "step_learning_rate must be below 1",
+    ),
+    "two learning rates of weights": (
+        _deit("finetuning.learning_rate=0.0001"),
+        "learning_rate is 0.0001, but weights are trained by relative_learning_rate=0.001",
     ),
     "shares of weights without Adam": (
         _smoke(

@@ -31,6 +31,7 @@ FIELDS = {
     "synthesis.num_steps": 2,
     "calibration.num_views": 8,
     "calibration.num_searched": 32,
+    "finetuning.epochs": 0,
 }
 
 

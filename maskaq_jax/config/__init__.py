@@ -15,6 +15,7 @@ from maskaq_jax.config.fields import (
 from maskaq_jax.config.methods import METHODS, SYNTHESIS_METHODS, Method
 from maskaq_jax.config.presets import (
     ABLATIONS,
+    DENSE_PRESETS,
     EMBEDDED_PRESETS,
     IMAGENET_PRESETS,
     SCENES_PRESETS,
@@ -24,6 +25,7 @@ from maskaq_jax.schema import ConfigError
 
 __all__ = [
     "ABLATIONS",
+    "DENSE_PRESETS",
     "EMBEDDED_PRESETS",
     "IMAGENET_PRESETS",
     "METHODS",

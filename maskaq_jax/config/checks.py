@@ -99,6 +99,12 @@ def _check_method(config: Config) -> None:
 
 
 def _check_optimizer(finetuning: FinetuningSettings) -> None:
+    rate, relative = finetuning.learning_rate, finetuning.relative_learning_rate
+    if relative and rate != FinetuningSettings.learning_rate:
+        raise ConfigError(
+            f"config.finetuning.learning_rate is {rate:g}, but weights are trained by "
+            f"relative_learning_rate={relative:g}: set that to 0, or leave learning_rate alone"
+        )
     if finetuning.optimizer == "adam":
         return
     if finetuning.step_learning_rate:

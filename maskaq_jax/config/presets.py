@@ -66,9 +66,8 @@ _BEST = Preset(
         "finetuning.view.blur": 0.0,
     },
 )
-# What a model of ImageNet's scale is quantized with: every layer fitted in closed form to images
-# that are drawn, and then trained gently on more of them. `docs/results/real.md` has what that
-# reaches, and what was tried.
+# What models of ImageNet's scale are quantized with: every layer is fitted in closed form to images
+# that are drawn.
 _FITTED = Preset(
     images={
         **_BEST.images,
@@ -78,7 +77,7 @@ _FITTED = Preset(
         "synthesis.first_images": "leaves",
         "synthesis.num_steps": 0,
         "synthesis.learning_rate": 0.05,
-        "samples.num_samples": 1024,
+        "samples.num_samples": 384,
         "samples.batch_size": 32,
         "samples.calibration_size": 384,
         "samples.refresh_every": 0,
@@ -86,6 +85,18 @@ _FITTED = Preset(
     training={
         "calibration.ranges": "least_squares",
         "calibration.num_views": 384,
+        "finetuning.epochs": 0,
+    },
+)
+# Scenes stand on black, as who has a model of them knows; it can't be chosen by the classes of
+# whole images, which they don't have.
+_SCENES = Preset({**_FITTED.images, "synthesis.background": "black"}, _FITTED.training)
+# Classifiers are then trained, gently, on more of these images: `docs/results/real.md` has what
+# that brings. A detector has gained little from it (`docs/results/scenes.md`).
+_TRAINED = Preset(
+    images={**_FITTED.images, "samples.num_samples": 1024},
+    training={
+        **_FITTED.training,
         "finetuning.epochs": 12,
         "finetuning.batch_size": 32,
         "finetuning.optimizer": "adam",
@@ -103,17 +114,6 @@ _FITTED = Preset(
         "finetuning.view.blur": 0.0,
     },
 )
-# A detector has gained little from training behind the fit (`docs/results/scenes.md`).
-_SCENES = Preset(
-    images={
-        **_FITTED.images,
-        # Scenes stand on black, as who has a model of them knows; it can't be chosen by the classes
-        # of whole images, which they don't have.
-        "synthesis.background": "black",
-        "samples.num_samples": 384,
-    },
-    training={**_FITTED.training, "finetuning.epochs": 0},
-)
 
 
 def _family(best: Preset) -> Mapping[str, Preset]:
@@ -127,8 +127,10 @@ def _family(best: Preset) -> Mapping[str, Preset]:
 # Small classifiers and the others disagree: least squares lowers the calibrated accuracy of the
 # embedded ViT, whose training then makes up for more, and lifts that of a real one by 30 points.
 EMBEDDED_PRESETS = _family(_BEST)
-IMAGENET_PRESETS = _family(_FITTED)
+IMAGENET_PRESETS = _family(_TRAINED)
+DENSE_PRESETS = _family(_FITTED)
 SCENES_PRESETS = _family(_SCENES)
+_FAMILIES = (EMBEDDED_PRESETS, IMAGENET_PRESETS, DENSE_PRESETS, SCENES_PRESETS)
 
 # What MaskAQ is without one of its parts: the fields that change.
 ABLATIONS: Mapping[str, Fields] = {
@@ -146,7 +148,6 @@ ABLATIONS: Mapping[str, Fields] = {
 
 def standard_values(name: str) -> set[Any]:
     """Values that a field has without a user's doing: its default, and those of presets."""
-    families = (EMBEDDED_PRESETS, IMAGENET_PRESETS, SCENES_PRESETS)
-    presets = [preset for family in families for preset in family.values()]
+    presets = [preset for family in _FAMILIES for preset in family.values()]
     layers = (layer for preset in presets for layer in (preset.images, preset.training))
     return {_default(name), *(layer[name] for layer in layers if name in layer)}

@@ -94,13 +94,13 @@ def build(
 
 
 def _check_size(ops: OnnxOperators) -> None:
-    """Raises ConfigError for more than one file holds; with little else, arrays are the file."""
+    """Raises ConfigError for arrays, nearly all that a file holds, that are too large for one."""
     size = sum(array.ByteSize() for array in ops.initializers)
     largest = onnx.checker.MAXIMUM_PROTOBUF
     if size >= largest:
         raise ConfigError(
             f"the model's arrays take {size / 1e9:.1f} GB, where one ONNX file holds "
-            f"{largest / 1e9:.1f}: use fewer bits, or --format=packed, which has no limit"
+            f"{largest / 1e9:.1f}: use fewer bits, or --format=safetensors, which has no limit"
         )
 
 

@@ -24,18 +24,19 @@ def create_optimizer(settings: FinetuningSettings, num_steps: int) -> optax.Grad
             return optax.adam(schedule)
         return optax.sgd(schedule, momentum=0.9, nesterov=True)
 
-    groups = {
-        "params": on_cosine(settings.learning_rate),
-        "quant": on_cosine(settings.quantizer_learning_rate),
-    }
+    def in_shares(learning_rate: float, least: float) -> optax.GradientTransformation:
+        """Of each tensor's root mean square, or of the least one."""
+        return optax.chain(on_cosine(learning_rate), optax.scale_by_param_block_rms(least))
+
+    groups = {"quant": on_cosine(settings.quantizer_learning_rate)}
     if settings.relative_learning_rate:
-        # Tensors of zeros, as biases may be, move by a thousandth of the share.
-        relative = optax.scale_by_param_block_rms(min_scale=1e-3)
-        groups["params"] = optax.chain(on_cosine(settings.relative_learning_rate), relative)
+        # Biases may be zeros, and must move nevertheless.
+        groups["params"] = in_shares(settings.relative_learning_rate, least=1e-3)
+    else:
+        groups["params"] = on_cosine(settings.learning_rate)
     if settings.step_learning_rate:
-        # A step size is a block of one parameter, whose root mean square is its size.
-        relative = optax.scale_by_param_block_rms(min_scale=0.0)
-        groups["steps"] = optax.chain(on_cosine(settings.step_learning_rate), relative)
+        # A step size is a tensor of one number, whose root mean square is its size.
+        groups["steps"] = in_shares(settings.step_learning_rate, least=0.0)
 
     def label(path: tuple[Any, ...], _: Array) -> str:
         if path[0].key == "params":

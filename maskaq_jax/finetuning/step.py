@@ -70,9 +70,9 @@ class FinetuningSettings:
     batch_size: PositiveInt = 16
     optimizer: Literal["sgd", "adam"] = "sgd"
     learning_rate: PositiveFloat = 1e-3
+    relative_learning_rate: FractionBelowOne = schema.added(0.0)
     quantizer_learning_rate: NonNegativeFloat = 1e-3
     step_learning_rate: FractionBelowOne = 0.0
-    relative_learning_rate: FractionBelowOne = schema.added(0.0)
     final_learning_rate_ratio: Fraction = 0.01
     averaged_share: Fraction = 0.0
     output_distance: Literal["kl", "cosine", "mse"] = "kl"

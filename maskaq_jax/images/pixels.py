@@ -12,11 +12,10 @@ from maskaq_jax.schema import Fraction, PositiveFraction
 
 Images = TypeVar("Images", np.ndarray, jax.Array)
 
-# What red, green and blue add to a grey pixel: ITU-R BT.601's weights as Pillow rounds them, in
-# 65536ths.
-_LUMA = (19595, 38470, 7471)
+# What red, green and blue add to a grey pixel: ITU-R BT.601's weights as Pillow rounds them.
+_LUMA_65536THS = (19595, 38470, 7471)
 # The same as shares; in float32 the sum of bytes times these is exact.
-LUMA = tuple(weight / 65536 for weight in _LUMA)
+LUMA = tuple(weight / 65536 for weight in _LUMA_65536THS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,9 +47,9 @@ class Pixels:
         """
         arrays.check_axes("images", images, "... channels", "uint8", channels=len(self.mean))
         if self.drops_colours:
-            weights = np.array(_LUMA, np.uint32).reshape(*[1] * (images.ndim - 1), -1)
+            weights = np.array(_LUMA_65536THS, np.uint32).reshape(*[1] * (images.ndim - 1), -1)
             luma = (images.astype(np.uint32) * weights).sum(axis=-1, keepdims=True)
-            images = ((luma + 2**15) // 2**16).repeat(len(_LUMA), axis=-1)
+            images = ((luma + 2**15) // 2**16).repeat(len(_LUMA_65536THS), axis=-1)
         return self.normalise(images.astype(np.float32) / 255)
 
     def normalise(self, pixels: Images) -> Images:

@@ -5,6 +5,7 @@ from maskaq_jax.models.protocol import Model
 from maskaq_jax.models.registry import (
     create_model,
     description,
+    family_of,
     full_precision,
     layer_names,
     model_names,
@@ -19,6 +20,7 @@ __all__ = [
     "Rule",
     "create_model",
     "description",
+    "family_of",
     "full_precision",
     "join_rules",
     "layer_names",

@@ -2,6 +2,8 @@
 al. 2023). The batch norm before that layer is part of it: a trained model's is a fixed factor.
 """
 
+from typing import ClassVar
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
@@ -27,6 +29,7 @@ class LinearSegmenter(PatchSequence, nn.Module):
       dtype: compute dtype; parameters, attention logits and softmax stay float32.
     """
 
+    task: ClassVar[Task] = "segmentation"
     num_classes: int = 150
     quantization: Quantization | None = None
     img_size: int = 518
@@ -51,11 +54,6 @@ class LinearSegmenter(PatchSequence, nn.Module):
     def patches(self) -> regions.PatchTokens:
         """Behind the class token and registers, scored by all of them: the head reads no other."""
         return self.apart().patches
-
-    @property
-    def task(self) -> Task:
-        """What the outputs are for."""
-        return "segmentation"
 
     def setup(self) -> None:
         self.backbone = self._backbone()

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from maskaq_jax.models import sites
 from maskaq_jax.models.layers import ACTIVATIONS, Quantization
 from maskaq_jax.models.linear_segmenter import LinearSegmenter
-from maskaq_jax.models.protocol import Model
+from maskaq_jax.models.protocol import Model, Task
 from maskaq_jax.models.swin import SwinTransformer
 from maskaq_jax.models.swin_fpn import SwinFpn
 from maskaq_jax.models.upernet import UperNet
@@ -118,6 +118,12 @@ class Family(NamedTuple):
     module: type[Any]
     arguments: Mapping[str, Rule]
     models: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def task(self) -> Task:
+        """What the outputs of its models are for."""
+        task: Task = self.module.task
+        return task
 
 
 _TINY = {"embed_dim": 192, "depth": 12, "num_heads": 3}

@@ -4,7 +4,7 @@ names mirror timm's.
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -394,6 +394,7 @@ class SwinTransformer(SwinStages):
       num_classes: 0 for no classifier; the logits are then the pooled features.
     """
 
+    task: ClassVar[Task] = "classification"
     num_classes: int = 1000
     img_size: int = 224
 
@@ -408,11 +409,6 @@ class SwinTransformer(SwinStages):
                     f"{self.patch_size}, a multiple of {self._whole_size()} fits"
                 )
         super().__post_init__()
-
-    @property
-    def task(self) -> Task:
-        """What the outputs are for."""
-        return "classification"
 
     def setup(self) -> None:
         self.setup_stages()

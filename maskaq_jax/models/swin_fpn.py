@@ -3,6 +3,7 @@ stand on it; their heads are elsewhere. Parameter names mirror mmdetection's.
 """
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -55,6 +56,7 @@ class SwinFpn(SwinMaps):
       out_channels: of each level of the pyramid.
     """
 
+    task: ClassVar[Task] = "features"
     num_classes: int = 0
     out_channels: int = 256
 
@@ -65,11 +67,6 @@ class SwinFpn(SwinMaps):
                 f"{self.num_classes}"
             )
         super().__post_init__()
-
-    @property
-    def task(self) -> Task:
-        """What the outputs are for."""
-        return "features"
 
     def setup(self) -> None:
         self.setup_maps()

@@ -6,6 +6,7 @@ names mirror mmsegmentation's.
 """
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -87,17 +88,13 @@ class UperNet(SwinMaps):
       hidden_size: channels of the head.
     """
 
+    task: ClassVar[Task] = "segmentation"
     num_classes: int = 150
     hidden_size: int = 512
 
     def __post_init__(self) -> None:
         layers.check_has_classes("upernet_swin", self.num_classes)
         super().__post_init__()
-
-    @property
-    def task(self) -> Task:
-        """What the outputs are for."""
-        return "segmentation"
 
     def setup(self) -> None:
         self.setup_maps()

@@ -5,7 +5,7 @@ otherwise. Parameter names mirror timm's.
 
 import functools
 import math
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -207,6 +207,7 @@ class VisionTransformer(PatchSequence, nn.Module):
       layer_norm_eps: added to the variance in every norm.
     """
 
+    task: ClassVar[Task] = "classification"
     num_classes: int = 1000
     quantization: Quantization | None = None
     img_size: int = 224
@@ -257,11 +258,6 @@ class VisionTransformer(PatchSequence, nn.Module):
     def has_fc_norm(self) -> bool:
         """Whether the last norm is behind the pooling."""
         return self.global_pool == "avg" if self.fc_norm is None else self.fc_norm
-
-    @property
-    def task(self) -> Task:
-        """What the outputs are for."""
-        return "classification"
 
     def setup(self) -> None:
         self.patch_embed = layers.PatchEmbed(

@@ -4,7 +4,7 @@ them, one definition for full precision and quantized. Parameter names mirror th
 
 import functools
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -68,6 +68,7 @@ class Yolos(PatchSequence, nn.Module):
       dtype: compute dtype; parameters, attention logits and softmax stay float32.
     """
 
+    task: ClassVar[Task] = "detection"
     num_classes: int = 91
     quantization: Quantization | None = None
     img_size: int | tuple[int, int] = (800, 1344)
@@ -102,11 +103,6 @@ class Yolos(PatchSequence, nn.Module):
         return regions.PatchTokens(
             num_before=1, num_behind=self.num_detection_tokens, scored_by="tokens behind"
         )
-
-    @property
-    def task(self) -> Task:
-        """What the outputs are for."""
-        return "detection"
 
     def setup(self) -> None:
         self.patch_embed = layers.PatchEmbed(

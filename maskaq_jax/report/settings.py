@@ -12,6 +12,7 @@ from maskaq_jax.report.contents import Setting
 _PRESETS: tuple[tuple[str, Preset], ...] = (
     ("best, of the embedded models", config_lib.EMBEDDED_PRESETS["best"]),
     ("best, of ImageNet models", config_lib.IMAGENET_PRESETS["best"]),
+    ("best, of detectors and segmenters", config_lib.DENSE_PRESETS["best"]),
     ("best, of scenes", config_lib.SCENES_PRESETS["best"]),
     ("paper", config_lib.EMBEDDED_PRESETS["paper"]),
     ("paper", config_lib.IMAGENET_PRESETS["paper"]),

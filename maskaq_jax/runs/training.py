@@ -334,10 +334,12 @@ class Training:
         checkpoint.discard_after(checkpoints, step - 1)
         losses = ", ".join(f"{name} {value:g}" for name, value in terms.items())
         good = checkpoints.latest_step()
+        settings = self._session.inputs.config.finetuning
+        rate = "relative_learning_rate" if settings.relative_learning_rate else "learning_rate"
         raise FloatingPointError(
             f"fine-tuning diverged at step {step} of {self._session.plan.num_steps} "
-            f"({losses or 'before any step'}): lower config.finetuning's learning rates, with "
-            "another --workdir; "
+            f"({losses or 'before any step'}): lower config.finetuning.{rate}, "
+            "quantizer_learning_rate or step_learning_rate, with another --workdir; "
             "the last good checkpoint is "
             f"{'none' if good is None else checkpoints.directory / str(good)}"
         )

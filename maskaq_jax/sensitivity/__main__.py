@@ -87,12 +87,13 @@ def _at_bits(model: Model, text: str) -> Model:
 
 
 def _read_images(inputs: RunInputs) -> jax.Array:
-    """Images from all over the run's, those that calibrate before those that are measured on."""
-    num_samples = inputs.config.samples.num_samples
-    count = min(_MOST_IMAGES, num_samples)
+    """Images from all over those that calibrate the run, in two halves, one to find ranges on."""
+    samples = inputs.config.samples
+    num_calibrating = min(samples.calibration_size, samples.num_samples)
+    count = min(_MOST_IMAGES, num_calibrating)
     if count < 2:
         raise ValueError(f"the run in {inputs.workdir} has a single image, and two are needed")
-    spread = np.linspace(0, num_samples - 1, count).round().astype(int)
+    spread = np.linspace(0, num_calibrating - 1, count).round().astype(int)
     # In turn, as a folder of images may be in the order of its classes.
     return jnp.asarray(
         training_images.read_newest(inputs, np.concatenate([spread[::2], spread[1::2]]))

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from scipy import stats
 
-from benchmarks import budgets, methods, runs, tables
+from benchmarks import budgets, methods, runs, scenes, tables
 from configs import vit_fashion
 from maskaq_jax import config, schema
 from maskaq_jax.finetuning import step as finetuning
@@ -127,7 +127,7 @@ def test_the_chart_of_budgets_is_drawn_again_from_its_table(tmp_path):
         assert again.size == now.size
 
 
-@pytest.mark.parametrize("bench", [methods, budgets])
+@pytest.mark.parametrize("bench", [methods, budgets, scenes])
 def test_every_row_that_is_told_of_was_made_with_todays_settings(bench):
     path = RESULTS / f"{bench.__name__.rpartition('.')[-1]}.csv"
     with path.open(newline="") as file:

@@ -184,6 +184,6 @@ def test_a_model_of_another_definition_is_refused():
 def test_a_model_too_large_for_one_file_is_refused_with_the_way_out(monkeypatch, tmp_path):
     problem = networks.problem("clip", 8, 8, False)
     monkeypatch.setattr("onnx.checker.MAXIMUM_PROTOBUF", 10_000)
-    with pytest.raises(ConfigError, match=r"GB, where one ONNX file holds .* --format=packed"):
+    with pytest.raises(ConfigError, match=r"GB, where one ONNX file holds .* --format=safetensors"):
         writer.write_onnx(tmp_path / "q.onnx", *problem.written)
     assert not [*tmp_path.iterdir()]
