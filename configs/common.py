@@ -36,7 +36,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict, FieldReference
 
 from maskaq_jax import config as config_lib
-from maskaq_jax import data, models, schema
+from maskaq_jax import data, schema
 
 # How many images of their own people have for an ImageNet model, with `images=best`; and, with
 # `preset=best`, the epochs that a classifier is trained on them.
@@ -111,8 +111,7 @@ def imagenet_config(
         own["pixels.mean"] = mean
     if std:
         own["pixels.std"] = std
-    is_dense = model in models.model_names() and models.family_of(model).task != "classification"
-    presets = config_lib.DENSE_PRESETS if is_dense else config_lib.IMAGENET_PRESETS
+    presets = config_lib.presets_of(model)
     return experiment(argument, presets, own | (fields or {}), w=4, a=4)
 
 

@@ -148,6 +148,7 @@ CASES = {
         _smoke(
             "finetuning.optimizer=sgd",
             "finetuning.step_learning_rate=0.0",
+            "finetuning.learning_rate=0.001",
             "finetuning.relative_learning_rate=0.001",
         ),
         "relative_learning_rate is a share of the weights with 'adam' only",

@@ -20,6 +20,7 @@ from maskaq_jax.config.presets import (
     IMAGENET_PRESETS,
     SCENES_PRESETS,
     Preset,
+    presets_of,
 )
 from maskaq_jax.schema import ConfigError
 
@@ -44,6 +45,7 @@ __all__ = [
     "evaluation_source",
     "from_dict",
     "identity",
+    "presets_of",
     "real_images",
     "update",
     "validated",

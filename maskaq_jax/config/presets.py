@@ -9,6 +9,7 @@ import operator
 from collections.abc import Mapping
 from typing import Any
 
+from maskaq_jax import models
 from maskaq_jax.config.fields import Config
 
 Fields = dict[str, Any]
@@ -144,6 +145,17 @@ ABLATIONS: Mapping[str, Fields] = {
     # But for one step: what the first images are worth as they are.
     "synthesis": {"synthesis.num_steps": 1},
 }
+
+
+def presets_of(model: str) -> Mapping[str, Preset]:
+    """The presets of a model of ImageNet's scale, by what its outputs are for.
+
+    Args:
+      model: a name of `create_model`; of one that there isn't, those of classifiers.
+    """
+    is_known = model in models.model_names()
+    is_dense = is_known and models.family_of(model).task != "classification"
+    return DENSE_PRESETS if is_dense else IMAGENET_PRESETS
 
 
 def standard_values(name: str) -> set[Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from maskaq_jax import config as config_lib
-from maskaq_jax.config import EMBEDDED_PRESETS, IMAGENET_PRESETS, SCENES_PRESETS
+from maskaq_jax.config import DENSE_PRESETS, EMBEDDED_PRESETS, IMAGENET_PRESETS, SCENES_PRESETS
 
 CONFIGS = {path.stem for path in (Path(__file__).parents[2] / "configs").glob("*.py")} - {"common"}
 # Fields that a model without classifier can't have.
@@ -21,8 +21,8 @@ FAMILIES = {
 
 
 @pytest.fixture(
-    params=[EMBEDDED_PRESETS, IMAGENET_PRESETS, SCENES_PRESETS],
-    ids=["embedded", "imagenet", "scenes"],
+    params=[EMBEDDED_PRESETS, IMAGENET_PRESETS, DENSE_PRESETS, SCENES_PRESETS],
+    ids=["embedded", "imagenet", "dense", "scenes"],
 )
 def presets(request):
     return request.param
@@ -54,6 +54,18 @@ def test_every_config_takes_every_preset(name, training, images):
     if not config.model.num_classes:
         given = {field: value for field, value in given.items() if field not in OF_CLASSIFIERS}
     assert {field: operator.attrgetter(field)(config) for field in given} == given
+
+
+@pytest.mark.parametrize(
+    ("model", "epochs", "of_own_images"),
+    [("deit_tiny_patch16_224", 12, 24), ("yolos_tiny", 0, 0), ("upernet_swin_tiny", 0, 0)],
+)
+def test_classifiers_alone_are_trained_behind_their_fit(model, epochs, of_own_images):
+    from_config = importlib.import_module("configs.common").imagenet_config
+    assert from_config("", model=model, weights="").finetuning.epochs == epochs
+    own = from_config("method=real", model=model, weights="")
+    assert own.finetuning.epochs == of_own_images
+    assert own.samples.num_samples == 96
 
 
 @pytest.mark.parametrize("argument", ["preset=good", "images=good"])
