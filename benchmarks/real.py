@@ -33,7 +33,7 @@ METHODS = {
     "real": "method=real",
     "maskaq (paper)": "method=maskaq,preset=paper",
 }
-# `preset=paper` at the budget of the others, and not at the paper's half a day.
+# `preset=paper` at a budget of minutes, and not at the paper's half a day.
 _PAPER_BUDGET = (
     "--config.samples.num_samples=96",
     "--config.synthesis.num_steps=100",

@@ -234,10 +234,10 @@ def _call(given: Mapping[str, Any]) -> str:
 
 
 def _run(settings: Config, workdir: Path, command: str) -> Quantized:
-    prepared = dataclasses.replace(inputs.prepare(settings, workdir), command=command)
+    run_inputs = dataclasses.replace(inputs.prepare(settings, workdir), command=command)
     with interruption.catch_termination() as is_terminated:
         try:
-            measured = run.run(prepared, is_terminated, report.write_at_end)
+            measured = run.run(run_inputs, is_terminated, report.write_at_end)
         except interruption.Interrupted:
             told = f"stopped: quantize again with workdir={str(workdir)!r} to continue"
             raise KeyboardInterrupt(told) from None

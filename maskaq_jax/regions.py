@@ -165,7 +165,15 @@ def mask_ratio(step: ArrayLike, num_steps: int, initial: float = 0.5, final: flo
 
     Returns:
       [] float32.
+
+    Raises:
+      ValueError: a step that is no scalar, ratios that are none, or no steps.
     """
+    arrays.check_axes("step", step, "")
+    arrays.check_fraction("initial", initial)
+    arrays.check_fraction("final", final)
+    if num_steps < 1:
+        raise ValueError(f"num_steps must be positive, got {num_steps}")
     progress = jnp.asarray(step, jnp.float32) / num_steps
     return jnp.maximum(initial * (1 - progress) + final * progress, final)
 
@@ -221,8 +229,8 @@ def informative_regions(logits: Layers, ratio: ArrayLike, patches: PatchTokens |
     Raises:
       ValueError: logits of another shape, or layers of different ones; a ratio that is no share.
     """
-    arrays.check_share("ratio", ratio)
-    return _top_share(jax.lax.stop_gradient(mean_scores(logits, patches)), ratio)
+    arrays.check_fraction("ratio", ratio)
+    return _top_fraction(jax.lax.stop_gradient(mean_scores(logits, patches)), ratio)
 
 
 def mean_scores(logits: Layers, patches: PatchTokens | int = 1) -> Array:
@@ -271,7 +279,7 @@ def window_regions(
       ValueError: logits of another shape, or whose number is no multiple of the images'; grids of
         another number of layers; a ratio that is no share.
     """
-    arrays.check_share("ratio", ratio)
+    arrays.check_fraction("ratio", ratio)
     arrays.check_layers(LOGITS, logits=logits)
     for layer in logits:
         if len(layer) % num_images:
@@ -284,10 +292,10 @@ def window_regions(
     def layer_regions(layer: Array, grid: WindowGrid | None) -> Array:
         if grid is None or grid.is_whole:
             scores = patches.scores(layer).reshape(num_images, -1)
-            return _top_share(jax.lax.stop_gradient(scores), ratio)
+            return _top_fraction(jax.lax.stop_gradient(scores), ratio)
         scores = _scores_beside_padding(layer, grid.is_token(), num_images)
         num_tokens = grid.rows * grid.columns
-        return _top_share(jax.lax.stop_gradient(scores), ratio, num_tokens)
+        return _top_fraction(jax.lax.stop_gradient(scores), ratio, num_tokens)
 
     grids: Sequence[WindowGrid | None] = patches.grids or [None] * len(logits)
     return tuple(layer_regions(layer, grid) for layer, grid in zip(logits, grids, strict=True))
@@ -320,7 +328,7 @@ def drop_regions(key: Array, mask: Array, rate: float = 0.3) -> Array:
     Raises:
       ValueError: a rate that is no share, or a mask without patches' axis.
     """
-    arrays.check_share("rate", rate)
+    arrays.check_fraction("rate", rate)
     arrays.check_axes("mask", mask, "... patches")
     kept = mask.sum(axis=-1, keepdims=True)
     # In Python's precision: in float32 0.7 of 45 is 31.5, and is rounded up.
@@ -362,7 +370,7 @@ def coupled_regions(
       ValueError: logits of another shape, or that don't fit the keys' number; a ratio or rate that
         is no share.
     """
-    arrays.check_share("drop_rate", drop_rate)
+    arrays.check_fraction("drop_rate", drop_rate)
     patches = patch_tokens(patches)
 
     def drop(mask: Array) -> Array:
@@ -377,8 +385,8 @@ def coupled_regions(
     return [drop(mask) for mask in window_regions(logits, ratio, len(keys), patches)]
 
 
-def _top_share(scores: Array, ratio: ArrayLike, num_patches: int | None = None) -> Array:
-    """Marks a share of the patches, of which the last axis may hold fewer than it has places."""
+def _top_fraction(scores: Array, ratio: ArrayLike, num_patches: int | None = None) -> Array:
+    """Marks a fraction of the patches, of which the last axis may hold fewer than it has places."""
     num_patches = num_patches or scores.shape[-1]
     if isinstance(ratio, float):  # in its own precision: in float32 0.7 of 90 is 63, not 62
         return _top(scores, max(1, math.floor(ratio * num_patches)))

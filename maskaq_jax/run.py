@@ -56,7 +56,7 @@ def run(
         session.checkpoints.wait_until_finished()
         variables = position.state.variables
         accuracy = measurements.accuracy_of_q(variables)
-        agreement = None if accuracy else measurements.agreement(variables, samples)
+        agreement = None if accuracy else measurements.agreement(variables, images.newest)
         summary = results.finish(session, position, accuracy, agreement)
         at_end(session, variables)
         return summary

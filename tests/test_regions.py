@@ -76,6 +76,20 @@ def test_the_ratio_stays_at_its_end_after_the_last_step():
     np.testing.assert_allclose(regions.mask_ratio(150, 100, 0.5, 0.1), 0.1, rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((jnp.arange(3), 100), "step must be a scalar"),
+        ((0, 100, 1.5), "initial must be 0 to 1, got 1.5"),
+        ((0, 100, 0.5, -0.1), "final must be 0 to 1, got -0.1"),
+        ((0, 0), "num_steps must be positive, got 0"),
+    ],
+)
+def test_a_ratio_that_cannot_be_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        regions.mask_ratio(*arguments)
+
+
 def test_dropping_nearly_everything_leaves_one_region():
     mask = jnp.array([1.0, 1, 0, 1])
     assert regions.drop_regions(jax.random.key(0), mask, rate=0.9).sum() == 1

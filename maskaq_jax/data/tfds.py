@@ -300,5 +300,5 @@ def _how(dataset: str, data_dir: str) -> str:
     place = f", data_dir={data_dir!r}" if data_dir else ""
     return (
         f"prepare it with tfds.builder({dataset!r}, file_format='array_record'{place})"
-        ".download_and_prepare(), as the README tells"
+        ".download_and_prepare(), as docs/tutorials/own_vit.md tells"
     )

@@ -82,8 +82,8 @@ def check_count(name: str, array: Array, num_images: int) -> None:
         chex.assert_shape(array, (num_images, ...))
 
 
-def check_share(name: str, value: ArrayLike) -> None:
-    """Raises ValueError for what is no share, 0 to 1.
+def check_fraction(name: str, value: ArrayLike) -> None:
+    """Raises ValueError for what is no fraction, 0 to 1.
 
     Of an array only the shape is looked at: its value may not be known yet.
     """

@@ -10,8 +10,9 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
 AXIS = "data"
-SHARDED = PartitionSpec(AXIS)
-REPLICATED = PartitionSpec()
+# Specs stand in the places of arrays in trees, as jax.shard_map wants it.
+SHARDED: Any = PartitionSpec(AXIS)
+REPLICATED: Any = PartitionSpec()
 
 
 class HostRows(NamedTuple):

@@ -93,10 +93,8 @@ class FinetuningLoop:
         Args:
           is_padded: whether batches say which images are valid.
         """
-        # A tree of specs in a tree of arrays' place, as jax.shard_map wants it.
-        sharded: Any = SHARDED
         batch_shardings = FinetuningBatch(
-            indices=sharded, images=sharded, params=REPLICATED, valid=sharded if is_padded else None
+            indices=SHARDED, images=SHARDED, params=REPLICATED, valid=SHARDED if is_padded else None
         )
         return parallel.map_over_devices(
             self._take_step,

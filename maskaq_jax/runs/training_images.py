@@ -51,6 +51,11 @@ class TrainingImages:
                 self._draw_sheet()
         return self._read_images
 
+    @property
+    def newest(self) -> ReadImages:
+        """The images that were asked for last, by number."""
+        return self._read_images
+
     def has(self, refresh: int) -> bool:
         """Whether all images of a refresh are there. Every host must ask."""
         return self._source.has(refresh)

@@ -135,14 +135,12 @@ class SynthesisLoop:
           is_padded: whether batches say which images are valid.
         """
         if is_padded not in self._programs:
-            # A tree of specs in a tree of arrays' place, as jax.shard_map wants it.
-            sharded: Any = SHARDED
             batch_shardings = SynthesisBatch(
-                indices=sharded,
-                labels=sharded,
+                indices=SHARDED,
+                labels=SHARDED,
                 params=REPLICATED,
                 variables=REPLICATED,
-                valid=sharded if is_padded else None,
+                valid=SHARDED if is_padded else None,
             )
             self._programs[is_padded] = parallel.map_over_devices(
                 self._take_steps,

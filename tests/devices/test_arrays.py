@@ -49,8 +49,8 @@ def test_other_axes_may_stand_in_front_and_one_may_have_a_length():
 
 def test_a_share_is_0_to_1_and_one_that_is_traced_passes():
     for share in (0, 1, 0.5, np.float32(0.5), LAYER[0, 0, 0]):
-        arrays.check_share("rate", share)
-    jax.eval_shape(lambda share: arrays.check_share("rate", share), 3.0)
+        arrays.check_fraction("rate", share)
+    jax.eval_shape(lambda share: arrays.check_fraction("rate", share), 3.0)
     for other in (-0.1, 2, np.float32(1.5), float("nan")):
         with pytest.raises(ValueError, match=f"rate must be 0 to 1, got {other}"):
-            arrays.check_share("rate", other)
+            arrays.check_fraction("rate", other)
