@@ -87,7 +87,7 @@ def _at_bits(model: Model, text: str) -> Model:
 
 
 def _read_images(inputs: RunInputs) -> jax.Array:
-    """Images from all over those that calibrate the run: a half to find ranges on, and the other."""
+    """Images from all over those that calibrate: a half to find ranges on, and the other."""
     samples = inputs.config.samples
     num_calibrating = min(samples.calibration_size, samples.num_samples)
     count = min(_MOST_IMAGES, num_calibrating)
