@@ -38,11 +38,6 @@ from ml_collections import ConfigDict, FieldReference
 from maskaq_jax import config as config_lib
 from maskaq_jax import data, schema
 
-# How many images of their own people have for an ImageNet model, with `images=best`; and, with
-# `preset=best`, the epochs that a classifier is trained on them.
-_OWN_IMAGES: dict[str, Any] = {"samples.num_samples": 96, "samples.calibration_size": 96}
-_OWN_TRAINING: dict[str, Any] = {"finetuning.epochs": 24}
-
 # The data and the budget of the embedded experiment: minutes on two CPU cores.
 FASHION: dict[str, Any] = {
     "model.num_classes": 10,
@@ -159,10 +154,7 @@ def experiment(
     values["model.arguments"] = ConfigDict(values["model.arguments"])
     config = config_lib.default()
     config.update_from_flattened_dict(values)
-    is_classifier = presets is config_lib.IMAGENET_PRESETS
-    own_images = _OWN_IMAGES if is_classifier or presets is config_lib.DENSE_PRESETS else {}
-    own_training = _OWN_TRAINING if is_classifier else {}
-    own = (own_images if images == "best" else {}) | (own_training if training == "best" else {})
+    own = presets[images].own_images | presets[training].own_training
     for name, value in own.items():
         _follow_method(config, name, functools.partial(_if_real, value))
     for name in _fields_without(arguments.without, method):

@@ -22,10 +22,14 @@ class Preset:
     Attributes:
       images: how images are made.
       training: how Q is trained, on whichever images.
+      own_images: what differs in `images` where they are a user's own.
+      own_training: the same of `training`.
     """
 
     images: Fields
     training: Fields
+    own_images: Fields = dataclasses.field(default_factory=dict)
+    own_training: Fields = dataclasses.field(default_factory=dict)
 
 
 def _default(name: str) -> Any:
@@ -88,6 +92,8 @@ _FITTED = Preset(
         "calibration.num_views": 384,
         "finetuning.epochs": 0,
     },
+    # About as many as people have.
+    own_images={"samples.num_samples": 96, "samples.calibration_size": 96},
 )
 # Scenes stand on black, as who has a model of them knows; it can't be chosen by the classes of
 # whole images, which they don't have.
@@ -114,6 +120,8 @@ _TRAINED = Preset(
         "finetuning.view.grey": 0.0,
         "finetuning.view.blur": 0.0,
     },
+    own_images=_FITTED.own_images,
+    own_training={"finetuning.epochs": 24},
 )
 
 

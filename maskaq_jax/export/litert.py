@@ -27,7 +27,7 @@ from maskaq_jax.export import integers, metadata, networks
 from maskaq_jax.export.formats import Input
 from maskaq_jax.export.integers import IntegerOperators
 from maskaq_jax.export.operators import Kernel, Rounded
-from maskaq_jax.images.pixels import LUMA, Pixels
+from maskaq_jax.images.pixels import Pixels
 from maskaq_jax.models import Model
 from maskaq_jax.quantizers import ByteGrid, WeightCodes
 from maskaq_jax.schema import ConfigError
@@ -79,19 +79,7 @@ def build(
     height, width, channels = model.input_shape
 
     def compute(taken: Array) -> Array:
-        if input_name == "pixels":
-            # As `Pixels.from_bytes`, of arrays.
-            mean, std = (
-                jnp.asarray(values, jnp.float32).reshape(1, 1, 1, -1)
-                for values in (pixels.mean, pixels.std)
-            )
-            images = taken.astype(jnp.float32)
-            if pixels.drops_colours:
-                luma = (images * jnp.array(LUMA)[None, None, None]).sum(axis=-1, keepdims=True)
-                images = jnp.floor(luma + 0.5)
-            images = (images / 255 - mean) / std
-        else:
-            images = taken.transpose(0, 2, 3, 1)
+        images = pixels.from_bytes(taken) if input_name == "pixels" else taken.transpose(0, 2, 3, 1)
         return networks.outputs(LitertOperators(), model, variables, images)
 
     taken = (

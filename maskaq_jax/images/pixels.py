@@ -12,10 +12,9 @@ from maskaq_jax.schema import Fraction, PositiveFraction
 
 Images = TypeVar("Images", np.ndarray, jax.Array)
 
-# What red, green and blue add to a grey pixel: ITU-R BT.601's weights as Pillow rounds them.
-_LUMA_65536THS = (19595, 38470, 7471)
-# The same as shares; in float32 the sum of bytes times these is exact.
-LUMA = tuple(weight / 65536 for weight in _LUMA_65536THS)
+# What red, green and blue add to a grey pixel: ITU-R BT.601's weights as Pillow rounds them. In
+# float32 the sum of bytes times these is exact.
+LUMA = (19595 / 65536, 38470 / 65536, 7471 / 65536)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,11 +45,12 @@ class Pixels:
           ValueError: images that are no bytes, or of other channels.
         """
         arrays.check_axes("images", images, "... channels", "uint8", channels=len(self.mean))
+        values = images.astype(np.float32)
         if self.drops_colours:
-            weights = np.array(_LUMA_65536THS, np.uint32).reshape(*[1] * (images.ndim - 1), -1)
-            luma = (images.astype(np.uint32) * weights).sum(axis=-1, keepdims=True)
-            images = ((luma + 2**15) // 2**16).repeat(len(_LUMA_65536THS), axis=-1)
-        return self.normalise(images.astype(np.float32) / 255)
+            weights = np.array(LUMA, np.float32).reshape(*[1] * (images.ndim - 1), -1)
+            luma = (values * weights).sum(axis=-1, keepdims=True)
+            values = ((luma + 0.5) // 1).repeat(len(LUMA), axis=-1)
+        return self.normalise(values / 255)
 
     def normalise(self, pixels: Images) -> Images:
         """[..., channels] float32 in [0, 1] -> the same shape as the model's input.
