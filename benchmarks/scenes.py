@@ -107,7 +107,7 @@ def write_results(rows: Iterable[dict[str, Any]], page: Path) -> None:
 def _describe(rows: Sequence[dict[str, Any]]) -> str:
     """The table of a model's runs at the same bits."""
     first = rows[0]
-    metric = results_lib.TITLES[first["metric"]]
+    metric = results_lib.TITLES[first["metric"]].short
     by_method: dict[str, dict[int, dict[str, Any]]] = {name: {} for name in config.METHODS}
     for row in rows:
         by_method[row["method"]][row["seed"]] = row

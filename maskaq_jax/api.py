@@ -105,7 +105,7 @@ class Quantized:
         told = self.results
         metric = results.shown_metrics(told)[0]
         figure = results.figures_by_model(told, metric)["quantized"]
-        accuracy = "" if figure is None else f", {results.TITLES[metric]} {figure:.2f}"
+        accuracy = "" if figure is None else f", {results.TITLES[metric].short} {figure:.2f}"
         name = type(self.model).__name__
         return (
             f"Quantized({name} at {results.bits_of(told)}{accuracy}, workdir={str(self.workdir)!r})"
@@ -122,7 +122,7 @@ class Quantized:
     def _accuracies(self, bits: str) -> Iterator[tuple[str, str]]:
         told = self.results
         metric = results.shown_metrics(told)[0]
-        figures, title = results.figures_by_model(told, metric), results.TITLES[metric]
+        figures, title = results.figures_by_model(told, metric), results.TITLES[metric].short
         for name, value, unit in (
             ("full precision", figures["fp"], title),
             (f"{bits}, calibrated", figures["calibrated"], title),

@@ -325,6 +325,10 @@ CASES = {
         "config.evaluation.preprocessing.resize is 'shorter', should be 'squash'",
     ),
     # Datasets.
+    "an unknown dataset with a path": (
+        _smoke("evaluation.dataset=cocoo", "evaluation.path=images"),
+        "unknown config.evaluation.dataset 'cocoo': did you mean 'coco'?",
+    ),
     "an unknown dataset": (
         _smoke("evaluation.dataset=fashion"),
         "unknown config.evaluation.dataset 'fashion'",

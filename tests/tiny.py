@@ -14,8 +14,8 @@ import maskaq_jax
 from maskaq_jax import data, run, torch_import
 from maskaq_jax.data import embedded
 from maskaq_jax.devices import parallel
-from maskaq_jax.runs import estimate
 from maskaq_jax.runs import inputs as run_inputs
+from maskaq_jax.runs import workload
 from maskaq_jax.runs.plan import make_plan
 from maskaq_jax.runs.progress import Progress
 from maskaq_jax.synthesis import store
@@ -93,7 +93,7 @@ def run_counting_work(inputs, monkeypatch):
         with phase(self, name) as advance:
 
             def listing_advance(units):
-                done.append(units * estimate.WORK_PER_UNIT[name])
+                done.append(units * workload.PER_UNIT[name])
                 advance(units)
 
             yield listing_advance
@@ -102,7 +102,7 @@ def run_counting_work(inputs, monkeypatch):
         patch.setattr(Progress, "resume", listing_resume)
         patch.setattr(Progress, "phase", listing_phase)
         results = run.run(inputs)
-    assert sum(kept) + sum(done) == estimate.total(inputs, make_plan(inputs.config))
+    assert sum(kept) + sum(done) == workload.total(inputs, make_plan(inputs.config))
     # What is done a second time counts for nothing.
     assert 0 not in done
     return results, sum(kept)
@@ -112,7 +112,7 @@ def work(evaluated, synthesis_steps, training_steps):
     """Of images evaluated, and of steps of batches of 8 images and of 4, as in the settings."""
     units = {"evaluation": evaluated, "synthesis": 8 * synthesis_steps}
     units["finetuning"] = 4 * training_steps
-    return sum(estimate.WORK_PER_UNIT[phase] * count for phase, count in units.items())
+    return sum(workload.PER_UNIT[phase] * count for phase, count in units.items())
 
 
 def shard_path(workdir, refresh, batch):

@@ -1,6 +1,6 @@
 """What an experiment is: fields, defaults and checks."""
 
-from maskaq_jax.config.checks import apply_method, check_values, validated
+from maskaq_jax.config.checks import check_values, settled, validated
 from maskaq_jax.config.datasets import evaluation_source, real_images
 from maskaq_jax.config.fields import (
     Config,
@@ -36,7 +36,6 @@ __all__ = [
     "ConfigError",
     "Method",
     "Preset",
-    "apply_method",
     "as_dict",
     "check_field",
     "check_values",
@@ -47,6 +46,7 @@ __all__ = [
     "identity",
     "presets_of",
     "real_images",
+    "settled",
     "update",
     "validated",
 ]

@@ -12,6 +12,7 @@ from maskaq_jax.config.presets import standard_values
 from maskaq_jax.finetuning.step import FinetuningSettings
 from maskaq_jax.schema import ConfigError
 from maskaq_jax.storage import paths
+from maskaq_jax.synthesis.terms import LossWeights
 from maskaq_jax.torch_import import hub
 
 
@@ -21,17 +22,18 @@ def validated(config: ConfigDict) -> Config:
     Raises:
       ConfigError: names the field, what it holds and what was expected.
     """
-    result = _settle_grids(apply_method(from_dict(config.to_dict())))
+    result = settled(from_dict(config.to_dict()))
     check_values(result)
     return result
 
 
-def apply_method(config: Config) -> Config:
-    """Gives the fields that depend on the method what it has there; a second time changes nothing.
+def settled(config: Config) -> Config:
+    """Gives the fields that follow from others what they are; a second time changes nothing.
 
-    A loss term that the method lacks gets weight 0 where it has a standard value, that of the paper
-    or of a preset; a value of a user's own stays, and `check_values` refuses it. A term that MaskAQ
-    lacks gets the method's weight where it has none.
+    Grids are kept where layers are fitted to them. The rest follows from the method: a loss term
+    that it lacks gets weight 0 where it has a standard value, that of the paper or of a preset; a
+    value of a user's own stays, and `check_values` refuses it. A term that it has gets its weight
+    where it has MaskAQ's, the default.
     """
     method = METHODS[config.method]
     weights = config.synthesis.weights
@@ -39,21 +41,20 @@ def apply_method(config: Config) -> Config:
         standard = standard_values(f"synthesis.weights.{name}")
         if name not in method.terms and weight in standard:
             weights = dataclasses.replace(weights, **{name: 0.0})
-        elif name in method.terms and weight == 0 and standard == {0.0}:
+        elif name in method.terms and weight == getattr(LossWeights(), name):
             weights = dataclasses.replace(weights, **{name: method.terms[name]})
     samples, finetuning = config.samples, config.finetuning
     if not method.refreshes:
         samples = dataclasses.replace(samples, refresh_every=0)
     if not method.masks:
         finetuning = dataclasses.replace(finetuning, important_weight=1.0)
-    synthesis = dataclasses.replace(config.synthesis, weights=weights)
-    return dataclasses.replace(config, synthesis=synthesis, samples=samples, finetuning=finetuning)
-
-
-def _settle_grids(config: Config) -> Config:
-    """Grids are kept where layers are fitted to them."""
-    quantization = dataclasses.replace(config.quantization, keeps_grids=config.calibration.fits)
-    return dataclasses.replace(config, quantization=quantization)
+    return dataclasses.replace(
+        config,
+        quantization=dataclasses.replace(config.quantization, keeps_grids=config.calibration.fits),
+        synthesis=dataclasses.replace(config.synthesis, weights=weights),
+        samples=samples,
+        finetuning=finetuning,
+    )
 
 
 def check_values(config: Config) -> None:

@@ -25,6 +25,9 @@ def evaluation_source(config: Config) -> data.DataSource | None:
     is_of_tfds = bool(not kind and scheme and name)
     is_folder = fields.dataset == data.FOLDER
     has_files = fields.dataset in _OF_FILES
+    if not is_of_tfds:
+        options = (*_EMBEDDED, *_OF_FILES, f"{data.TFDS_SCHEME}NAME", "")
+        schema.choose("config.evaluation.dataset", fields.dataset, options)
     for field, is_read in (("path", has_files or is_of_tfds), ("labels", has_files)):
         if getattr(fields, field) and not is_read:
             raise ConfigError(
@@ -46,11 +49,7 @@ def evaluation_source(config: Config) -> data.DataSource | None:
     if has_files:
         is_ade20k = fields.dataset == data.ADE20K
         return data.LabelMaps(fields.path, fields.labels, fields.preprocessing, is_ade20k)
-    if fields.dataset in _EMBEDDED:
-        return _EMBEDDED[fields.dataset](fields.split)
-    options = (*_EMBEDDED, *_OF_FILES, f"{data.TFDS_SCHEME}NAME", "")
-    schema.choose("config.evaluation.dataset", fields.dataset, options)
-    return None
+    return _EMBEDDED[fields.dataset](fields.split) if fields.dataset else None
 
 
 def real_images(config: Config) -> data.RealSource | None:

@@ -53,12 +53,9 @@ class Confidence:
         return over.sum_over_devices(_hits(logits, batch) | confidence)
 
     def finish(self, counts: Sequence[Counts]) -> dict[str, float]:
-        """`top1`, and `confidence`, what the model itself takes it for; both in percent."""
-        images = total(counts, "images")
-        return {
-            "top1": 100 * total(counts, "correct") / images,
-            "confidence": 100 * total(counts, "confidence") / images,
-        }
+        """As of `Classification`, and `confidence`, what the model takes `top1` for, in percent."""
+        confidence = 100 * total(counts, "confidence") / total(counts, "images")
+        return Classification().finish(counts) | {"confidence": confidence}
 
 
 def _hits(logits: Array, batch: LabelledBatch) -> Counts:

@@ -2,8 +2,7 @@
 
 from typing import Any
 
-import maskaq_jax
-from maskaq_jax import models
+from maskaq_jax import __version__, models
 from maskaq_jax.data.preprocessing import Preprocessing
 from maskaq_jax.export.formats import Input
 from maskaq_jax.images.pixels import Pixels
@@ -49,5 +48,5 @@ def description(
         "rules": quantization.rules if quantization else "",
         "classes": model.num_classes,
         "model": models.description(model),
-        "version": maskaq_jax.__version__,
+        "version": __version__,
     }

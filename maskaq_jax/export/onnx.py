@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-import maskaq_jax
+from maskaq_jax import __version__
 from maskaq_jax.data.preprocessing import Preprocessing
 from maskaq_jax.export import file_outputs, metadata, networks
 from maskaq_jax.export.formats import Input
@@ -87,7 +87,7 @@ def build(
     proto = helper.make_model(
         graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_IR_VERSION
     )
-    proto.producer_name, proto.producer_version = metadata.ENTRY, maskaq_jax.__version__
+    proto.producer_name, proto.producer_version = metadata.ENTRY, __version__
     described = metadata.description(model, pixels, preprocessing, input_name)
     helper.set_model_props(proto, {metadata.ENTRY: json.dumps(described)})
     return proto

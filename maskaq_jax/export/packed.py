@@ -22,8 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import maskaq_jax
-from maskaq_jax import models
+from maskaq_jax import __version__, models
 from maskaq_jax.export import packing, trees
 from maskaq_jax.export.metadata import ENTRY
 from maskaq_jax.models import Model, Quantization, shapes
@@ -62,7 +61,7 @@ def write_packed(path: Path, model: Model, variables: Any) -> None:
             stored[f"{name}.span"] = np.asarray(kernel.span)
     quantization = model.quantization and dataclasses.asdict(model.quantization)
     entry = {
-        "version": maskaq_jax.__version__,
+        "version": __version__,
         "model": models.description(model),
         "quantization": quantization,
         "kernels": kernels,

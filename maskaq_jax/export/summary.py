@@ -142,7 +142,7 @@ def _told_of_places(found: Any, task: str) -> str:
     if not found.of_file:
         return line
     of_file, of_model = found.of_file[metric], found.of_model[metric]
-    title = results.TITLES[metric].removesuffix(" %")
+    title = results.TITLES[metric].short.removesuffix(" %")
     return f"{line}; {title} {of_file:.2f}%, its own {of_model:.2f}%"
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-import maskaq_jax
+from maskaq_jax import __version__
 from maskaq_jax.config import Config
 from maskaq_jax.devices import parallel
 from maskaq_jax.models import Model
@@ -48,7 +48,7 @@ def read(workdir: Path, model: Model, variables: Any, inputs: RunInputs | str) -
     float_bytes, packed_bytes = layers.count_bytes(model, variables)
     return Contents(
         workdir=str(workdir),
-        version=maskaq_jax.__version__,
+        version=__version__,
         finished=_time_of(results),
         model=config.model.name,
         results=json.loads(results.read_text(encoding="utf-8")),

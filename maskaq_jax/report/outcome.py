@@ -8,16 +8,9 @@ from maskaq_jax.report import charts
 from maskaq_jax.report.contents import Contents
 from maskaq_jax.report.markup import Html, figure, grid, join, table, tag
 from maskaq_jax.runs.progress import duration
-from maskaq_jax.runs.results import bits_of, figures_by_model
+from maskaq_jax.runs.results import TITLES, bits_of, figures_by_model
 
 _MODELS = ("fp", "calibrated", "quantized")
-_METRICS = {
-    "top1": "Top-1 accuracy",
-    "ap": "Average precision",
-    "ap50": "Average precision at an overlap of half",
-    "miou": "Mean IoU",
-    "pixel_accuracy": "Pixels of the right class",
-}
 # Fewer are written as numbers.
 _LEAST_POINTS = 3
 _MINUS = "\N{MINUS SIGN}"
@@ -91,8 +84,8 @@ def _metrics(results: Mapping[str, Any]) -> dict[str, Mapping[str, float | None]
     """Title of what was measured, the main figure first -> that of each model."""
     found = results.get("metrics") or {"top1": figures_by_model(results, "top1")}
     titled = {
-        _METRICS.get(metric, metric): found[metric]
-        for metric in (*_METRICS, *found)
+        TITLES[metric].words if metric in TITLES else metric: found[metric]
+        for metric in (*TITLES, *found)
         if metric in found
     }
     return {

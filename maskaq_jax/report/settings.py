@@ -45,10 +45,7 @@ def _standard(preset: Preset, settings: Config) -> dict[str, Any]:
     values = config_lib.default()
     values.update_from_flattened_dict(preset.images | preset.training)
     standard = dataclasses.replace(config_lib.from_dict(values.to_dict()), method=settings.method)
-    standard = config_lib.apply_method(standard)
-    grids = dataclasses.replace(standard.quantization, keeps_grids=standard.calibration.fits)
-    standard = dataclasses.replace(standard, quantization=grids)
-    return dict(_flatten(config_lib.as_dict(standard)))
+    return dict(_flatten(config_lib.as_dict(config_lib.settled(standard))))
 
 
 def _setting(name: str, value: Any, standard: Any, of_preset: bool) -> Setting:

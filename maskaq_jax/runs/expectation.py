@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 
 from maskaq_jax.config import SYNTHESIS_METHODS, Config, evaluation_source
 from maskaq_jax.models import Model, full_precision, shapes
-from maskaq_jax.runs import estimate
+from maskaq_jax.runs import workload
 from maskaq_jax.runs.inputs import RunInputs
 from maskaq_jax.runs.plan import Plan
 from maskaq_jax.runs.session import Session
@@ -85,7 +85,7 @@ def tell(session: Session, step: int | None, state_bytes: int) -> None:
       state_bytes: of a checkpoint.
     """
     inputs, plan, progress = session.inputs, session.plan, session.progress
-    work = estimate.total(inputs, plan) - _work_done(session, step)
+    work = workload.total(inputs, plan) - _work_done(session, step)
     if progress.is_silent:
         return
     speed = measure_speed(inputs.mesh)
@@ -136,7 +136,7 @@ def expect(
     Args:
       inputs: of the run.
       plan: of the run.
-      work: that is left of it, in passes of an image, as `estimate` counts.
+      work: that is left of it, in passes of an image, as `workload` counts.
       one: the model's cost.
       speed: of the devices.
       state_bytes: of a checkpoint.
@@ -192,11 +192,11 @@ def measure_speed(mesh: Mesh) -> Speed:
 def _work_done(session: Session, step: int | None) -> float:
     """Of a run that continues: what is done, and the batches of images that it continues with."""
     inputs, plan, store = session.inputs, session.plan, session.store
-    done = 0.0 if step is None else estimate.before(inputs, plan, step)
+    done = 0.0 if step is None else workload.before(inputs, plan, step)
     if inputs.config.method in SYNTHESIS_METHODS:
         kept = store.num_batches - len(store.missing(plan.refresh_of(step or 0)))
         steps = kept * store.batch_size * inputs.config.synthesis.num_steps
-        done += estimate.WORK_PER_UNIT["synthesis"] * steps
+        done += workload.PER_UNIT["synthesis"] * steps
     return done
 
 

@@ -1,7 +1,7 @@
 """What `results.json` says of a run, and the table of it."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from rich.console import Console
@@ -17,13 +17,21 @@ from maskaq_jax.runs.session import Session
 from maskaq_jax.runs.training import Position
 from maskaq_jax.storage import whole_files
 
-# Metrics that a run's table shows, by what it calls them; all others are in the file alone.
+
+class Title(NamedTuple):
+    """What a metric is called: by its usual short name, and in words."""
+
+    short: str
+    words: str
+
+
+# Metrics that are shown, by what `results.json` calls them; all others are in the file alone.
 TITLES = {
-    "top1": "top-1 %",
-    "ap": "AP %",
-    "ap50": "AP50 %",
-    "miou": "mIoU %",
-    "pixel_accuracy": "pixels %",
+    "top1": Title("top-1 %", "Top-1 accuracy"),
+    "ap": Title("AP %", "Average precision"),
+    "ap50": Title("AP50 %", "Average precision at an overlap of half"),
+    "miou": Title("mIoU %", "Mean IoU"),
+    "pixel_accuracy": Title("pixels %", "Pixels of the right class"),
 }
 
 
@@ -164,7 +172,7 @@ def print_results(console: Console, results: dict[str, Any]) -> None:
     table.add_column("model")
     columns = shown_metrics(results)
     for metric in columns:
-        table.add_column(TITLES[metric], justify="right")
+        table.add_column(TITLES[metric].short, justify="right")
     for name, model in (
         ("fp", "full precision"),
         ("calibrated", f"{bits}, calibrated only"),

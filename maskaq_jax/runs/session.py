@@ -8,7 +8,7 @@ import jax
 from jax import Array
 
 from maskaq_jax.devices import parallel
-from maskaq_jax.runs import checkpoint, directory, estimate
+from maskaq_jax.runs import checkpoint, directory, workload
 from maskaq_jax.runs.inputs import RunInputs
 from maskaq_jax.runs.interruption import Clock
 from maskaq_jax.runs.metrics import Metrics
@@ -61,8 +61,8 @@ def open_session(inputs: RunInputs, is_terminated: Callable[[], bool]) -> Iterat
         directory.claim(workdir, config, inputs.params, inputs.command),
         Progress(
             workdir / directory.SECONDS,
-            estimate.WORK_PER_UNIT,
-            estimate.total(inputs, plan),
+            workload.PER_UNIT,
+            workload.total(inputs, plan),
             is_silent,
         ) as progress,
         Metrics(workdir, is_silent) as metrics,

@@ -21,7 +21,7 @@ from maskaq_jax.evaluation.loop import Measured
 from maskaq_jax.finetuning import loop as finetuning_loop
 from maskaq_jax.finetuning import step as finetuning
 from maskaq_jax.finetuning.step import FinetuningSpec, FinetuningState
-from maskaq_jax.runs import checkpoint, estimate
+from maskaq_jax.runs import checkpoint, workload
 from maskaq_jax.runs.measurements import Measurements
 from maskaq_jax.runs.session import Session
 
@@ -138,7 +138,7 @@ class Training:
         self._session.metrics.forget_finetuning(step // plan.steps_per_epoch)
         if saved is None:
             return None
-        progress.resume(estimate.before(self._session.inputs, plan, step))
+        progress.resume(workload.before(self._session.inputs, plan, step))
         progress.message(_continues(step, plan.num_steps))
         return self._continue(saved)
 

@@ -21,7 +21,7 @@ from maskaq_jax.runs.session import Session
 from maskaq_jax.synthesis import background_choice
 from maskaq_jax.synthesis.loop import BatchProgress, SavedProgress, SynthesisLoop
 from maskaq_jax.synthesis.step import SynthesisSpec
-from maskaq_jax.synthesis.store import list_refreshes, list_shards, open_images
+from maskaq_jax.synthesis.store import read_newest_refresh
 
 # Images in samples.png.
 _SAMPLES_SHOWN = 24
@@ -123,12 +123,7 @@ def read_newest(inputs: RunInputs, indices: np.ndarray) -> np.ndarray:
     """
     if read_given := _read_given(inputs):
         return read_given(indices)
-    folder = inputs.workdir / directory.SAMPLES
-    for refresh in reversed(list_refreshes(folder)):
-        shards = list_shards(refresh)
-        if all(any(shard.first <= i < shard.stop for shard in shards) for i in indices):
-            return open_images(refresh)(indices)
-    raise FileNotFoundError(f"no refresh in {folder} has {len(indices)} images")
+    return read_newest_refresh(inputs.workdir / directory.SAMPLES, indices)
 
 
 class _Source(Protocol):

@@ -1,8 +1,8 @@
 """Command line: `python -m maskaq_jax.sensitivity --workdir=RUN [--bits=4x4]`.
 
 Measures on the run's own images, synthetic or whatever its method took; labels are not needed.
-Writes `sensitivity.json` and `sensitivity.png` into the run's folder, shows those tensors that lose
-most, and ends with the rules that would give 8 bits to a few of them.
+Writes `sensitivity.json` and `sensitivity.png` into the run's directory, shows those tensors that
+lose most, and ends with the rules that would give 8 bits to a few of them.
 """
 
 import dataclasses
@@ -42,7 +42,7 @@ _ROWS_SHOWN = 20
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measures, writes, and shows what came out."""
     parser = Parser(prog="python -m maskaq_jax.sensitivity", description=__doc__.splitlines()[2])
-    parser.add_argument("--workdir", required=True, help="folder of the run")
+    parser.add_argument("--workdir", required=True, help="directory of the run")
     parser.add_argument(
         "--bits", default="", help="of weights and activations, as 4x4; the run's where left out"
     )

@@ -42,7 +42,7 @@ class TensorLoss(NamedTuple):
     divergence: float
 
 
-class _Stage(NamedTuple):
+class _Stretch(NamedTuple):
     """A stretch of a model: its embedding, a part, or what follows the last part.
 
     Attributes:
@@ -110,20 +110,20 @@ def measure(
     middle = math.ceil(len(images) / 2)
     seen, measured = images[:middle], images[middle:]
     model_p = full_precision(model)
-    stages = _stages(model_p)
-    outputs_p = _pass(stages, params, measured)
+    stretches = _stretches(model_p)
+    outputs_p = _pass(stretches, params, measured)
     losses = []
-    for number, stage in enumerate(stages):
-        own = stage.own(params)
-        next_seen, observed = _observe(stage.module, own, seen, stage.method)
-        for tensor in _tensors(model, stage):
+    for number, stretch in enumerate(stretches):
+        own = stretch.own(params)
+        next_seen, observed = _observe(stretch.module, own, seen, stretch.method)
+        for tensor in _tensors(model, stretch):
             rows = _rows(observed, tensor.site)
             rounded = _round_alone(model_p, number, tensor, own, rows, settings, key)
-            outputs = _pass(stages[number + 1 :], params, rounded(measured))
+            outputs = _pass(stretches[number + 1 :], params, rounded(measured))
             agreement, divergence = _compare(outputs_p, outputs, model.num_classes > 0)
             losses.append(
                 TensorLoss(
-                    ".".join((*stage.path, *tensor.site.layer)),
+                    ".".join((*stretch.path, *tensor.site.layer)),
                     tensor.kind,
                     tensor.bits,
                     100 * float(agreement) if model.num_classes else None,
@@ -131,31 +131,34 @@ def measure(
                 )
             )
             on_tensor()
-        seen, measured = next_seen, _apply(stage.module, {"params": own}, measured, stage.method)
+        seen, measured = (
+            next_seen,
+            _apply(stretch.module, {"params": own}, measured, stretch.method),
+        )
     return sorted(losses, key=lambda loss: -loss.divergence)
 
 
 def count_tensors(model: Model) -> int:
     """How many `measure` rounds."""
-    return sum(1 for stage in _stages(model) for _ in _tensors(model, stage))
+    return sum(1 for stretch in _stretches(model) for _ in _tensors(model, stretch))
 
 
 # Methods of models, before and behind their parts.
 _FIRST, _LAST = "embed", "classify"
 
 
-def _stages(model: Model) -> list[_Stage]:
-    """A model, as stages that take one another's outputs."""
-    parts = [_Stage(part.path, part.module, "__call__", part.sites) for part in model.parts()]
-    first = _Stage((), model, _FIRST, (Site(EMBEDDING),))
-    return [first, *parts, _Stage((), model, _LAST, model.head_sites())]
+def _stretches(model: Model) -> list[_Stretch]:
+    """A model, as stretches that take one another's outputs."""
+    parts = [_Stretch(part.path, part.module, "__call__", part.sites) for part in model.parts()]
+    first = _Stretch((), model, _FIRST, (Site(EMBEDDING),))
+    return [first, *parts, _Stretch((), model, _LAST, model.head_sites())]
 
 
-def _tensors(model: Model, stage: _Stage) -> Iterator[_Tensor]:
-    """Those of a stage that Q rounds."""
+def _tensors(model: Model, stretch: _Stretch) -> Iterator[_Tensor]:
+    """Those of a stretch that Q rounds."""
     assert model.quantization is not None
-    for site in stage.sites:
-        own = model.quantization.below(*stage.path, *site.layer)
+    for site in stretch.sites:
+        own = model.quantization.below(*stretch.path, *site.layer)
         if site.is_dense and own.weight_bits != FULL_PRECISION_BITS:
             yield _Tensor(site, "weight", own.weight_bits)
         if site.path != EMBEDDING and own.activation_bits != FULL_PRECISION_BITS:
@@ -171,29 +174,29 @@ def _round_alone(
     settings: CalibrationSettings,
     key: Array,
 ) -> Callable[[Array], Array]:
-    """A stage of P in which one tensor is rounded, calibrated on rows of its site."""
-    stage, quantization = _stages(model_p)[number], tensor.quantization(settings.fits)
-    own_settings = calibration.settings_of_heads(settings) if stage.method == _LAST else settings
+    """A stretch of P in which one tensor is rounded, calibrated on rows of its site."""
+    stretch, quantization = _stretches(model_p)[number], tensor.quantization(settings.fits)
+    own_settings = calibration.settings_of_heads(settings) if stretch.method == _LAST else settings
     variables = calibration.calibrate_alone(tensor.site, quantization, own, rows, own_settings, key)
     if tensor.kind == "activation":
-        layer = ".".join((*stage.path, *tensor.site.layer))
+        layer = ".".join((*stretch.path, *tensor.site.layer))
         full = FULL_PRECISION_BITS
         alone = Quantization(
             full, full, keeps_grids=settings.fits, rules=f"{layer}={full}x{tensor.bits}"
         )
-        stage = _stages(model_p.clone(quantization=alone))[number]
-    return lambda x: _apply(stage.module, variables, x, stage.method)
+        stretch = _stretches(model_p.clone(quantization=alone))[number]
+    return lambda x: _apply(stretch.module, variables, x, stretch.method)
 
 
-def _pass(stages: Sequence[_Stage], params: Any, x: Array) -> Array:
-    """What stages make of what the stage before them has made."""
-    for stage in stages:
-        x = _apply(stage.module, {"params": stage.own(params)}, x, stage.method)
+def _pass(stretches: Sequence[_Stretch], params: Any, x: Array) -> Array:
+    """What stretches make of what the stretch before them has made."""
+    for stretch in stretches:
+        x = _apply(stretch.module, {"params": stretch.own(params)}, x, stretch.method)
     return x
 
 
 def _rows(observed: Mapping[str, Any], site: Site) -> Rows:
-    """What a site takes and gives among the activations of its stage."""
+    """What a site takes and gives among the activations of its stretch."""
     node = functools.reduce(lambda tree, name: tree[name], site.path, observed)
 
     def flat(name: str) -> Array:
@@ -218,7 +221,7 @@ def _observe(
 
 
 def _main_output(result: Any) -> Array:
-    """Of a stage: tokens, or what is compared of the model's outputs."""
+    """Of a stretch: tokens, or what is compared of the model's outputs."""
     tokens = tokens_of(result)
     return tokens[0] if isinstance(tokens, tuple) else tokens
 

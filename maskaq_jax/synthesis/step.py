@@ -162,7 +162,7 @@ def step(
         return losses.total(terms), terms
 
     def roughness_loss(images: Array) -> tuple[Array, losses.Terms]:
-        terms = synthesis_terms.roughness_terms(settings.weights, images, variation_target, over)
+        terms = synthesis_terms.image_terms(settings.weights, images, variation_target, over)
         return losses.total(terms), terms
 
     gradient, terms = microbatches.image_gradient(

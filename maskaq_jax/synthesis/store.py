@@ -221,6 +221,21 @@ def open_images(folder: Path) -> ReadImages:
     return read_images
 
 
+def read_newest_refresh(directory: Path, indices: np.ndarray) -> np.ndarray:
+    """[B, height, width, channels] images of these numbers, of a store's newest refresh that has
+    them all.
+
+    Raises:
+      FileNotFoundError: no refresh has them.
+      OSError: a file can't be read.
+    """
+    for folder in reversed(list_refreshes(directory)):
+        shards = list_shards(folder)
+        if all(any(shard.first <= i < shard.stop for shard in shards) for i in indices):
+            return open_images(folder)(indices)
+    raise FileNotFoundError(f"no refresh in {directory} has {len(indices)} images")
+
+
 def _to_progress(
     arrays: dict[str, np.ndarray], rows: HostRows, template: SynthesisState
 ) -> SavedProgress | None:

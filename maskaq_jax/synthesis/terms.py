@@ -78,13 +78,13 @@ def draw_variation_target(
     return target * jnp.sqrt(count * height * width / (32 * 224 * 224))
 
 
-def roughness_terms(
+def image_terms(
     weights: LossWeights,
     images: Array,
     variation_target: Array | float = 0.0,
     over: GlobalBatch = LOCAL,
 ) -> losses.Terms:
-    """The weighted terms that no model is needed for: norms over the whole batch.
+    """The weighted terms of images alone, which need no model and see the whole batch.
 
     Args:
       weights: factors of the terms.

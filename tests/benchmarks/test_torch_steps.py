@@ -58,7 +58,7 @@ def test_synthesis_has_the_same_terms_and_gradient(problem, version):
     def loss(pixels):
         terms = synthesis_terms.model_terms(
             MODEL, weights, batch, pixels, RATIO, 0.0, jax.random.key(2)
-        ) | synthesis_terms.roughness_terms(weights, pixels)
+        ) | synthesis_terms.image_terms(weights, pixels)
         return sum(terms.values()), terms
 
     gradient, expected = jax.grad(loss, has_aux=True)(jnp.asarray(images))

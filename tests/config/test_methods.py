@@ -59,8 +59,19 @@ def test_the_default_weights_become_the_published_ones(method):
     assert _weights(_chosen(config, method)) == METHODS[method].terms
 
 
+def test_a_method_weighs_terms_of_maskaq_its_own_way(monkeypatch):
+    method = dataclasses.replace(METHODS["psaq"], terms={"similarity": 5.0, "density": 2.0})
+    monkeypatch.setitem(METHODS, "psaq", method)
+    config = config_lib.default()
+    config.model.weights = "embedded:vit_fashion"
+    config.synthesis.weights.entropy = 0.0
+    assert _weights(_chosen(config, "psaq")) == method.terms
+    config.synthesis.weights.similarity = 0.3
+    assert _weights(_chosen(config, "psaq")) == {"similarity": 0.3, "density": 2.0}
+
+
 def test_forerunners_make_images_once_and_weigh_patches_alike():
-    assert FORERUNNERS == ["mimiq", "psaq"]
+    assert {"mimiq", "psaq"} <= set(FORERUNNERS)
     for method in FORERUNNERS:
         config = _chosen(_get("vit_fashion"), method)
         assert config.samples.refresh_every == 0

@@ -10,7 +10,7 @@ from maskaq_jax.calibration import CalibrationSettings
 from maskaq_jax.config import fields
 from maskaq_jax.devices import parallel
 from maskaq_jax.models import Quantization, create_model
-from maskaq_jax.runs import estimate, expectation
+from maskaq_jax.runs import expectation, workload
 from maskaq_jax.runs.expectation import Cost, Speed
 from maskaq_jax.runs.inputs import RunInputs
 from maskaq_jax.runs.plan import make_plan
@@ -132,8 +132,8 @@ def session(tmp_path, monkeypatch):
     monkeypatch.setattr(expectation, "measure_speed", lambda mesh: SPEED)
     inputs = _inputs(tmp_path)
     plan = make_plan(inputs.config)
-    total = estimate.total(inputs, plan)
-    with Progress(tmp_path / "seconds.json", estimate.WORK_PER_UNIT, total) as progress:
+    total = workload.total(inputs, plan)
+    with Progress(tmp_path / "seconds.json", workload.PER_UNIT, total) as progress:
         store = types.SimpleNamespace(
             num_batches=plan.num_batches, batch_size=plan.batch_size, missing=_missing
         )

@@ -82,7 +82,7 @@ def _whole_batch(problem, valid):
         return sum(terms.values()), terms
 
     def roughness(images):
-        terms = synthesis_terms.roughness_terms(settings.weights, images, target, over)
+        terms = synthesis_terms.image_terms(settings.weights, images, target, over)
         return sum(terms.values()), terms
 
     @jax.jit
@@ -116,14 +116,14 @@ def _step(problem, num_devices, num_parts, valid):
 @pytest.mark.parametrize("num_valid", [None, 7])
 def test_parts_give_the_gradient_of_the_whole_batch(problem, num_valid):
     valid = None if num_valid is None else jnp.arange(BATCH) < num_valid
-    by_models, model_terms, by_roughness, roughness_terms = _whole_batch(problem, valid)
-    expected_terms = model_terms | roughness_terms
+    by_models, model_terms, by_images_alone, image_terms = _whole_batch(problem, valid)
+    expected_terms = model_terms | image_terms
     # Much smaller than that of roughness, which parts don't touch.
     tolerance = 2e-3 * float(np.abs(by_models).max())
-    assert np.abs(by_roughness).max() > 10 * tolerance
+    assert np.abs(by_images_alone).max() > 10 * tolerance
     for num_devices, num_parts in ((1, 1), (1, 4), (2, 2)):
         gradient, terms = _step(problem, num_devices, num_parts, valid)
-        np.testing.assert_allclose(gradient, by_models + by_roughness, rtol=0, atol=tolerance)
+        np.testing.assert_allclose(gradient, by_models + by_images_alone, rtol=0, atol=tolerance)
         assert terms.keys() == expected_terms.keys()
         for name, value in expected_terms.items():
             np.testing.assert_allclose(terms[name], value, rtol=2e-4, err_msg=name)

@@ -33,7 +33,7 @@ def _terms(model, settings, batch, images):
         *(model, weights, batch, images, 0.3, drop_rate, key),
         progress=0.0,
         target_keys=image_keys(key, batch.indices),
-    ) | synthesis_terms.roughness_terms(weights, images)
+    ) | synthesis_terms.image_terms(weights, images)
 
 
 @pytest.mark.parametrize("bits", [3, 4])
@@ -302,7 +302,7 @@ def test_psaq_pulls_the_roughness_to_its_target(problem):
     )
 
     def loss(images, target):
-        terms = synthesis_terms.roughness_terms(settings.weights, images, target)
+        terms = synthesis_terms.image_terms(settings.weights, images, target)
         return terms["variation_gap"]
 
     roughness = losses.total_variation_loss(images, diagonal_weight=1.0)

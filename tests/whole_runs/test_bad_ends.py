@@ -97,6 +97,26 @@ def test_a_run_that_kept_the_calibrated_model_ends_alike_when_started_again(astr
     assert again | {"seconds": results["seconds"]} == results
 
 
+@pytest.mark.slow
+def test_training_that_went_astray_goes_on_as_one_at_a_quarter_of_its_rates(settings, tmp_path):
+    samples = dataclasses.replace(settings.samples, held_out=4)
+
+    def run_at(share):
+        rates = dataclasses.replace(
+            settings.finetuning,
+            optimizer="adam",
+            relative_learning_rate=0.08 * share,
+            quantizer_learning_rate=1e-3 * share,
+            step_learning_rate=1e-3 * share,
+        )
+        changed = dataclasses.replace(settings, finetuning=rates, samples=samples)
+        return run.run(tiny.prepare(changed, tmp_path / f"{share}"))
+
+    astray, gentle = run_at(1.0), run_at(0.25)
+    assert (astray["retreats"], gentle["retreats"]) == (1, 0)
+    assert astray["distances"] == gentle["distances"]
+
+
 def test_a_trained_model_is_kept_where_it_is_nearer_to_p(finished):
     _, results = finished
     distances = [compared["distance"] for compared in results["distances"]]

@@ -1,4 +1,4 @@
-"""How much work a run is, for the estimate of the time it takes."""
+"""How much work a run is, counted in forward passes of an image."""
 
 from maskaq_jax.config import SYNTHESIS_METHODS
 from maskaq_jax.runs.inputs import RunInputs
@@ -6,7 +6,7 @@ from maskaq_jax.runs.plan import Plan
 
 # Rough cost of a unit of each phase (an image, or a step of an image) in forward passes of one
 # image; the time estimate needs no more.
-WORK_PER_UNIT = {"evaluation": 1.0, "synthesis": 8.0, "calibration": 30.0, "finetuning": 8.0}
+PER_UNIT = {"evaluation": 1.0, "synthesis": 8.0, "calibration": 30.0, "finetuning": 8.0}
 
 
 def total(inputs: RunInputs, plan: Plan) -> float:
@@ -40,8 +40,8 @@ def _add_up(inputs: RunInputs, plan: Plan, evaluated: int, syntheses: int, steps
     images = plan.num_batches * plan.batch_size
     fitted = config.calibration.num_views if config.calibration.fits else 0
     return (
-        WORK_PER_UNIT["evaluation"] * evaluated
-        + WORK_PER_UNIT["synthesis"] * syntheses * images * config.synthesis.num_steps
-        + WORK_PER_UNIT["calibration"] * fitted
-        + WORK_PER_UNIT["finetuning"] * steps * config.finetuning.batch_size
+        PER_UNIT["evaluation"] * evaluated
+        + PER_UNIT["synthesis"] * syntheses * images * config.synthesis.num_steps
+        + PER_UNIT["calibration"] * fitted
+        + PER_UNIT["finetuning"] * steps * config.finetuning.batch_size
     )
