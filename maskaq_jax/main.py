@@ -48,6 +48,12 @@ _COORDINATOR = flags.DEFINE_string(
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this one is, from 0.")
 
+# What Python says of text that is no number, and what was wanted.
+_KINDS = {
+    r"invalid literal for int\(\) with base 10:": "an integer",
+    "could not convert string to float:": "a number",
+}
+
 
 def start() -> None:
     """The program: flags, then `main`; however it ends, no traceback of ours is left."""
@@ -220,6 +226,9 @@ def _list_configs() -> None:
 
 def _parse_flags(argv: list[str]) -> list[str]:
     """Parses flags; a config file may fail in any way, and so may an override."""
+    if {"--help", "-help", "-h"} & set(argv[1:]):
+        print(f"{__doc__}\n{flags.FLAGS.module_help(_name_of_this_module())}")
+        sys.exit(0)
     argv = _with_config_found(argv)
     try:
         return flags.FLAGS(argv)
@@ -227,6 +236,13 @@ def _parse_flags(argv: list[str]) -> list[str]:
         raise
     except Exception as error:  # whatever the config file raises
         refuse(_misspelt_field(argv) or _explain(error))
+
+
+def _name_of_this_module() -> str:
+    """As absl has it, which depends on how the program was started."""
+    name = flags.FLAGS.find_module_defining_flag("workdir")
+    assert name is not None
+    return name
 
 
 def _with_config_found(argv: list[str]) -> list[str]:
@@ -273,6 +289,9 @@ def _explain(error: Exception) -> str:
     if isinstance(error.__context__, KeyError):  # an argument of the model: names not ours
         return f"the config has no field {error.__context__.args[0]}: add it in the config file"
     text = str(error).strip()
+    for told, kind in _KINDS.items():
+        if found := re.fullmatch(rf"flag --(config\.[\w.]+)=.*: {told} (.*)", text, re.DOTALL):
+            return f"{found[1]} must be {kind}, got {found[2]}"
     if "Traceback" in text:  # a config file's own error, with its name before the colon
         return re.sub(r"^[\w.]+: ", "", text.splitlines()[-1])
     return text

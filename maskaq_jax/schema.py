@@ -162,12 +162,15 @@ def parse_arguments(argument: str | None, **defaults: Any) -> ConfigDict:
       **defaults: the names allowed, with default values, whose types the values take.
 
     Raises:
-      ConfigError: unknown name, or a value of another type.
+      ConfigError: a name that is unknown or given twice, or a value of another type.
     """
-    values = dict(defaults)
+    values, given = dict(defaults), set[str]()
     for item in filter(None, (argument or "").split(",")):
         name, _, text = item.partition("=")
         check_known(f"config argument {name!r}", name, defaults)
+        if name in given:
+            raise ConfigError(f"config argument {name} is given twice")
+        given.add(name)
         kind = type(defaults[name])
         try:
             values[name] = kind(text)
@@ -189,7 +192,8 @@ def check_known(what: str, name: Any, known: Iterable[str]) -> None:
     options = list(known)
     if name not in options:
         near = difflib.get_close_matches(str(name), options, n=1, cutoff=0)[0]
-        listed = f" Expected one of {', '.join(map(str, options))}" if len(options) <= 12 else ""
+        named = ", ".join(filter(None, map(str, options)))
+        listed = f" Expected one of {named}" if len(options) <= 12 else ""
         raise ConfigError(f"unknown {what}: did you mean {near!r}?{listed}")
 
 

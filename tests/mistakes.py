@@ -32,6 +32,10 @@ CASES = {
         [f"--config={ROOT}/configs/vit_fashio.py"],
         f"did you mean {ROOT}/configs/vit_fashion.py?",
     ),
+    "a config of almost a name of ours": (
+        ["--config=smok"],
+        "no file smok: did you mean configs/smoke.py? --list_configs lists those that ship",
+    ),
     "a positional argument": ([*_smoke(), "now"], "unexpected argument 'now'"),
     "an unknown flag": ([*_smoke(), "--wrkdir=x"], "Unknown command line flag 'wrkdir'"),
     "half of the processes' flags": (
@@ -57,6 +61,15 @@ CASES = {
     "a config that fails": (["--config=raises.py"], "error: no way"),
     "a config without get_config": (["--config=empty.py"], "has no attribute 'get_config'"),
     "an unknown argument": (_smoke(argument=":bits=3"), "unknown config argument 'bits'"),
+    "an argument given twice": (_smoke(argument=":w=3,w=4"), "config argument w is given twice"),
+    "text for a number": (
+        _smoke("finetuning.learning_rate=fast"),
+        "config.finetuning.learning_rate must be a number, got 'fast'",
+    ),
+    "a misspelt name of embedded weights": (
+        _smoke("model.weights=embedded:vit_fashon"),
+        "unknown config.model.weights 'embedded:vit_fashon': did you mean 'embedded:vit_fashion'?",
+    ),
     "an argument of text": (_smoke(argument=":w=three"), "w must be an integer, got 'three'"),
     "an argument without value": (_smoke(argument=":seed"), "seed must be an integer, got ''"),
     "an unknown preset": (_smoke(argument=":preset=good"), "unknown config argument preset 'good'"),
@@ -66,11 +79,11 @@ CASES = {
     "an unknown group": (_smoke("sample.num_samples=3"), "did you mean 'samples'?"),
     "a field of text": (
         _smoke("samples.num_samples=many"),
-        "--config.samples.num_samples=many: invalid literal for int()",
+        "config.samples.num_samples must be an integer, got 'many'",
     ),
     "a fraction of an image": (
         _smoke("samples.num_samples=1.5"),
-        "--config.samples.num_samples=1.5: invalid literal for int()",
+        "config.samples.num_samples must be an integer, got '1.5'",
     ),
     "a negative seed": (_smoke("seed=-1"), "config.seed must not be negative, got -1"),
     "no samples": (_smoke("samples.num_samples=0"), "config.samples.num_samples must be positive"),
@@ -325,6 +338,14 @@ CASES = {
         "config.evaluation.preprocessing.resize is 'shorter', should be 'squash'",
     ),
     # Datasets.
+    "no folder of evaluation images": (
+        _smoke("evaluation.dataset=folder"),
+        "config.evaluation.path is missing: name a folder",
+    ),
+    "a file for a folder": (
+        _smoke("evaluation.dataset=folder", "evaluation.path=list"),
+        "config.evaluation.path: list is a file, not a folder",
+    ),
     "an unknown dataset with a path": (
         _smoke("evaluation.dataset=cocoo", "evaluation.path=images"),
         "unknown config.evaluation.dataset 'cocoo': did you mean 'coco'?",

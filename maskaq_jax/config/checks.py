@@ -201,6 +201,11 @@ def _check_weights(weights: str) -> None:
             hub.parse_address(weights)
         except ValueError as error:
             raise ConfigError(f"config.model.weights: {error}") from error
+    elif weights.startswith(paths.EMBEDDED_SCHEME) and not path.exists():
+        known = sorted(other.stem for other in path.parent.glob("*.safetensors"))
+        schema.choose(
+            "config.model.weights", weights, [f"{paths.EMBEDDED_SCHEME}{name}" for name in known]
+        )
     elif not path.exists():
         advice = paths.hub_address(weights)
         raise ConfigError(f"config.model.weights: {advice or paths.missing_file(path)}")

@@ -45,8 +45,8 @@ class Coco:
     def check(self, model: Model) -> None:
         """Raises `ConfigError` unless there are such files, and the model detects in colours."""
         check_task(_FIELD, "boxes", model, "detection")
-        if not self.path or not paths.expanded_path(self.path).is_dir():
-            raise ConfigError(f"config.evaluation.path: no folder {self.path!r}")
+        if missing := paths.missing_folder("config.evaluation.path", self.path):
+            raise ConfigError(missing)
         if not self.labels:
             raise ConfigError(
                 f"config.evaluation.labels is missing: {_FIELD} has its boxes in a JSON, such as "

@@ -53,8 +53,8 @@ class Folder:
     def check(self, model: Model) -> None:
         """Raises `ConfigError` unless there are such files, and the model classifies in colours."""
         check_task(_FIELD, "labelled images", model, "classification")
-        if not self.path or not paths.expanded_path(self.path).is_dir():
-            raise ConfigError(f"config.evaluation.path: no folder {self.path!r}")
+        if missing := paths.missing_folder("config.evaluation.path", self.path):
+            raise ConfigError(missing)
         labels = self._labels_file
         if labels and not labels.is_file():
             raise ConfigError(f"config.evaluation.labels: {paths.missing_file(labels)}")
@@ -110,10 +110,9 @@ class FolderReal:
 
     def check(self, model: Model) -> None:
         """Raises `ConfigError` unless there are as many images, and the model takes colours."""
-        root = paths.expanded_path(self.path)
-        if not root.is_dir():
-            raise ConfigError(f"config.samples.real: no folder {self.path!r}")
-        found = len(image_files.find_below(root).images)
+        if missing := paths.missing_folder("config.samples.real", self.path):
+            raise ConfigError(missing)
+        found = len(image_files.find_below(paths.expanded_path(self.path)).images)
         if found < self.num_samples:
             raise ConfigError(
                 f"config.samples.num_samples is {self.num_samples}, but config.samples.real "

@@ -64,9 +64,9 @@ class LabelMaps:
         field = f"config.evaluation.dataset {self.kind!r}"
         check_task(field, "label maps", model, "segmentation")
         for name in ("path", "labels"):
-            folder = getattr(self, name)
-            if not folder or not paths.expanded_path(folder).is_dir():
-                raise ConfigError(f"config.evaluation.{name}: no folder {folder!r}")
+            missing = paths.missing_folder(f"config.evaluation.{name}", getattr(self, name))
+            if missing:
+                raise ConfigError(missing)
         if paths.expanded_path(self.path).samefile(paths.expanded_path(self.labels)):
             raise ConfigError(
                 "config.evaluation.labels is the folder of config.evaluation.path: label maps take "

@@ -1,6 +1,7 @@
 """Labelled images of TensorFlow Datasets, read from ArrayRecord files without TensorFlow."""
 
 import dataclasses
+import difflib
 import io
 from collections.abc import Sequence
 from typing import Any
@@ -245,7 +246,12 @@ def _find(dataset: str, data_dir: str) -> Any:
     try:
         return tfds.builder(dataset, data_dir=data_dir or None)
     except tfds.core.DatasetNotFoundError as error:
-        raise ValueError(f"TFDS knows no dataset {dataset!r}") from error
+        name = dataset.partition("/")[0].partition(":")[0]
+        near = difflib.get_close_matches(
+            name, tfds.list_builders(with_community_datasets=False), n=1
+        )
+        advice = f": did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"config.evaluation.dataset: TFDS has no {dataset!r}{advice}") from error
     except AssertionError as error:  # a version that it lacks
         raise ValueError(f"TFDS can't build dataset {dataset!r}: {error}") from error
 

@@ -112,8 +112,8 @@ def reopen(workdir: Path) -> RunInputs:
         raise ConfigError(f"workdir {workdir} holds no run: there is no {directory.CONFIG}")
     try:
         settings = directory.read_settings(workdir)
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{workdir / directory.CONFIG} is not readable: {error}") from error
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     if not any(path.name.isdecimal() for path in workdir.glob(f"{directory.CHECKPOINTS}/*")):
         raise ConfigError(
             f"the run in {workdir} has not calibrated its model yet: start it again with the same "

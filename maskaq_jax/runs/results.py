@@ -163,8 +163,9 @@ def print_results(console: Console, results: dict[str, Any]) -> None:
     """The table at the end: the main figures, and the time each phase took."""
     bits = bits_of(results)
     images = "real images" if METHODS[results["method"]].is_real else "no data"
-    is_trained = results["epochs"] and results.get("kept") != "calibrated"
-    how = f"fine-tuned with {images}" if is_trained else "without training"
+    how = f"fine-tuned with {images}" if results["epochs"] else "without training"
+    if results.get("kept") == "calibrated":
+        how = "kept as calibrated, since training made it worse"
     table = Table(
         title=f"{results['method']} at {bits}, seed {results['seed']}",
         title_justify="left",

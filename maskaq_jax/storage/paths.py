@@ -35,6 +35,18 @@ def missing_file(path: Path) -> str:
     return f"no file {path}" + (f": did you mean {path.parent / near[0]}?" if near else "")
 
 
+def missing_folder(field: str, text: str) -> str | None:
+    """Says why a field's path is no folder; None where it is one."""
+    if not text:
+        return f"{field} is missing: name a folder"
+    path = expanded_path(text)
+    if path.is_dir():
+        return None
+    if path.exists():
+        return f"{field}: {text} is a file, not a folder"
+    return f"{field}: no folder {text!r}"
+
+
 def hub_address(text: str) -> str | None:
     """Says how to name weights by `hf://`, of an address of another kind; None if it is none."""
     page = re.match(

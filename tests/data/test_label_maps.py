@@ -131,7 +131,7 @@ def test_a_folder_without_pictures_is_refused(folders, tmp_path):
         ({}, Given("detection", 3), "has label maps, for segmentation, but the model's task is"),
         ({}, Given("segmentation", 3, (8, 8, 1)), "has images of 3 channels"),
         ({"path": "gone"}, SEGMENTER, "config.evaluation.path: no folder 'gone'"),
-        ({"labels": ""}, SEGMENTER, "config.evaluation.labels: no folder ''"),
+        ({"labels": ""}, SEGMENTER, "config.evaluation.labels is missing: name a folder"),
         (
             {"labels": "images"},
             SEGMENTER,

@@ -141,7 +141,7 @@ def test_a_broken_image_is_named_and_not_counted(prepared):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"dataset": "imagenet2021"}, "TFDS knows no dataset 'imagenet2021'"),
+        ({"dataset": "imagenet2021"}, "TFDS has no 'imagenet2021': did you mean"),
         ({"split": "train"}, "'maskaq_toy': Unknown split 'train'"),
         ({"split": "test"}, "'maskaq_toy' has no labels in its split 'test'"),
         ({"num_classes": 1000}, "'maskaq_toy' has 2 classes, but the model has 1000"),
