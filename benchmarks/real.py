@@ -15,6 +15,7 @@ import argparse
 import collections
 import dataclasses
 import functools
+import hashlib
 import itertools
 import json
 import statistics
@@ -39,6 +40,8 @@ _PAPER_BUDGET = (
     "--config.synthesis.num_steps=100",
     "--config.finetuning.epochs=30",
 )
+# Letters of fields in the name of a directory.
+_LONGEST = 100
 COLUMNS = (
     *("weights", "weight_bits", "activation_bits", "method", "split", "seed", "fields"),
     *("fp_top1", "calibrated_top1", "top1", "seconds"),
@@ -100,7 +103,7 @@ class Cell:
                     f"w{self.weight_bits}a{self.activation_bits}",
                     *self.method.replace("(", "").replace(")", "").split(),
                     self.split,
-                    *(field.removeprefix("--config.").replace("=", "_") for field in self.fields),
+                    *self._named_fields,
                     str(self.seed),
                 )
             ),
@@ -108,6 +111,13 @@ class Cell:
             f"{argument},seed={self.seed},val={subject.images / self.split}",
             flags,
         )
+
+    @property
+    def _named_fields(self) -> list[str]:
+        """The fields as part of a directory's name; a digest of them where that would be long."""
+        named = [field.removeprefix("--config.").replace("=", "_") for field in self.fields]
+        text = "_".join(named)
+        return named if len(text) <= _LONGEST else [hashlib.sha256(text.encode()).hexdigest()[:12]]
 
 
 def main() -> None:

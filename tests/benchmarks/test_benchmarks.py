@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from scipy import stats
 
-from benchmarks import budgets, methods, runs, scenes, tables
+from benchmarks import budgets, methods, real, runs, scenes, tables
 from configs import vit_fashion
 from maskaq_jax import config, schema
 from maskaq_jax.finetuning import step as finetuning
@@ -330,3 +330,16 @@ def test_the_interval_is_that_of_a_paired_t_test():
     mean, (low, high) = tables.paired_interval(gaps)
     expected = stats.ttest_1samp(gaps, 0).confidence_interval()
     np.testing.assert_allclose((mean, low, high), (np.mean(gaps), *expected))
+
+
+def test_runs_of_many_fields_have_directories_of_short_names_of_their_own(tmp_path):
+    subject = real.Subject("vit_small", tmp_path / "file", 10, 112, tmp_path, 1.0)
+    terms = ("similarity", "classes", "coupling", "entropy", "density", "variation_gap")
+    names = {
+        real.Cell(subject, 4, 4, "maskaq", "test", seed, fields).run.name
+        for seed in range(2)
+        for value in (0.0, 1.0)
+        for fields in [tuple(f"--config.synthesis.weights.{term}={value}" for term in terms)]
+    }
+    assert len(names) == 4
+    assert all(len(name) < 150 for name in names)
