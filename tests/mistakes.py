@@ -34,7 +34,7 @@ CASES = {
     ),
     "a config of almost a name of ours": (
         ["--config=smok"],
-        "no file smok: did you mean configs/smoke.py? --list_configs lists those that ship",
+        "no file smok: did you mean configs/smoke.py? (--list_configs lists those that ship)",
     ),
     "a positional argument": ([*_smoke(), "now"], "unexpected argument 'now'"),
     "an unknown flag": ([*_smoke(), "--wrkdir=x"], "Unknown command line flag 'wrkdir'"),

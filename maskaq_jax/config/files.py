@@ -5,7 +5,6 @@ A clone has them in `configs/`, an installation in `maskaq_jax/configs/`; both a
 """
 
 import ast
-import difflib
 import sys
 from collections.abc import Iterator
 from importlib import machinery, util
@@ -37,11 +36,8 @@ def find(name: str) -> Path:
     own = own_folder() / path.name
     if path.parent.name in ("", "configs") and not path.is_absolute() and own.is_file():
         return own
-    told = paths.missing_file(path)
-    near = difflib.get_close_matches(path.stem, [own.stem for own in list_own()], n=1)
-    if near and not told.endswith("?"):  # by a file beside it
-        told += f": did you mean configs/{near[0]}.py?"
-    raise FileNotFoundError(f"{told} --list_configs lists those that ship")
+    told = paths.missing_file(path, [Path("configs", own.name) for own in list_own()])
+    raise FileNotFoundError(f"{told} (--list_configs lists those that ship)")
 
 
 def list_own() -> list[Path]:

@@ -87,14 +87,7 @@ def check(workdir: Path, settings: Config) -> None:
                 f"workdir {workdir} holds files that are no run of ours: name another --workdir"
             )
         return
-    try:
-        before = read_settings(workdir)
-    except ConfigError as error:
-        raise ConfigError(
-            f"workdir {workdir} holds a run of another version: {error}: name another --workdir"
-        ) from error
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
+    before = read_settings(workdir)
     differences = _differences(_as_stored(before), _as_stored(settings), "config")
     if (workdir / WEIGHTS).is_file():
         differences = [line for line in differences if not line.startswith(_OF_WEIGHTS)]
@@ -113,17 +106,20 @@ def read_settings(workdir: Path) -> Config:
 
     Raises:
       FileNotFoundError: there is none.
-      ValueError: it is damaged, or a field is not of this version's (`schema.ConfigError`).
+      ConfigError: they are damaged, or a field is not of this version's.
     """
     saved = workdir / CONFIG
     try:
-        values = json.loads(saved.read_text(encoding="utf-8"))
+        return config.from_dict(json.loads(saved.read_text(encoding="utf-8")))
+    except ConfigError as error:
+        raise ConfigError(
+            f"workdir {workdir} holds a run of another version: {error}: name another --workdir"
+        ) from error
     except (ValueError, RecursionError) as error:
-        raise ValueError(
+        raise ConfigError(
             f"{saved} is not readable: {error}: take it from a copy of the directory, or start "
             "anew with another --workdir"
         ) from error
-    return config.from_dict(values)
 
 
 def check_weights(workdir: Path, settings: Config, params: Any) -> None:

@@ -110,10 +110,7 @@ def reopen(workdir: Path) -> RunInputs:
         raise ConfigError(f"workdir {workdir} is no folder")
     if not (workdir / directory.CONFIG).is_file():
         raise ConfigError(f"workdir {workdir} holds no run: there is no {directory.CONFIG}")
-    try:
-        settings = directory.read_settings(workdir)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
+    settings = directory.read_settings(workdir)
     if not any(path.name.isdecimal() for path in workdir.glob(f"{directory.CHECKPOINTS}/*")):
         raise ConfigError(
             f"the run in {workdir} has not calibrated its model yet: start it again with the same "

@@ -131,10 +131,8 @@ def measure(
                 )
             )
             on_tensor()
-        seen, measured = (
-            next_seen,
-            _apply(stretch.module, {"params": own}, measured, stretch.method),
-        )
+        seen = next_seen
+        measured = _apply(stretch.module, {"params": own}, measured, stretch.method)
     return sorted(losses, key=lambda loss: -loss.divergence)
 
 

@@ -3,6 +3,7 @@
 import difflib
 import os
 import re
+from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
 
@@ -26,13 +27,18 @@ def weights_path(weights: str) -> Path:
     return expanded_path(weights)
 
 
-def missing_file(path: Path) -> str:
-    """Says that there is no such file, and which one beside it has the nearest name."""
+def missing_file(path: Path, others: Iterable[Path] = ()) -> str:
+    """Says that there is no such file, and which one beside it, or of others, has the nearest name.
+
+    Args:
+      path: that there is no file at.
+      others: files elsewhere that may be meant.
+    """
     if path.is_dir():
         return f"{path} is a folder, not a file"
-    beside = [other.name for other in path.parent.glob(f"*{path.suffix}")]
-    near = difflib.get_close_matches(path.name, beside, n=1)
-    return f"no file {path}" + (f": did you mean {path.parent / near[0]}?" if near else "")
+    by_name = {other.name: other for other in (*others, *path.parent.glob(f"*{path.suffix}"))}
+    near = difflib.get_close_matches(path.name, by_name, n=1)
+    return f"no file {path}" + (f": did you mean {by_name[near[0]]}?" if near else "")
 
 
 def missing_folder(field: str, text: str) -> str | None:

@@ -161,15 +161,15 @@ def step(
         )
         return losses.total(terms), terms
 
-    def roughness_loss(images: Array) -> tuple[Array, losses.Terms]:
+    def image_loss(images: Array) -> tuple[Array, losses.Terms]:
         terms = synthesis_terms.image_terms(settings.weights, images, variation_target, over)
         return losses.total(terms), terms
 
     gradient, terms = microbatches.image_gradient(
         model_loss, state.images, (batch.indices, batch.labels), num_parts=num_parts, over=over
     )
-    roughness_gradient, rest = jax.grad(roughness_loss, has_aux=True)(state.images)
-    gradient, terms = gradient + roughness_gradient, terms | rest
+    other_gradient, other_terms = jax.grad(image_loss, has_aux=True)(state.images)
+    gradient, terms = gradient + other_gradient, terms | other_terms
     if axis_name is not None:
         # Every device differentiates the global loss, so its images' gradient arrives once from
         # each of them.
