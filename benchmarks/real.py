@@ -123,13 +123,7 @@ class Cell:
 def main() -> None:
     """Runs what is missing of the grid, then prints the table of all that is there."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", required=True, help="a name of create_model")
-    parser.add_argument("--weights", type=Path, required=True, help="file of its weights")
-    parser.add_argument("--num_classes", type=int, required=True, help="of its classifier")
-    parser.add_argument("--img_size", type=int, default=224, help="side of its images")
-    parser.add_argument("--crop_ratio", type=float, default=1.0, help="of evaluation images")
-    parser.add_argument("--images", type=Path, required=True, help="folder of test, choose, real")
-    parser.add_argument("--split", default="test", help="images that accuracy is of")
+    add_subject(parser)
     parser.add_argument("--methods", default="noise,maskaq,real", help="of the grid")
     parser.add_argument(
         "--bits", type=runs.parse_bits, default="8x8,4x8,4x4,3x3", help="weights x activations"
@@ -146,16 +140,7 @@ def main() -> None:
     names = options.methods.split(",")
     if unknown := set(names) - METHODS.keys():
         parser.error(f"no method {unknown.pop()!r}; there are {', '.join(METHODS)}")
-    if not options.weights.is_file():
-        parser.error(f"--weights: no file {options.weights}")
-    subject = Subject(
-        options.model,
-        options.weights.absolute(),
-        options.num_classes,
-        options.img_size,
-        options.images.absolute(),
-        options.crop_ratio,
-    )
+    subject = read_subject(parser, options)
     fields = tuple(f"--config.{field}" for field in options.field)
     cells = [
         Cell(subject, weight_bits, activation_bits, method, options.split, seed, fields)
@@ -171,6 +156,31 @@ def main() -> None:
     if options.json:
         rows = [record.rows[cell.run.name] for cell in cells]
         whole_files.write_text(options.json, json.dumps(rows, indent=2) + "\n")
+
+
+def add_subject(parser: argparse.ArgumentParser) -> None:
+    """Arguments that say what is quantized, and which images figures are of."""
+    parser.add_argument("--model", required=True, help="a name of create_model")
+    parser.add_argument("--weights", type=Path, required=True, help="file of its weights")
+    parser.add_argument("--num_classes", type=int, required=True, help="of its classifier")
+    parser.add_argument("--img_size", type=int, default=224, help="side of its images")
+    parser.add_argument("--crop_ratio", type=float, default=1.0, help="of evaluation images")
+    parser.add_argument("--images", type=Path, required=True, help="folder of test, choose, real")
+    parser.add_argument("--split", default="test", help="images that accuracy is of")
+
+
+def read_subject(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Subject:
+    """What the arguments of `add_subject` say; the program ends where there are no weights."""
+    if not options.weights.is_file():
+        parser.error(f"--weights: no file {options.weights}")
+    return Subject(
+        options.model,
+        options.weights.absolute(),
+        options.num_classes,
+        options.img_size,
+        options.images.absolute(),
+        options.crop_ratio,
+    )
 
 
 def make_row(cell: Cell, results: dict[str, Any]) -> dict[str, Any]:

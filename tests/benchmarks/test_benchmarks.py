@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from scipy import stats
 
-from benchmarks import budgets, methods, real, runs, scenes, tables
+from benchmarks import budgets, methods, parts, real, runs, scenes, tables
 from configs import vit_fashion
 from maskaq_jax import config, schema
 from maskaq_jax.finetuning import step as finetuning
@@ -343,3 +343,43 @@ def test_runs_of_many_fields_have_directories_of_short_names_of_their_own(tmp_pa
     }
     assert len(names) == 4
     assert all(len(name) < 150 for name in names)
+
+
+def test_a_part_is_compared_image_by_image_with_the_run_that_has_all(tmp_path):
+    subject = real.Subject("vit_small", tmp_path / "file", 10, 112, tmp_path, 1.0)
+    group = parts.Group("A group", {"finetuning.epochs": 0}, {"other": {"calibration.ridge": 0.0}})
+    random = np.random.default_rng(0)
+    outcomes = {}
+    for seed in range(2):
+        hits = random.random(500) < 0.7
+        for fields, worse in (group.base, 0.0), (group.base | group.parts["other"], 0.1):
+            cell = parts.cell_of(subject, (4, 4), "test", seed, fields)
+            outcomes[cell] = parts.Outcome(
+                hits & (random.random(500) >= worse), np.full(500, 0.5 + worse), 100.0
+            )
+    table = parts.compare(subject, (4, 4), "test", group, outcomes)
+    whole, other = table.splitlines()[-2:]
+    assert whole.startswith("| all parts | 2 | ")
+    assert other.startswith("| other | 2 | ")
+    assert "| 0.600 | +0.100 (+0.100 to +0.100) | 100 |" in other
+    gaps = [
+        100.0 * np.subtract(other.hits, whole.hits, dtype=float)
+        for whole, other in zip(*[list(outcomes.values())[i::2] for i in range(2)], strict=True)
+    ]
+    mean, (low, high) = parts.paired_interval([(gap, np.zeros(500)) for gap in gaps])
+    assert f"{mean:+.1f} ({low:+.1f} to {high:+.1f})" in other
+    expected = stats.ttest_1samp(np.mean(gaps, axis=0), 0).confidence_interval()
+    np.testing.assert_allclose((mean, low, high), (np.mean(gaps), *expected), rtol=0.01)
+
+
+@pytest.mark.parametrize("name", parts.GROUPS)
+def test_every_part_is_a_valid_run_of_its_own(name, tmp_path):
+    subject = real.Subject("vit_small_patch14_dinov2", tmp_path / "file", 10, 112, tmp_path, 1.0)
+    (tmp_path / "test").mkdir()
+    (tmp_path / "file").touch()
+    group = parts.GROUPS[name]
+    digests = {
+        parts.cell_of(subject, (4, 4), "test", 0, {**group.base, **changed}).run.digest
+        for changed in ({}, *group.parts.values())
+    }
+    assert len(digests) == 1 + len(group.parts)

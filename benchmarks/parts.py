@@ -1,0 +1,239 @@
+"""What each part of a run is worth on a real model: all parts, and one of them other.
+
+    python -m benchmarks.parts --weights=FILE --images=DIR --model=vit_small_patch14_dinov2 \
+        --num_classes=10 --img_size=112 --bits=4x4 --page=docs/results/real.md
+
+Runs as of `benchmarks.real`, at three small budgets: parts of the fit, of how images are made, and
+of the training behind a fit. Each is compared with the run that has all parts, image by image:
+top-1 and the divergence of classes from full precision's, with 95% intervals of the paired
+differences. They are over images, so of a seed's own luck they know what several seeds show.
+
+Writes a table between the marks of `--page`. What is done is read, so a bench that was stopped
+continues.
+"""
+
+import argparse
+import itertools
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from benchmarks import real, runs, tables
+from maskaq_jax import config
+from maskaq_jax.export import agreement
+from maskaq_jax.models import full_precision
+from maskaq_jax.runs import directory, inputs
+
+Fields = Mapping[str, int | float | str]
+
+# Normal quantile of a two-sided 95% interval; there are hundreds of images.
+_QUANTILE = 1.96
+
+
+class Group(NamedTuple):
+    """Parts that are compared with the same run.
+
+    Attributes:
+      title: what the parts are of.
+      base: fields of the run with all parts.
+      parts: for each, the fields that are other.
+    """
+
+    title: str
+    base: Fields
+    parts: Mapping[str, Fields]
+
+
+_AS_DRAWN = {"synthesis.num_steps": 0}
+_SYNTHESISED = {"synthesis.num_steps": 20}
+_FITTED = {"samples.num_samples": 384, "finetuning.epochs": 0}
+_TRAINED = {"samples.num_samples": 384, "finetuning.epochs": 8}
+GROUPS = {
+    "fit": Group(
+        "The fit (to 384 dead leaves as they are drawn, no training)",
+        _FITTED | _AS_DRAWN,
+        {
+            "norms not equalized": {"calibration.equalize_norms": False},
+            "hidden features not equalized": {"calibration.equalize_hidden": False},
+            "attention not equalized": {"calibration.equalize_attention": False},
+            "biases not corrected": {"calibration.correct_bias": False},
+            "kernels rounded to the nearest": {"calibration.second_order": False},
+            "kernels not fitted to P's outputs": {"calibration.ridge": 0.0},
+            "96 images": {"samples.calibration_size": 96, "calibration.num_views": 96},
+            "the paper's ranges, none of the above": {"calibration.ranges": "lsq"},
+        },
+    ),
+    "images": Group(
+        "The images (a fit to 384 of them, no training)",
+        _FITTED | _SYNTHESISED,
+        {
+            "leaves as they are drawn": _AS_DRAWN,
+            "noise as it is drawn": _AS_DRAWN | {"synthesis.first_images": "noise"},
+            "from noise": {"synthesis.first_images": "noise"},
+            "with coupling": {"synthesis.weights.coupling": 0.1},
+            "with entropy": {"synthesis.weights.entropy": 1.0},
+            "with similarity": {"synthesis.weights.similarity": 0.1},
+        },
+    ),
+    "training": Group(
+        "The training (8 epochs on 384 dead leaves as they are drawn)",
+        _TRAINED | _AS_DRAWN,
+        {
+            "no training": {"finetuning.epochs": 0},
+            "without the blocks' tokens": {"finetuning.block_weight": 0.0},
+            "with attention": {"finetuning.attention_weight": 0.1},
+            "with attention, masked as in the paper": {
+                "finetuning.attention_weight": 0.1,
+                "finetuning.important_weight": 2.0,
+            },
+            "without the mean of the last steps": {"finetuning.averaged_share": 0.0},
+            "without crops": {"finetuning.view.min_area": 1.0},
+            "behind the paper's ranges": {"calibration.ranges": "lsq"},
+        },
+    ),
+}
+
+
+class Outcome(NamedTuple):
+    """What a run's Q does on each image.
+
+    Attributes:
+      hits: [N] bool, whether its class is the label.
+      divergences: [N] float32, Kullback-Leibler, of its class probabilities from P's, in nats.
+      seconds: the run took.
+    """
+
+    hits: np.ndarray
+    divergences: np.ndarray
+    seconds: float
+
+
+def main() -> None:
+    """Runs what is missing, and writes the table whenever there is one more."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    real.add_subject(parser)
+    parser.add_argument("--groups", default=",".join(GROUPS), help="of parts")
+    parser.add_argument("--bits", type=runs.parse_bits, default="4x4", help="weights x activations")
+    parser.add_argument("--seeds", type=int, default=1, help="runs of each part")
+    parser.add_argument("--workdir", type=Path, default=Path("runs/parts"))
+    parser.add_argument("--page", type=Path, default=Path("runs/parts/parts.md"))
+    options = parser.parse_args()
+    names = options.groups.split(",")
+    if unknown := set(names) - GROUPS.keys():
+        parser.error(f"no group {unknown.pop()!r}; there are {', '.join(GROUPS)}")
+    subject = real.read_subject(parser, options)
+    options.page.parent.mkdir(parents=True, exist_ok=True)
+    outcomes: dict[real.Cell, Outcome] = {}
+    for seed, bits, name in itertools.product(range(options.seeds), options.bits, names):
+        group = GROUPS[name]
+        for title, changed in {"all parts": {}, **group.parts}.items():
+            cell = cell_of(subject, bits, options.split, seed, {**group.base, **changed})
+            results = runs.finish(cell.run, options.workdir)
+            outcomes[cell] = classify(
+                cell.run.directory(options.workdir), runs.total_seconds(results)
+            )
+            print(f"{name} {seed}: {title}: {100 * outcomes[cell].hits.mean():.2f}", flush=True)
+            tables.write(
+                options.page,
+                [
+                    compare(subject, bits, options.split, GROUPS[each], outcomes)
+                    for bits, each in itertools.product(options.bits, names)
+                ],
+            )
+
+
+def classify(workdir: Path, seconds: float) -> Outcome:
+    """What the Q of a finished run does on its evaluation images, kept beside the run."""
+    kept = workdir.with_suffix(".npz")
+    if not kept.is_file():
+        settings = directory.read_settings(workdir)
+        model, variables = inputs.load(workdir)
+        source = config.evaluation_source(settings)
+        assert source is not None
+        outputs = [
+            agreement.outputs_of(model, variables),
+            agreement.outputs_of(full_precision(model), {"params": inputs.reopen(workdir).params}),
+        ]
+        hits, divergences = [], []
+        for batch in agreement.read_batches(source.open(model, print), settings, model):
+            logits, wanted = (own(batch.images)[batch.valid] for own in outputs)
+            hits.append(logits.argmax(axis=-1) == batch.labels[batch.valid])
+            log_q, log_p = jax.nn.log_softmax(logits), jax.nn.log_softmax(wanted)
+            divergences.append(np.asarray((np.exp(log_p) * (log_p - log_q)).sum(axis=-1)))
+        np.savez(kept, hits=np.concatenate(hits), divergences=np.concatenate(divergences))
+    with np.load(kept) as found:
+        return Outcome(found["hits"], found["divergences"], seconds)
+
+
+def cell_of(
+    subject: real.Subject, bits: tuple[int, int], split: str, seed: int, fields: Fields
+) -> real.Cell:
+    """The run of these fields."""
+    flags = tuple(f"--config.{name}={value}" for name, value in fields.items())
+    return real.Cell(subject, *bits, "maskaq", split, seed, flags)
+
+
+def compare(
+    subject: real.Subject,
+    bits: tuple[int, int],
+    split: str,
+    group: Group,
+    outcomes: Mapping[real.Cell, Outcome],
+) -> str:
+    """The table of a group, of the seeds that both runs of a line have."""
+    seeds = sorted({cell.seed for cell in outcomes})
+
+    def find(changed: Fields) -> dict[int, Outcome]:
+        cells = {
+            seed: cell_of(subject, bits, split, seed, {**group.base, **changed}) for seed in seeds
+        }
+        return {seed: outcomes[cell] for seed, cell in cells.items() if cell in outcomes}
+
+    whole = find({})
+    lines = [
+        f"### {group.title}, W{bits[0]}A{bits[1]}\n",
+        "| | seeds | top-1 | against all parts | divergence | against all parts | seconds |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for title, changed in {"all parts": {}, **group.parts}.items():
+        own = find(changed)
+        pairs = [(own[seed], whole[seed]) for seed in seeds if seed in own and seed in whole]
+        if not pairs:
+            continue
+        hits = [(100.0 * a.hits, 100.0 * b.hits) for a, b in pairs]
+        divergences = [(a.divergences, b.divergences) for a, b in pairs]
+        lines.append(
+            f"| {title} | {len(pairs)} | {np.mean([a for a, _ in hits]):.1f} "
+            f"| {_show_difference(hits, 1) if changed else ''} "
+            f"| {np.mean([a for a, _ in divergences]):.3f} "
+            f"| {_show_difference(divergences, 3) if changed else ''} "
+            f"| {statistics.median(a.seconds for a, _ in pairs):.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def paired_interval(
+    pairs: Sequence[tuple[np.ndarray, np.ndarray]],
+) -> tuple[float, tuple[float, float]]:
+    """Mean difference of two figures of the same images, and its 95% interval over the images.
+
+    Args:
+      pairs: for each seed, [N] values of the one and of the other.
+    """
+    gaps = np.mean([np.asarray(a, float) - b for a, b in pairs], axis=0)
+    half = _QUANTILE * gaps.std(ddof=1) / math.sqrt(len(gaps))
+    return float(gaps.mean()), (float(gaps.mean() - half), float(gaps.mean() + half))
+
+
+def _show_difference(pairs: Sequence[tuple[np.ndarray, np.ndarray]], digits: int) -> str:
+    mean, (low, high) = paired_interval(pairs)
+    return f"{mean:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})"
+
+
+if __name__ == "__main__":
+    main()
