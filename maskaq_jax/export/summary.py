@@ -68,6 +68,8 @@ def say(exported: Exported, tell: Tell, checks: bool = False) -> None:
 
 def _tell_of_outputs(exported: Exported, dataset: data.Dataset, tell: Tell, checks: bool) -> None:
     path, file_format, model, variables, settings = exported
+    # Thousands of images take minutes.
+    tell(f"comparing it with the low-bit model on {len(dataset)} images")
     file = agreement.open_file(path, file_format, settings.pixels)
     own = agreement.outputs_of(model, variables)
     if model.task != "classification":

@@ -15,6 +15,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from maskaq_jax.devices.keys import image_keys, named_key
+from maskaq_jax.images import spectra
 from maskaq_jax.images.pixels import Pixels
 
 # An image has some of these shapes, log-uniform in number.
@@ -105,17 +106,20 @@ def draw_leaves(key: Array, indices: Array, shape: tuple[int, ...], pixels: Pixe
       ValueError: as of `image_keys`; or a shape that is no image's, or of other channels than the
         pixels'.
     """
-    if len(shape) != 3 or shape[-1] != len(pixels.mean):
-        raise ValueError(
-            f"shape must be height, width and {len(pixels.mean)} channels, got {shape}"
-        )
+    pixels.check_shape(shape)
     keys = image_keys(named_key(key, "leaves"), indices)
-    images = jax.lax.map(lambda own: _draw_image(own, shape, pixels.grey), keys)
+    images = jax.lax.map(lambda own: draw_image(own, shape, pixels.grey), keys)
     return pixels.clip(pixels.normalise(images))
 
 
-def _draw_image(key: Array, shape: tuple[int, ...], is_grey: bool) -> Array:
-    """[*shape] of 0 to 1."""
+def draw_image(key: Array, shape: tuple[int, ...], is_grey: bool) -> Array:
+    """[*shape] of 0 to 1, one image.
+
+    Args:
+      key: of the image.
+      shape: height, width and channels.
+      is_grey: whether all channels are equal.
+    """
     style_key, count_key, leaf_key, texture_key, ground_key = jax.random.split(key, 5)
     height, width, channels = shape
     colours = 1 if is_grey else channels
@@ -185,12 +189,7 @@ def _draw_textures(key: Array, shape: tuple[int, int, int], style: _Style) -> Ar
         noise = jax.random.normal(common_key, (height, width, 1)) + style.colour_noise * (
             jax.random.normal(channel_key, shape)
         )
-        rows, columns = jnp.fft.fftfreq(height), jnp.fft.rfftfreq(width)
-        frequency = jnp.sqrt(jnp.square(rows)[:, None] + jnp.square(columns)[None])
-        power = jnp.maximum(frequency, 1 / max(height, width)) ** -slope
-        spectrum = jnp.fft.rfft2(noise, axes=(0, 1)) * power[..., None]
-        texture = jnp.fft.irfft2(spectrum, (height, width), axes=(0, 1))
-        texture = (texture - texture.mean()) / jnp.maximum(texture.std(), 1e-8)
+        texture = spectra.colour_noise(noise, slope)
         pattern = _draw_pattern(pattern_key, height, width)
         has_pattern = jax.random.uniform(choice_key) < style.patterns
         return jnp.where(has_pattern, 1.5 * pattern[..., None] + 0.3 * texture, texture)

@@ -96,6 +96,13 @@ class Pixels:
         axes = "batch height width channels"
         arrays.check_axes("images", images, axes, "floating", channels=len(self.mean))
 
+    def check_shape(self, shape: tuple[int, ...]) -> None:
+        """Raises ValueError for what is not height, width and its channels."""
+        if len(shape) != 3 or shape[-1] != len(self.mean):
+            raise ValueError(
+                f"shape must be height, width and {len(self.mean)} channels, got {shape}"
+            )
+
     def _statistics(self, name: str, images: Images) -> tuple[np.ndarray, np.ndarray]:
         """Mean and deviation, of as many axes as the images have, which are checked."""
         arrays.check_axes(name, images, "... channels", "floating", channels=len(self.mean))

@@ -6,7 +6,7 @@ from jax import Array
 
 from maskaq_jax.devices import arrays
 from maskaq_jax.devices.keys import image_keys, named_key
-from maskaq_jax.images import backgrounds, dead_leaves, noise
+from maskaq_jax.images import backgrounds, dead_leaves, mixture, noise
 from maskaq_jax.synthesis.step import SynthesisSettings, SynthesisSpec
 
 
@@ -34,6 +34,8 @@ def draw_images(key: Array, indices: Array, shape: tuple[int, ...], spec: Synthe
     settings = spec.settings
     if settings.first_images == "leaves":
         images = dead_leaves.draw_leaves(key, indices, shape, spec.pixels)
+    elif settings.first_images == "mixture":
+        images = mixture.draw_mixture(key, indices, shape, spec.pixels)
     else:
         images = _draw_noise(key, indices, shape, spec)
     return backgrounds.paint(images, settings.background, key, indices, spec.pixels)

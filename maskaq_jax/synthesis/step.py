@@ -51,7 +51,8 @@ class SynthesisSettings:
         'auto' is the one of the two that P chooses; 'none' has no box.
       balanced_labels: image i is made for class i modulo classes, instead of a random class.
       first_images: what synthesis starts from: 'noise', blurred and scaled as the fields above say,
-        or 'leaves', shapes that cover one another (`images/dead_leaves.py`).
+        'leaves', shapes that cover one another (`images/dead_leaves.py`), or 'mixture', these and
+        three other kinds of drawn images (`images/mixture.py`).
     """
 
     num_steps: NonNegativeInt = 2000
@@ -68,7 +69,7 @@ class SynthesisSettings:
     contrast: NonNegativeFloat = 0.0
     background: backgrounds.Background = "none"
     balanced_labels: bool = False
-    first_images: Literal["noise", "leaves"] = schema.added("noise")
+    first_images: Literal["noise", "leaves", "mixture"] = schema.added("noise")
 
 
 @dataclasses.dataclass(frozen=True)

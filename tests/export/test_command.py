@@ -21,6 +21,7 @@ def test_a_run_becomes_an_onnx_file_that_says_how_it_agrees(finished, tmp_path, 
     command.main([f"--workdir={finished}", f"--out={out}", "--check"])
     said = capsys.readouterr().out
     assert f"wrote {out}: {out.stat().st_size / 1e6:.2f} MB" in said
+    assert f"comparing it with the low-bit model on {NUM_EVALUATED} images\n" in said
     (same,) = re.findall(
         rf"same class as the low-bit model on {NUM_EVALUATED} images: (\S+)%", said
     )

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from maskaq_jax.images import backgrounds, dead_leaves, noise
+from maskaq_jax.images import backgrounds, dead_leaves, mixture, noise
 from maskaq_jax.images.pixels import Pixels
 from maskaq_jax.images.views import FinetuningView, finetuning_view
 
@@ -79,6 +79,14 @@ GREY = IMAGES[..., :1]
         (
             lambda: dead_leaves.draw_leaves(KEY, INDICES, (4, 4, 1), PIXELS),
             r"shape must be height, width and 3 channels, got \(4, 4, 1\)",
+        ),
+        (
+            lambda: mixture.draw_mixture(KEY, INDICES, (4, 4), PIXELS),
+            r"shape must be height, width and 3 channels, got \(4, 4\)",
+        ),
+        (
+            lambda: mixture.draw_mixture(KEY, INDICES[0], (4, 4, 3), PIXELS),
+            r"indices must be \[batch\], got shape \(\)",
         ),
     ],
 )

@@ -1,0 +1,72 @@
+"""Drawn images of four kinds: dead leaves, still lifes, marble, and random networks' images.
+
+A model meets photographs of all kinds. Layers that are fitted to images of several kinds lose less
+on them than by any of these alone (`docs/results/real.md`).
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from maskaq_jax.devices.keys import image_keys, named_key
+from maskaq_jax.images import dead_leaves, marble, random_networks, still_lifes
+from maskaq_jax.images.pixels import Pixels
+
+# Pairs of textures, marble and a network's, that an image of each kind is made of.
+_PAIRS = (0, 2, 1, 1)
+
+
+def draw_mixture(key: Array, indices: Array, shape: tuple[int, ...], pixels: Pixels) -> Array:
+    """[B, *shape] images in normalised pixel space; equal channels if `pixels.grey`.
+
+    Args:
+      key: of the images.
+      indices: [B] int32 global numbers of the images.
+      shape: height, width and channels.
+      pixels: the normalisation.
+
+    Raises:
+      ValueError: as of `image_keys`; or a shape that is no image's, or of other channels than the
+        pixels'.
+    """
+    pixels.check_shape(shape)
+    keys = image_keys(named_key(key, "mixture"), indices)
+    images = jax.lax.map(lambda own: _draw_image(own, shape, pixels.grey), keys)
+    return pixels.clip(pixels.normalise(images))
+
+
+def _draw_image(key: Array, shape: tuple[int, ...], is_grey: bool) -> Array:
+    """[*shape] of 0 to 1."""
+    height, width, channels = shape
+    kind_key, texture_key, own_key = jax.random.split(key, 3)
+    kind = jax.random.randint(kind_key, (), 0, len(_PAIRS))
+    textures = _draw_textures(texture_key, height, width, jnp.asarray(_PAIRS)[kind])
+    image = jax.lax.switch(
+        kind,
+        (
+            lambda: dead_leaves.draw_image(own_key, (height, width, 3), is_grey),
+            lambda: still_lifes.draw(own_key, textures),
+            lambda: textures[0],
+            lambda: textures[1],
+        ),
+    )
+    if is_grey or channels != 3:
+        image = image.mean(axis=-1, keepdims=True)
+    return jnp.broadcast_to(image, shape)
+
+
+def _draw_textures(key: Array, height: int, width: int, num_pairs: Array) -> Array:
+    """[4, height, width, 3] of 0 to 1, black behind as many pairs as are asked for."""
+
+    def draw_pair(number: Array, textures: Array) -> Array:
+        marble_key, network_key = jax.random.split(jax.random.fold_in(key, number))
+        pair = jnp.stack(
+            [
+                marble.draw(marble_key, height, width),
+                random_networks.draw(network_key, height, width),
+            ]
+        )
+        return jax.lax.dynamic_update_slice_in_dim(textures, pair, 2 * number, axis=0)
+
+    none = jnp.zeros((2 * max(_PAIRS), height, width, 3))
+    return jax.lax.fori_loop(0, num_pairs, draw_pair, none)
