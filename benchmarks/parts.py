@@ -50,12 +50,11 @@ class Group(NamedTuple):
 
 
 _AS_DRAWN = {"synthesis.num_steps": 0}
-_SYNTHESISED = {"synthesis.num_steps": 20}
 _FITTED = {"samples.num_samples": 384, "finetuning.epochs": 0}
 _TRAINED = {"samples.num_samples": 384, "finetuning.epochs": 8}
 GROUPS = {
     "fit": Group(
-        "The fit (to 384 dead leaves as they are drawn, no training)",
+        "The fit (to 384 images as they are drawn, no training)",
         _FITTED | _AS_DRAWN,
         {
             "norms not equalized": {"calibration.equalize_norms": False},
@@ -70,18 +69,21 @@ GROUPS = {
     ),
     "images": Group(
         "The images (a fit to 384 of them, no training)",
-        _FITTED | _SYNTHESISED,
+        _FITTED,
         {
-            "leaves as they are drawn": _AS_DRAWN,
-            "noise as it is drawn": _AS_DRAWN | {"synthesis.first_images": "noise"},
-            "from noise": {"synthesis.first_images": "noise"},
+            "as they are drawn": _AS_DRAWN,
+            "dead leaves alone": {"synthesis.first_images": "leaves"},
+            "dead leaves alone, as they are drawn": _AS_DRAWN
+            | {"synthesis.first_images": "leaves"},
+            "noise": {"synthesis.first_images": "noise"},
+            "noise, as it is drawn": _AS_DRAWN | {"synthesis.first_images": "noise"},
             "with coupling": {"synthesis.weights.coupling": 0.1},
             "with entropy": {"synthesis.weights.entropy": 1.0},
             "with similarity": {"synthesis.weights.similarity": 0.1},
         },
     ),
     "training": Group(
-        "The training (8 epochs on 384 dead leaves as they are drawn)",
+        "The training (8 epochs on 384 images as they are drawn)",
         _TRAINED | _AS_DRAWN,
         {
             "no training": {"finetuning.epochs": 0},

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import runs
+from maskaq_jax import config
 from maskaq_jax.storage import whole_files
 
 # Name of a method on the bench: its argument to a config.
@@ -141,6 +142,11 @@ def main() -> None:
     if unknown := set(names) - METHODS.keys():
         parser.error(f"no method {unknown.pop()!r}; there are {', '.join(METHODS)}")
     subject = read_subject(parser, options)
+    for field in options.field:
+        try:
+            config.check_field(f"config.{field.partition('=')[0]}")
+        except config.ConfigError as error:
+            parser.error(f"--field={field}: {error}")
     fields = tuple(f"--config.{field}" for field in options.field)
     cells = [
         Cell(subject, weight_bits, activation_bits, method, options.split, seed, fields)

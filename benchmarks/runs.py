@@ -122,8 +122,8 @@ class Record:
             for texts in csv.DictReader(file):
                 row = {name: _parse(text) for name, text in texts.items()}
                 run = run_of(row)
-                # A config may have left since.
-                with contextlib.suppress(ModuleNotFoundError):
+                # A config may have left since, or a field.
+                with contextlib.suppress(ModuleNotFoundError, KeyError):
                     if run is not None and digests.get(run.name) == run.digest:
                         self.rows[run.name] = row
         self._digests = {name: digests[name] for name in self.rows}

@@ -22,8 +22,10 @@ def get_config(argument: str | None = None) -> ConfigDict:
         fields={
             "model.num_classes": 0,
             "evaluation.preprocessing.crop_ratio": 1.0,
+            # Images are left as they are drawn: there are no classes to make them alike, or to
+            # choose a colour by.
             "synthesis.weights.classes": 0.0,
-            # There are no classes to choose a colour by.
+            "synthesis.num_steps": 0,
             "synthesis.background": "none",
             "finetuning.output_distance": "cosine",
         },

@@ -166,6 +166,16 @@ CASES = {
         ),
         "relative_learning_rate is a share of the weights with 'adam' only",
     ),
+    "steps that ask nothing of the model": (
+        _smoke(
+            *(
+                f"synthesis.weights.{name}=0."
+                for name in ("similarity", "classes", "coupling", "entropy")
+            )
+        ),
+        "ask nothing of the model in 10 steps: set one of similarity, classes, coupling, entropy, "
+        "or config.synthesis.num_steps to 0",
+    ),
     "nothing to optimise": (
         _smoke(
             *(

@@ -12,7 +12,7 @@ from maskaq_jax.config.presets import standard_values
 from maskaq_jax.finetuning.step import FinetuningSettings
 from maskaq_jax.schema import ConfigError
 from maskaq_jax.storage import paths
-from maskaq_jax.synthesis.terms import LossWeights
+from maskaq_jax.synthesis.terms import IMAGE_TERMS, LossWeights
 from maskaq_jax.torch_import import hub
 
 
@@ -97,6 +97,13 @@ def _check_method(config: Config) -> None:
         )
     if not any(weights.values()):
         raise ConfigError("config.synthesis.weights are all 0: nothing to optimise")
+    of_models = [name for name in method.terms if name not in IMAGE_TERMS]
+    if config.synthesis.num_steps and not any(weights[name] for name in of_models):
+        raise ConfigError(
+            f"config.synthesis.weights ask nothing of the model in {config.synthesis.num_steps} "
+            f"steps: set one of {', '.join(of_models)}, or config.synthesis.num_steps to 0, which "
+            "leaves images as they are drawn"
+        )
 
 
 def _check_optimizer(finetuning: FinetuningSettings) -> None:

@@ -98,13 +98,26 @@ _FITTED = Preset(
 # Scenes stand on black, as who has a model of them knows; it can't be chosen by the classes of
 # whole images, which they don't have.
 _SCENES = Preset({**_FITTED.images, "synthesis.background": "black"}, _FITTED.training)
-# Classifiers are then trained, gently, on more of these images: `docs/results/real.md` has what
-# that brings. A detector has gained little from it (`docs/results/scenes.md`).
+# Classifiers are then trained, gently, on images of more kinds, each made a little like a class:
+# `docs/results/real.md` has what that brings. A detector has gained little from training
+# (`docs/results/scenes.md`).
 _TRAINED = Preset(
-    images={**_FITTED.images, "samples.num_samples": 1024},
+    images={
+        **_FITTED.images,
+        "synthesis.first_images": "mixture",
+        "synthesis.num_steps": 20,
+        # Too few steps for what blurred ones change.
+        "synthesis.smoothness": 0.0,
+        "synthesis.view.flip": 0.5,
+        "synthesis.weights.classes": 1.0,
+        "synthesis.weights.coupling": 0.0,
+        "synthesis.weights.entropy": 0.0,
+        "synthesis.weights.similarity": 0.0,
+        "samples.num_samples": 512,
+    },
     training={
         **_FITTED.training,
-        "finetuning.epochs": 12,
+        "finetuning.epochs": 16,
         "finetuning.batch_size": 32,
         "finetuning.optimizer": "adam",
         "finetuning.relative_learning_rate": 1e-3,

@@ -12,9 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from maskaq_jax import schema
 from maskaq_jax.devices import arrays
-from maskaq_jax.devices.keys import named_key
 from maskaq_jax.images.pixels import Pixels
 from maskaq_jax.schema import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFraction
 
@@ -31,14 +29,12 @@ class SynthesisView:
       brightness: standard deviation, at the start, of the shift per channel; it falls to 0.
       colour: bound of the uniform mean and log deviation of the colour change.
       flip: probability of a horizontal flip.
-      min_area: smallest share of the image a crop covers; 1 leaves crops out.
     """
 
     roll: Fraction = 1 / 14
     brightness: NonNegativeFloat = 0.5
     colour: NonNegativeFloat = 1.0
     flip: Fraction = 0.0
-    min_area: PositiveFraction = schema.added(1.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +61,7 @@ class FinetuningView:
 def synthesis_view(
     keys: Array, images: Array, step: ArrayLike, num_steps: int, settings: SynthesisView
 ) -> Array:
-    """Crops, rolls, flips, brightens and recolours each image.
+    """Rolls, flips, brightens and recolours each image.
 
     Args:
       keys: [B] PRNG keys, one an image.
@@ -91,8 +87,6 @@ def synthesis_view(
 
     def view(key: Array, image: Array) -> Array:
         roll_key, brightness_key, mean_key, scale_key, flip_key = jax.random.split(key, 5)
-        if settings.min_area < 1:
-            image = _random_resized_crop(named_key(key, "crop"), image, settings.min_area)
         if largest_roll:
             shift = jax.random.randint(roll_key, (2,), -roll, roll + 1)
             image = jnp.roll(image, shift, axis=(0, 1))

@@ -19,6 +19,9 @@ from maskaq_jax.models import Model, full_precision
 from maskaq_jax.schema import NonNegativeFloat
 from maskaq_jax.synthesis.targets import target_loss
 
+# Terms of the images alone, which ask nothing of a model.
+IMAGE_TERMS = ("total_variation", "variation_gap")
+
 
 @dataclasses.dataclass(frozen=True)
 class LossWeights:

@@ -383,3 +383,29 @@ def test_every_part_is_a_valid_run_of_its_own(name, tmp_path):
         for changed in ({}, *group.parts.values())
     }
     assert len(digests) == 1 + len(group.parts)
+
+
+def test_a_row_of_a_field_that_has_left_is_left_out(tmp_path):
+    (tmp_path / "test").mkdir()
+    (tmp_path / "file").touch()
+    subject = real.Subject("vit_small_patch14_dinov2", tmp_path / "file", 10, 112, tmp_path, 1.0)
+    cell = real.Cell(subject, 4, 4, "maskaq", "test", 0, ("--config.calibration.ridge=1.0",))
+    path = tmp_path / "real.csv"
+
+    def open_record():
+        return runs.Record(path, real.COLUMNS, lambda row: real.run_of(row, subject))
+
+    results = {"fp_top1": 1.0, "calibrated_top1": 1.0, "quantized_top1": 1.0, "seconds": {}}
+    open_record().add(cell.run, real.make_row(cell, results))
+    assert len(open_record().rows) == 1
+    path.write_text(path.read_text().replace("calibration.ridge", "calibration.left"))
+    assert not open_record().rows
+
+
+def test_a_field_that_there_is_not_is_refused_before_any_run(tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").touch()
+    arguments = f"--weights={tmp_path / 'file'} --images={tmp_path} --model=vit --num_classes=10"
+    monkeypatch.setattr(sys, "argv", ["real", *arguments.split(), "--field=calibration.rige=1"])
+    with pytest.raises(SystemExit):
+        real.main()
+    assert "unknown field config.calibration.rige: did you mean 'ridge'?" in capsys.readouterr().err

@@ -11,7 +11,7 @@ from maskaq_jax.config import DENSE_PRESETS, EMBEDDED_PRESETS, IMAGENET_PRESETS,
 
 CONFIGS = {path.stem for path in (Path(__file__).parents[2] / "configs").glob("*.py")} - {"common"}
 # Fields that a model without classifier can't have.
-OF_CLASSIFIERS = {"synthesis.weights.classes", "synthesis.background"}
+OF_CLASSIFIERS = {"synthesis.weights.classes", "synthesis.num_steps", "synthesis.background"}
 
 
 FAMILIES = {
@@ -58,7 +58,7 @@ def test_every_config_takes_every_preset(name, training, images):
 
 @pytest.mark.parametrize(
     ("model", "epochs", "of_own_images"),
-    [("deit_tiny_patch16_224", 12, 24), ("yolos_tiny", 0, 0), ("upernet_swin_tiny", 0, 0)],
+    [("deit_tiny_patch16_224", 16, 24), ("yolos_tiny", 0, 0), ("upernet_swin_tiny", 0, 0)],
 )
 def test_classifiers_alone_are_trained_behind_their_fit(model, epochs, of_own_images):
     from_config = importlib.import_module("configs.common").imagenet_config

@@ -51,7 +51,6 @@ PARTS = [
     (_synthesis, {"brightness": 0.5}),
     (_synthesis, {"colour": 1.0}),
     (_synthesis, {"flip": 0.5}),
-    (_synthesis, {"min_area": 0.5}),
     (_finetuning, {"min_area": 0.08}),
     (_finetuning, {"flip": 0.5}),
     (_finetuning, {"jitter": 1.0}),
