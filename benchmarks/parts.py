@@ -6,7 +6,7 @@
 Runs as of `benchmarks.real`, at three small budgets: parts of the fit, of how images are made, and
 of the training behind a fit. Each is compared with the run that has all parts, image by image:
 top-1 and the divergence of classes from full precision's, with 95% intervals of the paired
-differences. They are over images, so of a seed's own luck they know what several seeds show.
+differences. Intervals are over images; how far runs differ by seed shows with several `--seeds`.
 
 Writes a table between the marks of `--page`. What is done is read, so a bench that was stopped
 continues.
@@ -14,9 +14,9 @@ continues.
 
 import argparse
 import itertools
-import math
 import statistics
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,12 +27,9 @@ from benchmarks import real, runs, tables
 from maskaq_jax import config
 from maskaq_jax.export import agreement
 from maskaq_jax.models import full_precision
-from maskaq_jax.runs import directory, inputs
+from maskaq_jax.runs import directory, inputs, interruption
 
 Fields = Mapping[str, int | float | str]
-
-# Normal quantile of a two-sided 95% interval; there are hundreds of images.
-_QUANTILE = 1.96
 
 
 class Group(NamedTuple):
@@ -41,7 +38,7 @@ class Group(NamedTuple):
     Attributes:
       title: what the parts are of.
       base: fields of the run with all parts.
-      parts: for each, the fields that are other.
+      parts: for each, the fields that differ.
     """
 
     title: str
@@ -75,8 +72,8 @@ GROUPS = {
             "dead leaves alone": {"synthesis.first_images": "leaves"},
             "dead leaves alone, as they are drawn": _AS_DRAWN
             | {"synthesis.first_images": "leaves"},
-            "noise": {"synthesis.first_images": "noise"},
-            "noise, as it is drawn": _AS_DRAWN | {"synthesis.first_images": "noise"},
+            "white noise": {"synthesis.first_images": "noise"},
+            "white noise, as it is drawn": _AS_DRAWN | {"synthesis.first_images": "noise"},
             "with coupling": {"synthesis.weights.coupling": 0.1},
             "with entropy": {"synthesis.weights.entropy": 1.0},
             "with similarity": {"synthesis.weights.similarity": 0.1},
@@ -130,28 +127,49 @@ def main() -> None:
         parser.error(f"no group {unknown.pop()!r}; there are {', '.join(GROUPS)}")
     subject = real.read_subject(parser, options)
     options.page.parent.mkdir(parents=True, exist_ok=True)
+    cells = {
+        cell.run: cell
+        for seed, bits, name in itertools.product(range(options.seeds), options.bits, names)
+        for changed in ({}, *GROUPS[name].parts.values())
+        for cell in [cell_of(subject, bits, options.split, seed, {**GROUPS[name].base, **changed})]
+    }
+
+    def write(outcomes: Mapping[real.Cell, Outcome]) -> None:
+        written = [
+            compare(subject, bits, options.split, GROUPS[name], outcomes)
+            for bits, name in itertools.product(options.bits, names)
+        ]
+        tables.write(options.page, [table for table in written if table])
+
+    try:
+        with interruption.catch_termination() as is_terminated:
+            _fill(cells, options.workdir, is_terminated, write)
+    except interruption.Interrupted:
+        print("stopped: the same command continues from here", file=sys.stderr, flush=True)
+        sys.exit(interruption.EXIT_STATUS)
+
+
+def _fill(
+    cells: Mapping[runs.Run, real.Cell],
+    workdir: Path,
+    is_terminated: Callable[[], bool],
+    write: Callable[[Mapping[real.Cell, Outcome]], None],
+) -> None:
+    """Makes the runs that there are not yet, behind those that there are; writes after each."""
     outcomes: dict[real.Cell, Outcome] = {}
-    for seed, bits, name in itertools.product(range(options.seeds), options.bits, names):
-        group = GROUPS[name]
-        for title, changed in {"all parts": {}, **group.parts}.items():
-            cell = cell_of(subject, bits, options.split, seed, {**group.base, **changed})
-            results = runs.finish(cell.run, options.workdir)
-            outcomes[cell] = classify(
-                cell.run.directory(options.workdir), runs.total_seconds(results)
-            )
-            print(f"{name} {seed}: {title}: {100 * outcomes[cell].hits.mean():.2f}", flush=True)
-            tables.write(
-                options.page,
-                [
-                    compare(subject, bits, options.split, GROUPS[each], outcomes)
-                    for bits, each in itertools.product(options.bits, names)
-                ],
-            )
+    ordered = sorted(
+        cells, key=lambda run: not (run.directory(workdir) / directory.RESULTS).is_file()
+    )
+    for run, results in runs.finish_all(ordered, workdir, 1, is_terminated):
+        own = classify(run.directory(workdir), runs.total_seconds(results))
+        outcomes[cells[run]] = own
+        print(f"{run.name}: {100 * own.hits.mean():.2f}", flush=True)
+        write(outcomes)
 
 
 def classify(workdir: Path, seconds: float) -> Outcome:
     """What the Q of a finished run does on its evaluation images, kept beside the run."""
-    kept = workdir.with_suffix(".npz")
+    kept = workdir.with_name(f"{workdir.name}.npz")
     if not kept.is_file():
         settings = directory.read_settings(workdir)
         model, variables = inputs.load(workdir)
@@ -187,7 +205,7 @@ def compare(
     group: Group,
     outcomes: Mapping[real.Cell, Outcome],
 ) -> str:
-    """The table of a group, of the seeds that both runs of a line have."""
+    """The table of a group, of the seeds that both runs of a line have; empty without any."""
     seeds = sorted({cell.seed for cell in outcomes})
 
     def find(changed: Fields) -> dict[int, Outcome]:
@@ -216,24 +234,13 @@ def compare(
             f"| {_show_difference(divergences, 3) if changed else ''} "
             f"| {statistics.median(a.seconds for a, _ in pairs):.0f} |"
         )
-    return "\n".join(lines)
-
-
-def paired_interval(
-    pairs: Sequence[tuple[np.ndarray, np.ndarray]],
-) -> tuple[float, tuple[float, float]]:
-    """Mean difference of two figures of the same images, and its 95% interval over the images.
-
-    Args:
-      pairs: for each seed, [N] values of the one and of the other.
-    """
-    gaps = np.mean([np.asarray(a, float) - b for a, b in pairs], axis=0)
-    half = _QUANTILE * gaps.std(ddof=1) / math.sqrt(len(gaps))
-    return float(gaps.mean()), (float(gaps.mean() - half), float(gaps.mean() + half))
+    return "\n".join(lines) if len(lines) > 3 else ""
 
 
 def _show_difference(pairs: Sequence[tuple[np.ndarray, np.ndarray]], digits: int) -> str:
-    mean, (low, high) = paired_interval(pairs)
+    """Mean over images and seeds, and its 95% interval over images."""
+    gaps = np.mean([np.subtract(own, whole, dtype=float) for own, whole in pairs], axis=0)
+    mean, (low, high) = tables.paired_interval(gaps.tolist())
     return f"{mean:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})"
 
 

@@ -122,10 +122,8 @@ class Record:
             for texts in csv.DictReader(file):
                 row = {name: _parse(text) for name, text in texts.items()}
                 run = run_of(row)
-                # A config may have left since, or a field.
-                with contextlib.suppress(ModuleNotFoundError, KeyError):
-                    if run is not None and digests.get(run.name) == run.digest:
-                        self.rows[run.name] = row
+                if run is not None and digests.get(run.name) == _digest_today(run):
+                    self.rows[run.name] = row
         self._digests = {name: digests[name] for name in self.rows}
 
     def lacks(self, runs: Iterable[Run]) -> list[Run]:
@@ -297,7 +295,7 @@ def finish(
       RuntimeError: the run failed, or its config was edited while the bench was running.
     """
     workdir = run.directory(workdir)
-    results, log = workdir / directory.RESULTS, workdir.with_suffix(".log")
+    results, log = workdir / directory.RESULTS, workdir.with_name(f"{workdir.name}.log")
     if not results.is_file():
         workdir.parent.mkdir(parents=True, exist_ok=True)
         command = [
@@ -350,6 +348,14 @@ def split_cores(shares: int) -> list[frozenset[int] | None]:
         return [None] * shares
     cores = sorted(os.sched_getaffinity(0))
     return [frozenset(cores[share::shares]) or None for share in range(shares)]
+
+
+def _digest_today(run: Run) -> str | None:
+    """None where its config or a field has left since, or a value is refused by now."""
+    try:
+        return run.digest
+    except (ModuleNotFoundError, KeyError, config_lib.ConfigError):
+        return None
 
 
 def _parse(text: str) -> Any:

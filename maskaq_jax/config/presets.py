@@ -106,7 +106,7 @@ _TRAINED = Preset(
         **_FITTED.images,
         "synthesis.first_images": "mixture",
         "synthesis.num_steps": 20,
-        # Too few steps for what blurred ones change.
+        # Updates are not blurred: so few of them would change no more than colours.
         "synthesis.smoothness": 0.0,
         "synthesis.view.flip": 0.5,
         "synthesis.weights.classes": 1.0,

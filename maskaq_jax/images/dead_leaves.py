@@ -15,7 +15,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from maskaq_jax.devices.keys import image_keys, named_key
-from maskaq_jax.images import spectra
+from maskaq_jax.images import geometry, spectra
 from maskaq_jax.images.pixels import Pixels
 
 # An image has some of these shapes, log-uniform in number.
@@ -135,7 +135,7 @@ def draw_image(key: Array, shape: tuple[int, ...], is_grey: bool) -> Array:
     order = jnp.argsort(-leaves.radius)
     leaves = jax.tree.map(lambda leaf: leaf[order], leaves)
     ground = _draw_leaf(ground_key, colours, style)
-    rows, columns = jnp.meshgrid(_centres(height), _centres(width), indexing="ij")
+    rows, columns = geometry.centres(height, width)
 
     def paint(image: Array, numbered: tuple[Array, _Leaf]) -> tuple[Array, None]:
         number, leaf = numbered
@@ -189,7 +189,7 @@ def _draw_textures(key: Array, shape: tuple[int, int, int], style: _Style) -> Ar
         noise = jax.random.normal(common_key, (height, width, 1)) + style.colour_noise * (
             jax.random.normal(channel_key, shape)
         )
-        texture = spectra.colour_noise(noise, slope)
+        texture = spectra.with_slope(noise, slope)
         pattern = _draw_pattern(pattern_key, height, width)
         has_pattern = jax.random.uniform(choice_key) < style.patterns
         return jnp.where(has_pattern, 1.5 * pattern[..., None] + 0.3 * texture, texture)
@@ -202,7 +202,7 @@ def _draw_pattern(key: Array, height: int, width: int) -> Array:
     angle_key, count_key, choice_key = jax.random.split(key, 3)
     angle = jnp.pi * jax.random.uniform(angle_key)
     count = 4 * jnp.exp(jnp.log(6) * jax.random.uniform(count_key))
-    rows, columns = jnp.meshgrid(_centres(height), _centres(width), indexing="ij")
+    rows, columns = geometry.centres(height, width)
     along = jnp.sin(2 * jnp.pi * count * (columns * jnp.cos(angle) + rows * jnp.sin(angle)))
     across = jnp.sin(2 * jnp.pi * count * (rows * jnp.cos(angle) - columns * jnp.sin(angle)))
     return jnp.tanh(4 * jnp.where(jax.random.bernoulli(choice_key), along, along * across))
@@ -210,10 +210,9 @@ def _draw_pattern(key: Array, height: int, width: int) -> Array:
 
 def _coverage(leaf: _Leaf, rows: Array, columns: Array, size: int) -> Array:
     """[height, width] share of each pixel that a leaf covers."""
-    down, right = rows - leaf.centre[0], columns - leaf.centre[1]
-    cosine, sine = jnp.cos(leaf.angle), jnp.sin(leaf.angle)
-    along = (right * cosine + down * sine) / leaf.radius
-    across = (down * cosine - right * sine) / (leaf.radius * leaf.stretch)
+    along, across = geometry.own_axes(
+        rows, columns, leaf.centre, leaf.angle, leaf.radius, leaf.stretch
+    )
     ellipse = jnp.hypot(along, across) - 1
     sides = (
         along[..., None] * jnp.cos(leaf.normals)[None, None]
@@ -230,8 +229,3 @@ def _fill(leaf: _Leaf, rows: Array, columns: Array, textures: Array) -> Array:
     shading = leaf.shading[0] * (rows - 0.5) + leaf.shading[1] * (columns - 0.5)
     texture = leaf.contrast * textures[leaf.texture]
     return leaf.colour[None, None] + shading[..., None] + texture
-
-
-def _centres(size: int) -> Array:
-    """[size] of pixels, as shares of the side."""
-    return (jnp.arange(size) + 0.5) / size

@@ -17,6 +17,11 @@ Images = TypeVar("Images", np.ndarray, jax.Array)
 LUMA = (19595 / 65536, 38470 / 65536, 7471 / 65536)
 
 
+def as_grey(pixels: jax.Array) -> jax.Array:
+    """[height, width, 3] red, green and blue of 0 to 1 -> [height, width, 1], by `LUMA`."""
+    return (pixels * jnp.asarray(LUMA)[None, None]).sum(axis=-1, keepdims=True)
+
+
 @dataclasses.dataclass(frozen=True)
 class Pixels:
     """The normalisation of pixels in [0, 1]: `input = (pixel - mean) / std`.

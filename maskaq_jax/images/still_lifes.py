@@ -7,47 +7,51 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from maskaq_jax.images import noise, spectra
+from maskaq_jax.images import geometry, noise, spectra
+from maskaq_jax.images.geometry import between
 
 # An image has some of these things, log-uniform in number.
 _FEWEST, _MOST = 2, 24
-_BIG_SHARE = 0.3
+_BIG_SHARE, _GLEAMING_SHARE, _BLURRED_SHARE = 0.3, 0.2, 0.4
 # Exponents of the norms whose balls things are: diamonds, ellipses, and boxes with round corners.
 _ROUNDNESS = (1.0, 2.0, 2.0, 4.0)
-# Slopes of the spectrum of what dents things.
-_DENTS = (1.8, 2.8)
-_HORIZON = 2.0
+# Slope of the spectrum of a horizon, which makes it hilly.
+_HILLS = 2.0
 
 
 class _Thing(NamedTuple):
-    """What is drawn of a thing, each uniform between 0 and 1 but for the dents.
+    """A thing.
 
     Attributes:
-      bigness, big_radius, small_radius: which size it has, and how large it is.
-      place: [2].
-      angle, stretch, roundness: of its axes and its norm.
-      dents: [height, width] Gaussian.
-      denting, dent_slope: how much, and how smooth.
-      edge: its sharpness.
-      has_shadow, shadow_distance, shadow_blur, shadow_depth: of its shadow.
-      texture: which one.
-      roll: [2] of the texture.
-      strength, shading, brightness: of its surface.
-      gleams, gleam: whether, and how much.
+      centre: [2] of the image's sides.
+      radius: [] of its first axis, as a share of the side.
+      stretch: [] share of it that the second axis is.
+      angle: [] of its first axis.
+      exponent: [] of its norm.
+      dents: [height, width] Gaussian, of its outline.
+      dent_slope: [] of their spectrum.
+      denting: [] how deep they are, in radii.
+      edge: [] how wide it is blurred, in pixels.
+      shadow_distance: [] as a share of the side.
+      shadow_blur: [] the same.
+      shadow_depth: [] 0 to 1, 0 for no shadow.
+      texture: [] 0 to 1, which of them it has.
+      roll: [2] of the texture, as shares of the sides.
+      strength: [] of the texture; 0 for a plain colour.
+      shading: [] how much darker its far side is.
+      brightness: [] added to it.
+      gleam: [] of the spot that faces the light; 0 for none.
     """
 
-    bigness: Array
-    big_radius: Array
-    small_radius: Array
-    place: Array
-    angle: Array
+    centre: Array
+    radius: Array
     stretch: Array
-    roundness: Array
+    angle: Array
+    exponent: Array
     dents: Array
-    denting: Array
     dent_slope: Array
+    denting: Array
     edge: Array
-    has_shadow: Array
     shadow_distance: Array
     shadow_blur: Array
     shadow_depth: Array
@@ -56,7 +60,6 @@ class _Thing(NamedTuple):
     strength: Array
     shading: Array
     brightness: Array
-    gleams: Array
     gleam: Array
 
 
@@ -66,13 +69,11 @@ class _Outline(NamedTuple):
     Attributes:
       along, across: [height, width] of each pixel, in the thing's own axes and half-widths.
       coverage: [height, width] share of each pixel that it covers.
-      angle: [] of its first axis.
     """
 
     along: Array
     across: Array
     coverage: Array
-    angle: Array
 
 
 def draw(key: Array, textures: Array) -> Array:
@@ -84,45 +85,69 @@ def draw(key: Array, textures: Array) -> Array:
     """
     ground_key, thing_key, whole_key = jax.random.split(key, 3)
     _, height, width, _ = textures.shape
-    number, light, *lens = jax.random.uniform(whole_key, (5,))
+    count, light, is_blurred, focus, film = jax.random.uniform(whole_key, (5,))
     things = _draw_things(thing_key, height, width)
 
     def put(number: Array, image: Array) -> Array:
         thing = jax.tree.map(lambda values: values[number], things)
         return _put(thing, image, textures, 2 * jnp.pi * light)
 
-    count = jnp.int32(_FEWEST * ((_MOST + 1) / _FEWEST) ** number)
-    image = jax.lax.fori_loop(0, count, put, _draw_ground(ground_key, textures))
-    return _take(image, *lens)
+    image = jax.lax.fori_loop(
+        *(0, jnp.int32(_FEWEST * ((_MOST + 1) / _FEWEST) ** count)),
+        *(put, _draw_ground(ground_key, textures)),
+    )
+    # A lens that is out of focus at times, and a film that is darker or brighter.
+    blurred = _blur(image, between(0.0027, 0.009, focus))
+    image = jnp.where(is_blurred < _BLURRED_SHARE, blurred, image)
+    return jnp.clip(image, 0, 1) ** between(0.7, 1.4, film)
 
 
 def _draw_things(key: Array, height: int, width: int) -> _Thing:
     """As many as an image may have, on a leading axis."""
     share_key, dent_key = jax.random.split(key)
     # All at once: each draw takes long to compile.
-    shares = iter(jax.random.uniform(share_key, (len(_Thing._fields) + 1, _MOST)))
-    drawn = {
-        name: jnp.stack([next(shares), next(shares)], axis=-1)
-        if name in ("place", "roll")
-        else next(shares)
-        for name in _Thing._fields
-        if name != "dents"
-    }
-    return _Thing(dents=jax.random.normal(dent_key, (_MOST, height, width)), **drawn)
+    shares = iter(jax.random.uniform(share_key, (23, _MOST)))
+    is_big = next(shares) < _BIG_SHARE
+    has_shadow = next(shares) < 0.5
+    gleams = next(shares) < _GLEAMING_SHARE
+    place = jnp.stack([next(shares), next(shares)], axis=-1)
+    exponents = jnp.asarray(_ROUNDNESS)
+    return _Thing(
+        # Big things are about the middle.
+        centre=jnp.where(is_big[:, None], between(0.2, 0.8, place), place),
+        radius=jnp.where(
+            is_big, between(0.15, 0.45, next(shares)), between(0.03, 0.2, next(shares))
+        ),
+        stretch=0.15 ** next(shares),
+        angle=jnp.pi * next(shares),
+        exponent=exponents[jnp.int32(len(exponents) * next(shares))],
+        dents=jax.random.normal(dent_key, (_MOST, height, width)),
+        dent_slope=between(1.8, 2.8, next(shares)),
+        denting=0.35 * next(shares),
+        edge=between(0.5, 1.5, next(shares)),
+        shadow_distance=between(0.009, 0.045, next(shares)),
+        shadow_blur=between(0.009, 0.036, next(shares)),
+        shadow_depth=has_shadow * between(0.2, 0.7, next(shares)),
+        texture=next(shares),
+        roll=jnp.stack([next(shares), next(shares)], axis=-1),
+        strength=1.2 * next(shares),
+        shading=0.6 * next(shares),
+        brightness=between(-0.1, 0.1, next(shares)),
+        gleam=gleams * between(0.2, 0.6, next(shares)),
+    )
 
 
 def _draw_ground(key: Array, textures: Array) -> Array:
     """A texture out of focus, and in half of the images another one below a horizon."""
     share_key, line_key = jax.random.split(key)
-    number, _, width, _ = textures.shape
-    height = textures.shape[1]
-    far, near, focus, level, has_horizon = jax.random.uniform(share_key, (5,))
-    blurred = _blur(textures[jnp.int32(number * far)], 0.027 * focus)
-    wave = spectra.colour_noise(jax.random.normal(line_key, (height, width, 1)), _HORIZON)
-    line = _between(0.3, 0.8, level) - 0.02 * wave
-    below = jnp.clip((_centres(height)[:, None, None] - line) * height / 2, 0, 1)
-    below = below * (has_horizon < 0.5)
-    return blurred + below * (textures[jnp.int32(number * near)] - blurred)
+    count, height, width, _ = textures.shape
+    far, near, focus, level, horizon = jax.random.uniform(share_key, (5,))
+    blurred = _blur(textures[jnp.int32(count * far)], 0.027 * focus)
+    hills = spectra.with_slope(jax.random.normal(line_key, (height, width, 1)), _HILLS)
+    rows, _ = geometry.centres(height, width)
+    line = between(0.3, 0.8, level) - 0.02 * hills
+    below = (horizon < 0.5) * jnp.clip((rows[..., None] - line) * height / 2, 0, 1)
+    return blurred + below * (textures[jnp.int32(count * near)] - blurred)
 
 
 def _put(thing: _Thing, image: Array, textures: Array, light: Array) -> Array:
@@ -135,66 +160,46 @@ def _put(thing: _Thing, image: Array, textures: Array, light: Array) -> Array:
 
 
 def _outline(thing: _Thing, height: int, width: int) -> _Outline:
-    """A ball of some norm, stretched, turned and dented; a big one is about the middle."""
-    is_big = thing.bigness < _BIG_SHARE
-    radius = jnp.where(
-        is_big, _between(0.15, 0.45, thing.big_radius), _between(0.03, 0.2, thing.small_radius)
+    """A ball of some norm, stretched, turned and dented."""
+    rows, columns = geometry.centres(height, width)
+    along, across = geometry.own_axes(
+        rows, columns, thing.centre, thing.angle, thing.radius, thing.stretch
     )
-    centre = jnp.where(is_big, _between(0.2, 0.8, thing.place), thing.place)
-    angle = jnp.pi * thing.angle
-    stretch = 0.15**thing.stretch
-    exponent = jnp.asarray(_ROUNDNESS)[jnp.int32(len(_ROUNDNESS) * thing.roundness)]
-    rows, columns = jnp.meshgrid(_centres(height), _centres(width), indexing="ij")
-    down, right = rows - centre[0], columns - centre[1]
-    along = (right * jnp.cos(angle) + down * jnp.sin(angle)) / radius
-    across = (down * jnp.cos(angle) - right * jnp.sin(angle)) / (radius * stretch)
-    norm = (jnp.abs(along) ** exponent + jnp.abs(across) ** exponent) ** (1 / exponent)
-    dents = spectra.colour_noise(thing.dents[..., None], _between(*_DENTS, thing.dent_slope))
-    inside = 1 - norm - 0.35 * thing.denting * dents[..., 0]
-    pixels = inside * radius * stretch * max(height, width)
-    coverage = jnp.clip(0.5 + pixels / _between(0.5, 1.5, thing.edge), 0, 1)
-    return _Outline(along, across, coverage, angle)
+    norm = jnp.abs(along) ** thing.exponent + jnp.abs(across) ** thing.exponent
+    dents = spectra.with_slope(thing.dents[..., None], thing.dent_slope)[..., 0]
+    inside = 1 - norm ** (1 / thing.exponent) - thing.denting * dents
+    pixels = inside * thing.radius * thing.stretch * max(height, width)
+    return _Outline(along, across, jnp.clip(0.5 + pixels / thing.edge, 0, 1))
 
 
 def _shadow(thing: _Thing, outline: _Outline, light: Array) -> Array:
-    """[height, width, 1] of 0 to 0.7: the thing away from the light, blurred; half have one."""
-    distance = _between(0.009, 0.045, thing.shadow_distance) * max(outline.coverage.shape)
-    shift = jnp.round(distance * jnp.stack([jnp.sin(light), jnp.cos(light)])).astype(jnp.int32)
-    moved = jnp.roll(outline.coverage, shift, axis=(0, 1))
-    blurred = _blur(moved[..., None], _between(0.009, 0.036, thing.shadow_blur))
-    return blurred * _between(0.2, 0.7, thing.shadow_depth) * (thing.has_shadow < 0.5)
+    """[height, width, 1] of 0 to 1: the thing away from the light, blurred."""
+    coverage = outline.coverage[..., None]
+    shift = (
+        thing.shadow_distance * max(coverage.shape) * jnp.stack([jnp.sin(light), jnp.cos(light)])
+    )
+    moved = jax.image.scale_and_translate(
+        coverage, coverage.shape, (0, 1), jnp.ones(2), shift, method="linear", antialias=False
+    )
+    return thing.shadow_depth * _blur(moved, thing.shadow_blur)
 
 
 def _surface(thing: _Thing, outline: _Outline, textures: Array, light: Array) -> Array:
     """[height, width, 3] of 0 to 1: a texture, weaker or stronger, shaded; some things gleam."""
-    number, *sides, _ = textures.shape
-    texture = textures[jnp.int32(number * thing.texture)]
+    count, *sides, _ = textures.shape
+    texture = textures[jnp.int32(count * thing.texture)]
     texture = jnp.roll(texture, jnp.int32(thing.roll * jnp.asarray(sides)), axis=(0, 1))
     colour = texture.mean(axis=(0, 1), keepdims=True)
-    turn = light - outline.angle
-    slope = outline.along * jnp.cos(turn) + outline.across * jnp.sin(turn)
-    shading = 0.6 * thing.shading * jnp.clip(-slope, -1, 1)
-    surface = (colour + 1.2 * thing.strength * (texture - colour)) * (1 + shading[..., None])
-    spot = jnp.exp(-(jnp.square(outline.along + 0.3) + jnp.square(outline.across + 0.3)) / 0.03)
-    gleam = _between(0.2, 0.6, thing.gleam) * (thing.gleams < 0.2) * spot
-    return jnp.clip(surface + _between(-0.1, 0.1, thing.brightness) + gleam[..., None], 0, 1)
-
-
-def _take(image: Array, is_sharp: Array, focus: Array, film: Array) -> Array:
-    """The picture that a lens and a film make of it: some are out of focus, darker or brighter."""
-    blurred = _blur(image, _between(0.0027, 0.009, focus))
-    image = jnp.where(is_sharp < 0.4, blurred, image)
-    return jnp.clip(image, 0, 1) ** _between(0.7, 1.4, film)
-
-
-def _between(low: float, high: float, share: Array) -> Array:
-    return low + (high - low) * share
+    turn = light - thing.angle
+    # The light falls the way that shadows do.
+    away = outline.along * jnp.cos(turn) + outline.across * jnp.sin(turn)
+    shading = 1 - thing.shading * jnp.clip(away, -1, 1)
+    surface = (colour + thing.strength * (texture - colour)) * shading[..., None]
+    spot = jnp.square(outline.along + 0.42 * jnp.cos(turn))
+    spot += jnp.square(outline.across + 0.42 * jnp.sin(turn))
+    gleam = thing.gleam * jnp.exp(-spot / 0.03)
+    return jnp.clip(surface + thing.brightness + gleam[..., None], 0, 1)
 
 
 def _blur(image: Array, smoothness: ArrayLike) -> Array:
     return noise.blur(image[None], jnp.asarray(smoothness))[0]
-
-
-def _centres(size: int) -> Array:
-    """[size] of pixels, as shares of the side."""
-    return (jnp.arange(size) + 0.5) / size

@@ -1,4 +1,4 @@
-"""The tones of photographs, for images that have any."""
+"""The tones of photographs, for images of any scale."""
 
 import jax
 import jax.numpy as jnp

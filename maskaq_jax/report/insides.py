@@ -180,7 +180,14 @@ def _histogram(layer: Layer, name: str) -> Html:
 
 
 def _layer_table(described: Sequence[Layer]) -> Html:
-    header = ("layer", "bits of weights", "step", "bits of activations", "step", "zero point")
+    header = (
+        "layer",
+        "bits of weights",
+        "step",
+        "bits of activations",
+        "step",
+        "zero point, a code",
+    )
     rows = [
         (
             layer.name,

@@ -319,3 +319,10 @@ def test_a_step_of_psaq_pulls_to_the_target_drawn_for_it(problem):
     roughness = losses.total_variation_loss(images, diagonal_weight=1.0)
     target = synthesis_terms.draw_variation_target(KEY, batch, images)
     np.testing.assert_allclose(terms["variation_gap"], abs(roughness - target), rtol=1e-4)
+
+
+def test_terms_of_images_are_listed():
+    """What asks nothing of a model alone is refused by this list."""
+    every = LossWeights(density=1.0, variation_gap=1.0)
+    terms = synthesis_terms.image_terms(every, jnp.zeros((2, 8, 8, 3)), 2500.0)
+    assert terms.keys() == set(synthesis_terms.IMAGE_TERMS)
