@@ -17,7 +17,7 @@
 
 Those of ImageNet models take weights of the Hugging Face hub (the `hub` extra);
 `--config.model.weights=FILE` takes a file instead. With `preset=best`, the default, every layer is
-fitted in closed form to 384 synthetic images, and classifiers are trained for 12 epochs on 1024;
+fitted in closed form to 384 synthetic images, and classifiers are trained for 16 epochs on 512;
 `preset=paper` has the paper's ten thousand images and 200 epochs, whose time `docs/scaling.md`
 estimates. Accuracy on ImageNet is not measured yet; `docs/results/real.md` has that of another real
 ViT, with its time.
