@@ -122,7 +122,8 @@ class Record:
             for texts in csv.DictReader(file):
                 row = {name: _parse(text) for name, text in texts.items()}
                 run = run_of(row)
-                if run is not None and digests.get(run.name) == _digest_today(run):
+                digest = digests.get(run.name) if run else None
+                if run and digest and digest == _digest_today(run):
                     self.rows[run.name] = row
         self._digests = {name: digests[name] for name in self.rows}
 

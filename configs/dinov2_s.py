@@ -26,6 +26,10 @@ def get_config(argument: str | None = None) -> ConfigDict:
             # choose a colour by.
             "synthesis.weights.classes": 0.0,
             "synthesis.num_steps": 0,
+            # What steps there are ask for, for whoever takes some.
+            "synthesis.weights.coupling": 0.1,
+            "synthesis.weights.entropy": 1.0,
+            "synthesis.weights.similarity": 0.1,
             "synthesis.background": "none",
             "finetuning.output_distance": "cosine",
         },

@@ -48,7 +48,7 @@ def test_every_config_field_is_listed_with_its_default_and_what_it_is():
 def test_presets_are_shown_where_they_differ():
     tables = hooks.config_tables()
     assert re.search(
-        r"`epochs` .*\| `200` \| ImageNet `12`, detectors and segmenters `0` \|", tables
+        r"`epochs` .*\| `200` \| ImageNet `16`, detectors and segmenters `0` \|", tables
     )
     assert re.search(r"`contrast` .*\| `0.0` \| `1.0` \|", tables)
     assert "number, not negative" in tables

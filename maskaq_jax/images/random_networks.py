@@ -5,12 +5,12 @@ texture at all of them, and long-range structure (after the untrained StyleGANs 
 2021, "Learning to See by Looking at Noise").
 """
 
+import itertools
 import math
 from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from maskaq_jax.images import tones
@@ -47,7 +47,7 @@ def draw(key: Array, height: int, width: int) -> Array:
     sides = _sides(math.ceil(_MARGIN * max(height, width)))
     # All at once: each draw takes long to compile.
     shapes = list(_shapes(sides))
-    *ends, size = np.cumsum([math.prod(shape) for shape in shapes]).tolist()
+    *ends, size = itertools.accumulate(math.prod(shape) for shape in shapes)
     drawn = jnp.split(jax.random.normal(network_key, (size,)), ends)
     normals = (values.reshape(shape) for values, shape in zip(drawn, shapes, strict=True))
     features = next(normals)

@@ -10,8 +10,11 @@ from maskaq_jax import config as config_lib
 from maskaq_jax.config import DENSE_PRESETS, EMBEDDED_PRESETS, IMAGENET_PRESETS, SCENES_PRESETS
 
 CONFIGS = {path.stem for path in (Path(__file__).parents[2] / "configs").glob("*.py")} - {"common"}
-# Fields that a model without classifier can't have.
-OF_CLASSIFIERS = {"synthesis.weights.classes", "synthesis.num_steps", "synthesis.background"}
+# Fields that a model without classifier can't have, or has otherwise.
+OF_CLASSIFIERS = {
+    *("synthesis.num_steps", "synthesis.background"),
+    *(f"synthesis.weights.{term}" for term in ("classes", "coupling", "entropy", "similarity")),
+}
 
 
 FAMILIES = {

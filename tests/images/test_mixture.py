@@ -98,26 +98,6 @@ def test_a_still_life_has_the_colours_of_its_textures():
     assert picture[..., 0].std() > 0.01
 
 
-def test_no_shadow_comes_back_at_the_other_side():
-    """Light from the left throws what is at the right edge out of the image."""
-    names = still_lifes._Thing._fields
-    thing = still_lifes._Thing(**dict.fromkeys(names, jnp.float32(0.0)))._replace(
-        centre=jnp.asarray([0.5, 0.95]),
-        radius=jnp.float32(0.1),
-        stretch=jnp.float32(1.0),
-        exponent=jnp.float32(2.0),
-        edge=jnp.float32(1.0),
-        dents=jnp.zeros((40, 40)),
-        shadow_distance=jnp.float32(0.1),
-        shadow_blur=jnp.float32(0.01),
-        shadow_depth=jnp.float32(0.7),
-    )
-    outline = still_lifes._outline(thing, 40, 40)
-    shadow = np.asarray(still_lifes._shadow(thing, outline, jnp.float32(0.0)))[..., 0]
-    assert shadow[:, -4:].max() > 0.5
-    assert shadow[:, :20].max() < 1e-3
-
-
 def test_noise_has_the_spectrum_that_is_asked_for():
     noise = jax.random.normal(KEY, (256, 256, 1))
     for slope in (0.0, 1.0, 2.0):
