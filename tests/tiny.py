@@ -12,6 +12,7 @@ from safetensors.numpy import save_file
 
 import maskaq_jax
 from maskaq_jax import data, run, torch_import
+from maskaq_jax.config import Config
 from maskaq_jax.data import embedded
 from maskaq_jax.devices import parallel
 from maskaq_jax.runs import inputs as run_inputs
@@ -93,7 +94,7 @@ def run_counting_work(inputs, monkeypatch):
         with phase(self, name) as advance:
 
             def listing_advance(units):
-                done.append(units * workload.PER_UNIT[name])
+                done.append(units * workload.per_unit(inputs.config)[name])
                 advance(units)
 
             yield listing_advance
@@ -112,7 +113,8 @@ def work(evaluated, synthesis_steps, training_steps):
     """Of images evaluated, and of steps of batches of 8 images and of 4, as in the settings."""
     units = {"evaluation": evaluated, "synthesis": 8 * synthesis_steps}
     units["finetuning"] = 4 * training_steps
-    return sum(workload.PER_UNIT[phase] * count for phase, count in units.items())
+    passes = workload.per_unit(Config())
+    return sum(passes[phase] * count for phase, count in units.items())
 
 
 def shard_path(workdir, refresh, batch):

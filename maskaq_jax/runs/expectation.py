@@ -196,7 +196,7 @@ def _work_done(session: Session, step: int | None) -> float:
     if inputs.config.method in SYNTHESIS_METHODS:
         kept = store.num_batches - len(store.missing(plan.refresh_of(step or 0)))
         steps = kept * store.batch_size * inputs.config.synthesis.num_steps
-        done += workload.PER_UNIT["synthesis"] * steps
+        done += workload.per_unit(inputs.config)["synthesis"] * steps
     return done
 
 

@@ -61,7 +61,7 @@ def open_session(inputs: RunInputs, is_terminated: Callable[[], bool]) -> Iterat
         directory.claim(workdir, config, inputs.params, inputs.command),
         Progress(
             workdir / directory.SECONDS,
-            workload.PER_UNIT,
+            workload.per_unit(config),
             workload.total(inputs, plan),
             is_silent,
         ) as progress,

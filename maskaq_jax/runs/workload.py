@@ -1,12 +1,21 @@
 """How much work a run is, counted in forward passes of an image."""
 
-from maskaq_jax.config import SYNTHESIS_METHODS
+from maskaq_jax.config import SYNTHESIS_METHODS, Config
 from maskaq_jax.runs.inputs import RunInputs
 from maskaq_jax.runs.plan import Plan
 
-# Rough cost of a unit of each phase (an image, or a step of an image) in forward passes of one
-# image; the time estimate needs no more.
-PER_UNIT = {"evaluation": 1.0, "synthesis": 8.0, "calibration": 30.0, "finetuning": 8.0}
+# Of a unit of each phase.
+_PASSES = {"evaluation": 1.0, "synthesis": 8.0, "calibration": 30.0, "finetuning": 8.0}
+# Of a step of synthesis that Q has no part in.
+_PASSES_OF_P = 3.0
+
+
+def per_unit(config: Config) -> dict[str, float]:
+    """Rough cost of a unit of each phase, an image or a step of an image, in forward passes of one
+    image; the time estimate needs no more.
+    """
+    takes_q = bool(config.synthesis.weights.coupling)
+    return _PASSES | ({} if takes_q else {"synthesis": _PASSES_OF_P})
 
 
 def total(inputs: RunInputs, plan: Plan) -> float:
@@ -39,9 +48,10 @@ def _add_up(inputs: RunInputs, plan: Plan, evaluated: int, syntheses: int, steps
         syntheses = 0
     images = plan.num_batches * plan.batch_size
     fitted = config.calibration.num_views if config.calibration.fits else 0
+    passes = per_unit(config)
     return (
-        PER_UNIT["evaluation"] * evaluated
-        + PER_UNIT["synthesis"] * syntheses * images * config.synthesis.num_steps
-        + PER_UNIT["calibration"] * fitted
-        + PER_UNIT["finetuning"] * steps * config.finetuning.batch_size
+        passes["evaluation"] * evaluated
+        + passes["synthesis"] * syntheses * images * config.synthesis.num_steps
+        + passes["calibration"] * fitted
+        + passes["finetuning"] * steps * config.finetuning.batch_size
     )

@@ -133,7 +133,7 @@ def session(tmp_path, monkeypatch):
     inputs = _inputs(tmp_path)
     plan = make_plan(inputs.config)
     total = workload.total(inputs, plan)
-    with Progress(tmp_path / "seconds.json", workload.PER_UNIT, total) as progress:
+    with Progress(tmp_path / "seconds.json", workload.per_unit(inputs.config), total) as progress:
         store = types.SimpleNamespace(
             num_batches=plan.num_batches, batch_size=plan.batch_size, missing=_missing
         )
@@ -188,3 +188,20 @@ def test_too_little_disk_and_memory_are_told_before_the_work(session, monkeypatc
 def test_the_memory_that_is_left_is_read():
     free = expectation.free_memory(parallel.make_mesh(jax.devices()[:1]))
     assert free is None or free > 1e6
+
+
+def test_steps_of_synthesis_that_the_low_bit_model_has_no_part_in_are_less_work(tmp_path):
+    inputs = _inputs(tmp_path)
+    plan, synthesis = make_plan(inputs.config), inputs.config.synthesis
+    weights = dataclasses.replace(synthesis.weights, coupling=0.0)
+    alone = dataclasses.replace(
+        inputs.config, synthesis=dataclasses.replace(synthesis, weights=weights)
+    )
+    steps = plan.num_syntheses * plan.num_batches * plan.batch_size * synthesis.num_steps
+    passes = (workload.per_unit(config)["synthesis"] for config in (inputs.config, alone))
+    with_q, without = (one * steps for one in passes)
+    assert without < with_q / 2
+    less = workload.total(inputs, plan) - workload.total(
+        dataclasses.replace(inputs, config=alone), plan
+    )
+    assert less == pytest.approx(with_q - without)
