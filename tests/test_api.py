@@ -196,7 +196,8 @@ def test_it_is_exported_by_the_path_s_ending_and_says_what_came_of_it(
 ):
     path = quantized.export(tmp_path / name)
     assert 0 < path.stat().st_size < 200_000
-    of_size, of_images = capsys.readouterr().out.splitlines()
+    of_size, before, of_images = capsys.readouterr().out.splitlines()
+    assert before.startswith("comparing it with the low-bit model on ")
     assert f"wrote {path}: {path.stat().st_size / 1e6:.2f} MB, " in of_size
     assert f"its own {quantized.results['quantized_top1']:.2f}%" in of_images
     with pytest.raises(ConfigError, match="exists already"):
