@@ -15,19 +15,18 @@ continues.
 import argparse
 import itertools
 import statistics
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
 from benchmarks import real, runs, tables
 from maskaq_jax import config
+from maskaq_jax.evaluation.agreement import divergences_of
 from maskaq_jax.export import agreement
 from maskaq_jax.models import full_precision
-from maskaq_jax.runs import directory, inputs, interruption
+from maskaq_jax.runs import directory, inputs
 
 Fields = Mapping[str, int | float | str]
 
@@ -141,12 +140,8 @@ def main() -> None:
         ]
         tables.write(options.page, [table for table in written if table])
 
-    try:
-        with interruption.catch_termination() as is_terminated:
-            _fill(cells, options.workdir, is_terminated, write)
-    except interruption.Interrupted:
-        print("stopped: the same command continues from here", file=sys.stderr, flush=True)
-        sys.exit(interruption.EXIT_STATUS)
+    with runs.told_to_stop() as is_terminated:
+        _fill(cells, options.workdir, is_terminated, write)
 
 
 def _fill(
@@ -183,8 +178,7 @@ def classify(workdir: Path, seconds: float) -> Outcome:
         for batch in agreement.read_batches(source.open(model, print), settings, model):
             logits, wanted = (own(batch.images)[batch.valid] for own in outputs)
             hits.append(logits.argmax(axis=-1) == batch.labels[batch.valid])
-            log_q, log_p = jax.nn.log_softmax(logits), jax.nn.log_softmax(wanted)
-            divergences.append(np.asarray((np.exp(log_p) * (log_p - log_q)).sum(axis=-1)))
+            divergences.append(np.asarray(divergences_of(wanted, logits)))
         np.savez(kept, hits=np.concatenate(hits), divergences=np.concatenate(divergences))
     with np.load(kept) as found:
         return Outcome(found["hits"], found["divergences"], seconds)

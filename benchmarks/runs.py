@@ -122,8 +122,7 @@ class Record:
             for texts in csv.DictReader(file):
                 row = {name: _parse(text) for name, text in texts.items()}
                 run = run_of(row)
-                digest = digests.get(run.name) if run else None
-                if run and digest and digest == _digest_today(run):
+                if run and run.name in digests and digests[run.name] == _digest_today(run):
                     self.rows[run.name] = row
         self._digests = {name: digests[name] for name in self.rows}
 
@@ -172,13 +171,24 @@ def fill(
     print(f"{len(points) - len(missing)} of {len(points)} runs are in {record.path}", flush=True)
     if record.rows:
         write(list(record.rows.values()))
+    with told_to_stop() as is_terminated:
+        for run, results in finish_all(missing, workdir, jobs, is_terminated):
+            record.add(run, make_row(points[run], results))
+            seconds = total_seconds(results)
+            print(f"{run.name}: {final_figure(results)} in {seconds} s", flush=True)
+            write(list(record.rows.values()))
+
+
+@contextlib.contextmanager
+def told_to_stop() -> Iterator[Callable[[], bool]]:
+    """Tells whether SIGTERM or Ctrl-C has come, for `finish_all`; what that interrupts ends here.
+
+    Raises:
+      SystemExit: with status 75, as a run's own, where it was told to stop.
+    """
     try:
         with interruption.catch_termination() as is_terminated:
-            for run, results in finish_all(missing, workdir, jobs, is_terminated):
-                record.add(run, make_row(points[run], results))
-                seconds = total_seconds(results)
-                print(f"{run.name}: {final_figure(results)} in {seconds} s", flush=True)
-                write(list(record.rows.values()))
+            yield is_terminated
     except interruption.Interrupted:
         print("stopped: the same command continues from here", file=sys.stderr, flush=True)
         sys.exit(interruption.EXIT_STATUS)

@@ -38,7 +38,7 @@ class Agreement:
         (logits_p, out_p), (logits_q, out_q) = _of_both(model, variables, batch)
         is_same = logits_p.argmax(axis=-1) == logits_q.argmax(axis=-1)
         cosines = optax.losses.cosine_similarity(out_q["features"], out_p["features"], epsilon=1e-6)
-        counts = _counts(batch, is_same, _divergences(logits_p, logits_q))
+        counts = _counts(batch, is_same, divergences_of(logits_p, logits_q))
         return over.sum_over_devices(counts | {"cosine": jnp.sum(cosines * batch.valid)})
 
     def finish(self, counts: Sequence[Counts]) -> dict[str, float]:
@@ -59,7 +59,7 @@ class SegmentationAgreement:
         is_same = logits_p.argmax(axis=-1) == logits_q.argmax(axis=-1)
         shares, divergences = (
             values.mean(axis=(1, 2), dtype=jnp.float32)
-            for values in (is_same, _divergences(logits_p, logits_q))
+            for values in (is_same, divergences_of(logits_p, logits_q))
         )
         return over.sum_over_devices(_counts(batch, shares, divergences))
 
@@ -90,7 +90,7 @@ class DetectionAgreement:
             values.mean(axis=1, dtype=jnp.float32)
             for values in (
                 classes_p == classes_q,
-                _divergences(found_p["logits"], found_q["logits"]),
+                divergences_of(found_p["logits"], found_q["logits"]),
             )
         )
         boxes = {
@@ -168,7 +168,7 @@ def _mean_cosine(counts: Sequence[Counts]) -> float:
     return total(counts, "cosine") / total(counts, "images")
 
 
-def _divergences(logits_p: Array, logits_q: Array) -> Array:
+def divergences_of(logits_p: Array, logits_q: Array) -> Array:
     """[...] Kullback-Leibler divergence of Q's class probabilities from P's, of [..., classes]."""
     return optax.losses.kl_divergence_with_log_targets(
         jax.nn.log_softmax(logits_q.astype(jnp.float32)),

@@ -14,8 +14,9 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from maskaq_jax.devices.keys import image_keys, named_key
+from maskaq_jax.devices.keys import named_key
 from maskaq_jax.images import geometry, spectra
+from maskaq_jax.images.drawing import draw_each
 from maskaq_jax.images.pixels import Pixels
 
 # An image has some of these shapes, log-uniform in number.
@@ -96,20 +97,13 @@ class _Leaf(NamedTuple):
 def draw_leaves(key: Array, indices: Array, shape: tuple[int, ...], pixels: Pixels) -> Array:
     """[B, *shape] images of leaves in normalised pixel space; equal channels if `pixels.grey`.
 
-    Args:
-      key: of the images.
-      indices: [B] int32 global numbers of the images.
-      shape: height, width and channels.
-      pixels: the normalisation.
-
-    Raises:
-      ValueError: as of `image_keys`; or a shape that is no image's, or of other channels than the
-        pixels'.
+    Arguments and errors are those of `drawing.draw_each`.
     """
-    pixels.check_shape(shape)
-    keys = image_keys(named_key(key, "leaves"), indices)
-    images = jax.lax.map(lambda own: draw_image(own, shape, pixels.grey), keys)
-    return pixels.clip(pixels.normalise(images))
+
+    def draw(own: Array) -> Array:
+        return draw_image(own, shape, pixels.grey)
+
+    return draw_each(draw, named_key(key, "leaves"), indices, shape, pixels)
 
 
 def draw_image(key: Array, shape: tuple[int, ...], is_grey: bool) -> Array:

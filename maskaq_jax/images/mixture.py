@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from maskaq_jax.devices.keys import image_keys, named_key
+from maskaq_jax.devices.keys import named_key
 from maskaq_jax.images import dead_leaves, marble, random_networks, still_lifes
+from maskaq_jax.images.drawing import draw_each
 from maskaq_jax.images.pixels import Pixels, as_grey
 
 # Pairs of textures that an image of each kind is made of: leaves have their own, a still life has
@@ -20,20 +21,13 @@ _PAIRS = {"leaves": 0, "still life": 2, "marble": 1, "network": 1}
 def draw_mixture(key: Array, indices: Array, shape: tuple[int, ...], pixels: Pixels) -> Array:
     """[B, *shape] images in normalised pixel space; equal channels if `pixels.grey`.
 
-    Args:
-      key: of the images.
-      indices: [B] int32 global numbers of the images.
-      shape: height, width and channels.
-      pixels: the normalisation.
-
-    Raises:
-      ValueError: as of `image_keys`; or a shape that is no image's, or of other channels than the
-        pixels'.
+    Arguments and errors are those of `drawing.draw_each`.
     """
-    pixels.check_shape(shape)
-    keys = image_keys(named_key(key, "mixture"), indices)
-    images = jax.lax.map(lambda own: _draw_image(own, shape, pixels.grey), keys)
-    return pixels.clip(pixels.normalise(images))
+
+    def draw(own: Array) -> Array:
+        return _draw_image(own, shape, pixels.grey)
+
+    return draw_each(draw, named_key(key, "mixture"), indices, shape, pixels)
 
 
 def _draw_image(key: Array, shape: tuple[int, ...], is_grey: bool) -> Array:

@@ -385,7 +385,7 @@ def test_every_part_is_a_valid_run_of_its_own(name, tmp_path):
     assert len({run.digest for run in made}) == len(made) == 2 * (1 + len(group.parts))
 
 
-def test_outcomes_are_kept_beside_their_own_run(tmp_path, monkeypatch):
+def test_outcomes_are_kept_beside_their_own_run(tmp_path):
     """Names of runs have dots in them."""
     workdirs = [tmp_path / f"w4a4_samples.num_samples_{size}_0_abc" for size in (96, 384)]
     for number, workdir in enumerate(workdirs):
