@@ -74,9 +74,7 @@ def main() -> None:
     parser.add_argument("--workdir", type=Path, default=Path("runs/methods"))
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     options = parser.parse_args()
-    names = options.methods.split(",")
-    if unknown := set(names) - METHODS.keys():
-        parser.error(f"no method {unknown.pop()!r}; there are {', '.join(METHODS)}")
+    names = runs.split_names(parser, "method", options.methods, METHODS)
     cells = list_cells(
         options.models.split(","), options.bits, options.seeds, options.seeds_w3a3, names
     )

@@ -93,9 +93,7 @@ def main() -> None:
     parser.add_argument("--workdir", type=Path, default=Path("runs/paper"))
     parser.add_argument("--out", type=Path, default=Path("runs/paper"))
     options = parser.parse_args()
-    names = options.models.split(",")
-    if unknown := set(names) - BACKBONES.keys():
-        parser.error(f"no model {unknown.pop()!r}; there are {', '.join(BACKBONES)}")
+    names = runs.split_names(parser, "model", options.models, BACKBONES)
     if not options.imagenet.is_dir():
         parser.error(f"--imagenet: no folder {options.imagenet}")
     source = Source(

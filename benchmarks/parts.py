@@ -121,9 +121,7 @@ def main() -> None:
     parser.add_argument("--workdir", type=Path, default=Path("runs/parts"))
     parser.add_argument("--page", type=Path, default=Path("runs/parts/parts.md"))
     options = parser.parse_args()
-    names = options.groups.split(",")
-    if unknown := set(names) - GROUPS.keys():
-        parser.error(f"no group {unknown.pop()!r}; there are {', '.join(GROUPS)}")
+    names = runs.split_names(parser, "group", options.groups, GROUPS)
     subject = real.read_subject(parser, options)
     options.page.parent.mkdir(parents=True, exist_ok=True)
     cells = {

@@ -138,9 +138,7 @@ def main() -> None:
     parser.add_argument("--workdir", type=Path, default=Path("runs/real"))
     parser.add_argument("--out", type=Path, default=Path("runs/real"))
     options = parser.parse_args()
-    names = options.methods.split(",")
-    if unknown := set(names) - METHODS.keys():
-        parser.error(f"no method {unknown.pop()!r}; there are {', '.join(METHODS)}")
+    names = runs.split_names(parser, "method", options.methods, METHODS)
     subject = read_subject(parser, options)
     for field in options.field:
         try:

@@ -336,6 +336,16 @@ def parse_bits(text: str) -> list[tuple[int, int]]:
     return [(int(weight_bits), int(activation_bits)) for weight_bits, activation_bits in pairs]
 
 
+def split_names(
+    parser: argparse.ArgumentParser, what: str, text: str, known: Iterable[str]
+) -> list[str]:
+    """An argument's names, with commas between; the program ends where one is not known."""
+    names, options = text.split(","), list(known)
+    if unknown := set(names) - set(options):
+        parser.error(f"no {what} {unknown.pop()!r}; there are {', '.join(options)}")
+    return names
+
+
 def final_figure(results: Mapping[str, Any]) -> float | None:
     """Of Q, by the first metric of its task; None where there were no labels."""
     metric = results_lib.shown_metrics(results)[0]
