@@ -151,7 +151,7 @@ class Quantized:
 
 
 def quantize(
-    model: str,
+    model: str | os.PathLike[str],
     *,
     weights: str | None = None,
     w: int = 4,
@@ -181,7 +181,8 @@ def quantize(
       preset: 'best' or 'paper'.
       method: where training images come from; 'real' takes those of a folder.
       real: that folder, without labels, at any depth.
-      evaluate: folder of labelled images, a folder for each class, to measure accuracy on.
+      evaluate: images to measure accuracy on: a folder of labelled ones, with a folder for each
+        class, or 'tfds:imagenet2012'.
       workdir: of the run, which continues where one was stopped in it; None for a fresh one under
         runs/.
       seed: of every random draw.
@@ -198,6 +199,7 @@ def quantize(
       FloatingPointError: synthesis or fine-tuning diverged.
     """
     given = dict(locals())
+    model = os.fspath(model)
     argument = f"w={w},a={a},method={method},preset={preset},seed={seed}"
     settings = _make_config(model, argument, os.fspath(weights or ""), num_classes)
     values: dict[str, Any] = {}
@@ -208,7 +210,7 @@ def quantize(
     if real is not None:
         values["samples.real"] = os.fspath(real)
     if evaluate is not None:
-        values |= {"evaluation.dataset": data.FOLDER, "evaluation.path": os.fspath(evaluate)}
+        values |= _evaluation_fields(os.fspath(evaluate))
     config_lib.update(settings, values | dict(fields or {}))
     validated = config_lib.validated(settings)
     if not validated.model.weights:
@@ -222,6 +224,12 @@ def quantize(
     return _run(validated, place, _call(given))
 
 
+def _evaluation_fields(evaluate: str) -> dict[str, str]:
+    if evaluate.startswith(data.TFDS_SCHEME):
+        return {"evaluation.dataset": evaluate, "evaluation.split": "validation"}
+    return {"evaluation.dataset": data.FOLDER, "evaluation.path": evaluate}
+
+
 def _call(given: Mapping[str, Any]) -> str:
     """The call of `quantize` that makes a run again, without its directory."""
     defaults = {name: one.default for name, one in inspect.signature(quantize).parameters.items()}
@@ -230,7 +238,7 @@ def _call(given: Mapping[str, Any]) -> str:
         for name, value in given.items()
         if name not in ("model", "workdir") and value != defaults[name]
     ]
-    return f"maskaq_jax.quantize({', '.join([repr(given['model']), *told])})"
+    return f"maskaq_jax.quantize({', '.join([repr(os.fspath(given['model'])), *told])})"
 
 
 def _run(settings: Config, workdir: Path, command: str) -> Quantized:
@@ -251,6 +259,11 @@ def _make_config(model: str, argument: str, weights: str, num_classes: int | Non
     Of the last, pixels are normalised as published weights of that name, or in that format, are
     trained with, which a run tells.
     """
+    if ".py:" in model:
+        raise ConfigError(
+            f"model {model!r}: what stands behind the colon are arguments of `quantize` itself, as "
+            "`w=3`"
+        )
     if model.endswith(".py"):
         return config_files.load(config_files.find(model)).get_config(argument)
     for path in config_files.list_own():

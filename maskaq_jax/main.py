@@ -48,6 +48,7 @@ _COORDINATOR = flags.DEFINE_string(
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this one is, from 0.")
 
+_CONFIG_IS_MISSING = "--config is missing; try --config=configs/vit_fashion.py"
 # What Python says of text that is no number, and what was wanted.
 _KINDS = {
     r"invalid literal for int\(\) with base 10:": "an integer",
@@ -79,8 +80,8 @@ def main(argv: list[str]) -> None:
     if _LIST_CONFIGS.value:
         _list_configs()
         return
-    if _CONFIG.value is None:
-        refuse("--config is missing; try --config=configs/vit_fashion.py")
+    if not flags.FLAGS["config"].present:
+        refuse(_CONFIG_IS_MISSING)
 
     # JAX loads when it is needed: --help and a missing --config are answered at once.
     from maskaq_jax import config
@@ -90,9 +91,9 @@ def main(argv: list[str]) -> None:
     memory.keep_freed_memory()
     memory.compute_in_32_bits()
     memory.spare_loaded_objects()
-    if _CACHE.value:
-        memory.keep_on_disk(os.path.expanduser(_CACHE.value))
     try:
+        if _CACHE.value:
+            memory.keep_on_disk(os.path.expanduser(_CACHE.value))
         settings = config.validated(_CONFIG.value)
         _check_process_flags()
         if _is_distributed():
@@ -226,6 +227,7 @@ def _list_configs() -> None:
 
 def _parse_flags(argv: list[str]) -> list[str]:
     """Parses flags; a config file may fail in any way, and so may an override."""
+    logging.set_verbosity(logging.FATAL)  # config_flags warns of what is refused in a line
     if {"--help", "-help", "-h"} & set(argv[1:]):
         print(f"{__doc__}\n{flags.FLAGS.module_help(_name_of_this_module())}")
         sys.exit(0)
@@ -259,7 +261,7 @@ def _with_config_found(argv: list[str]) -> list[str]:
         following = argv[place + 1 : place + 2]
         path, colon, arguments = (value if has_value else "".join(following)).partition(":")
         if not path:
-            return argv
+            refuse(_CONFIG_IS_MISSING)
         try:
             found = files.find(path)
         except OSError as error:
@@ -271,9 +273,11 @@ def _with_config_found(argv: list[str]) -> list[str]:
 
 
 def _misspelt_field(argv: list[str]) -> str | None:
-    """Says which `--config.field` there is none of; config_flags gives its last word alone."""
+    """Says what is wrong with the name of a `--config.field`; config_flags says less."""
     from maskaq_jax import config, schema
 
+    if not any(argument.lstrip("-").partition("=")[0] == "config" for argument in argv[1:]):
+        return _CONFIG_IS_MISSING if any(one.startswith("--config.") for one in argv) else None
     for argument in argv:
         path = argument.lstrip("-").partition("=")[0]
         if argument.startswith("--config."):
@@ -281,6 +285,8 @@ def _misspelt_field(argv: list[str]) -> str | None:
                 config.check_field(path)
             except schema.ConfigError as error:
                 return str(error)
+            if inside := config.fields_of(path):
+                return f"{path} is a group of fields: name one of {', '.join(inside)}"
     return None
 
 

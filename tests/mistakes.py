@@ -18,6 +18,24 @@ _deit = functools.partial(_arguments, f"{ROOT}/configs/deit_t.py")
 CASES = {
     # The command line.
     "no config": ([], "--config is missing; try --config=configs/vit_fashion.py"),
+    "an empty config": (["--config="], "--config is missing; try --config=configs/vit_fashion.py"),
+    "a field without a config": (["--config.seed=1"], "--config is missing; try --config=configs"),
+    "a config that is a dict": (
+        ["--config=dict.py"],
+        "get_config returns dict, not an ml_collections.ConfigDict: start from that of configs/com",
+    ),
+    "a config that is nothing": (
+        ["--config=none.py"],
+        "get_config returns NoneType, not an ml_collections.ConfigDict",
+    ),
+    "a group for a field": (
+        _smoke("evaluation=x"),
+        "config.evaluation is a group of fields: name one of dataset, split, path, labels",
+    ),
+    "a cache that is a file": (
+        [*_smoke(), "--compilation_cache=list"],
+        "--compilation_cache list can't be made: File exists",
+    ),
     "no such config": (["--config=gone.py"], "--config: no file gone.py"),
     "no such config behind a space": (["--config", "gone.py"], "--config: no file gone.py"),
     "all samples held out": (
@@ -420,6 +438,17 @@ CASES = {
         _smoke(argument=":split=real"),
         "unknown config.evaluation.split 'real'",
     ),
+    "a folder whose classes a system made": (
+        _smoke("evaluation.dataset=folder", "evaluation.path=synced"),
+        "folders that are no classes are passed over: @eaDir",
+    ),
+    "a list of some classes": (
+        _smoke(
+            *("evaluation.dataset=folder", "evaluation.path=images"),
+            *("evaluation.order=file", "evaluation.labels=classes"),
+        ),
+        "classes lists 2 classes in their order, but the model has 10",
+    ),
     "a folder of other classes": (
         _smoke("evaluation.dataset=folder", "evaluation.path=images"),
         "images holds 2 class folders, but the model has 10 classes",
@@ -487,6 +516,10 @@ CASES = {
         [*_smoke(), "--workdir=dangling"],
         "dangling is not a directory",
     ),
+    "a record of images that is damaged": (
+        [*_smoke(), "--workdir=pictured"],
+        "pictured/images.json is not readable",
+    ),
     "a run of other weights": (
         [*_smoke(), "--workdir=weighed"],
         "holds a run of other weights than those that embedded:vit_fashion has now",
@@ -530,6 +563,10 @@ EXPORT_CASES = {
         ["--workdir=run", "--out=model.gguf"],
         "model.gguf ends as no file of ours: name one of onnx, safetensors, litert by --format, or "
         "end it in .onnx, .safetensors, .tflite",
+    ),
+    "a file named as another format's": (
+        ["--workdir=run", "--out=model.tflite", "--format=onnx"],
+        "model.tflite ends as a file of litert, and --format is onnx: leave --format out, or end",
     ),
     "a format that there isn't": (["--workdir=run", "--format=gguf"], "invalid choice: 'gguf'"),
     "an input that there isn't": (["--workdir=run", "--input=jpeg"], "invalid choice: 'jpeg'"),

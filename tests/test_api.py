@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -219,6 +220,12 @@ def test_the_same_workdir_continues(quantized, weights, pictures):
         ({"model": "vit"}, "weights is missing"),
         ({"model": "vti", "weights": "x"}, "vti"),
         ({"model": "configs/vit_fashoin.py"}, "no file configs/vit_fashoin.py"),
+        ({"model": Path("configs/vit_fashoin.py")}, "no file configs/vit_fashoin.py"),
+        ({"model": "configs/smoke.py:w=3"}, "behind the colon are arguments of `quantize` itself"),
+        (
+            {"model": "configs/smoke.py", "evaluate": "tfds:imagenet2021"},
+            "TFDS has no 'imagenet2021'",
+        ),
         ({"model": "configs/smoke.py", "w": 1}, "weight_bits"),
         ({"model": "configs/smoke.py", "method": "mask"}, "mask"),
         ({"model": "configs/smoke.py", "fields": {"samples.num": 3}}, "config.samples.num"),
@@ -229,6 +236,37 @@ def test_the_same_workdir_continues(quantized, weights, pictures):
 def test_a_mistake_is_named_before_any_work(arguments, message, tmp_path):
     with pytest.raises((ValueError, OSError), match=message):
         maskaq_jax.quantize(**arguments, workdir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path):
+    fields = {"samples.num_samples": np.int32(0), "samples.refresh_every": np.int64(1)}
+    with pytest.raises(ConfigError, match=r"config\.samples\.num_samples must be positive, got 0"):
+        maskaq_jax.quantize("configs/smoke.py", fields=fields, workdir=tmp_path / "run")
+
+
+@pytest.fixture
+def set_jax():
+    """Changes a setting of JAX until the end of a test."""
+    before = {}
+
+    def set_jax(name, value):
+        before[name] = jax.config.values[name]
+        jax.config.update(name, value)
+
+    yield set_jax
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("jax_numpy_dtype_promotion", "strict"), ("jax_transfer_guard", "disallow")],
+)
+def test_settings_of_jax_that_refuse_what_runs_do_are_named(tmp_path, set_jax, name, value):
+    set_jax(name, value)
+    with pytest.raises(ConfigError, match=rf"{name.upper()} is '{value}', with which runs don't"):
+        maskaq_jax.quantize("configs/smoke.py", workdir=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

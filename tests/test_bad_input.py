@@ -57,6 +57,11 @@ def _write_configs(directory):
     (directory / "syntax.py").write_text("def get_config(:\n")
     (directory / "raises.py").write_text("def get_config():\n    raise RuntimeError('no way')\n")
     (directory / "empty.py").write_text("")
+    for name in ("dict", "none"):
+        returned = {"dict": {"seed": 0}, "none": None}[name]
+        (directory / f"{name}.py").write_text(
+            f"def get_config(argument=None):\n    return {returned!r}\n"
+        )
     for name, argument, value in (
         *[("grey", "in_chans", 1), ("two", "in_chans", 2), ("half", "depth", 2.5)],
         *[("heads", "num_heads", [2, 2]), ("dtype", "dtype", "f33")],
@@ -82,9 +87,12 @@ def _write_damaged_weights(directory):
     length = len(header).to_bytes(8, "little")
     (directory / "bomb.safetensors").write_bytes(length + header.encode())
     (directory / "pointer.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n")
-    for name, content in (("weighed", '{"crc32": 1}'), ("blank", "")):
+    for name, file, content in (
+        *[("weighed", "weights", '{"crc32": 1}'), ("blank", "weights", "")],
+        ("pictured", "images", "{"),
+    ):
         (directory / name).mkdir()
-        (directory / name / "weights.json").write_text(content)
+        (directory / name / f"{file}.json").write_text(content)
 
 
 def _write_weights_that_do_not_fit(directory):
@@ -133,6 +141,7 @@ def _write_repositories(directory):
 def _write_images(directory):
     """Folders of images, and a list of some."""
     (directory / "list").write_text("n01/0.png 0\nn01/1.png seven\n")
+    (directory / "classes").write_text("n01\nn00\n")
     for number in range(10):
         (directory / "tens" / str(number)).mkdir(parents=True)
         Image.new("RGB", (40, 30)).save(directory / "tens" / str(number) / "0.png")
@@ -140,6 +149,7 @@ def _write_images(directory):
         ("splits", [f"{split}/{number}" for split in ("train", "val") for number in range(10)]),
         ("strange", [*map(str, range(9)), "old"]),
         ("gaps", [*map(str, range(9)), "10"]),
+        ("synced", [*map(str, range(9)), "@eaDir"]),
     ):
         for name in names:
             (directory / folder / name).mkdir(parents=True)

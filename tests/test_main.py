@@ -128,6 +128,30 @@ def test_names_that_a_terminal_cannot_print_are_escaped(tmp_path, name):
     assert result.stderr.isascii()
 
 
+@pytest.mark.parametrize(
+    ("redirected", "status"),
+    [
+        *[("--list_configs >&-", 0), ("--list_configs 2>&-", 0), ("--list_configs >/dev/full", 1)],
+        *[("--config=gone.py >&-", 2), ("--config=gone.py 2>&-", 2)],
+        ("--config=gone.py 2>/dev/full", 2),
+    ],
+)
+def test_streams_that_take_nothing_change_no_answer(tmp_path, redirected, status):
+    result = subprocess.run(
+        f"{sys.executable} -m maskaq_jax.main {redirected}",
+        shell=True,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        cwd=tmp_path,
+        check=False,
+    )
+    assert result.returncode == status, result.stderr
+    assert "Traceback" not in result.stdout + result.stderr
+    if ">/dev/full" in redirected and "2>" not in redirected:
+        assert "No space left on device" in result.stderr
+
+
 def test_64_bits_are_switched_off_for_a_run(monkeypatch):
     program = "import jax; from maskaq_jax.devices import memory; memory.compute_in_32_bits();"
     program += "import jax.numpy as jnp; print(jnp.asarray(1.5).dtype)"

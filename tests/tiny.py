@@ -55,7 +55,10 @@ def save_random_weights(model, path):
     return params
 
 
-def constant_weights(model, value=False):
+_ZERO = np.float16(0)
+
+
+def constant_weights(model, value=_ZERO):
     """Weights of a model, all alike and cheap, under timm's names."""
     images = jax.ShapeDtypeStruct((1, *model.input_shape), np.float32)
     shapes = jax.eval_shape(model.init, jax.random.key(0), images)["params"]

@@ -20,8 +20,13 @@ def validated(config: ConfigDict) -> Config:
     """Checks a config, settles what follows from its other fields, and freezes it.
 
     Raises:
-      ConfigError: names the field, what it holds and what was expected.
+      ConfigError: names the field, what it holds and what was expected; or it is no ConfigDict.
     """
+    if not isinstance(config, ConfigDict):
+        raise ConfigError(
+            f"get_config returns {type(config).__name__}, not an ml_collections.ConfigDict: start "
+            "from that of configs/common.py"
+        )
     result = settled(from_dict(config.to_dict()))
     check_values(result)
     return result

@@ -13,6 +13,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, Literal
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from maskaq_jax import models, schema
@@ -178,7 +179,7 @@ def update(config: ConfigDict, values: Mapping[str, Any]) -> None:
         parent = functools.reduce(operator.getitem, parents, config)
         try:
             with parent.unlocked():  # arguments of a model may be new
-                parent[last] = value
+                parent[last] = value.item() if isinstance(value, np.generic) else value
         except TypeError as error:
             raise schema.ConfigError(f"config.{name}: {error}") from error
 
@@ -193,6 +194,14 @@ def check_field(path: str) -> None:
         hints = typing.get_type_hints(kind)
         schema.check_known(f"field {known}.{name}", name, hints)
         kind, known = hints[name], f"{known}.{name}"
+
+
+def fields_of(path: str) -> list[str]:
+    """Names of what is in a group of fields, such as `config.evaluation`; none of a field."""
+    kind: Any = Config
+    for name in path.split(".")[1:]:
+        kind = typing.get_type_hints(kind).get(name) if dataclasses.is_dataclass(kind) else None
+    return list(typing.get_type_hints(kind)) if dataclasses.is_dataclass(kind) else []
 
 
 def as_dict(config: Config) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from maskaq_jax.data.dataset import (
     label_shape,
 )
 from maskaq_jax.data.embedded import EMBEDDED, Embedded, EmbeddedReal, load_embedded
+from maskaq_jax.data.fingerprint import fingerprint
 from maskaq_jax.data.folder import FOLDER, Folder, FolderReal
 from maskaq_jax.data.label_maps import ADE20K, LABEL_MAPS, LabelMaps
 from maskaq_jax.data.scenes import SCENES, Scenes, ScenesReal
@@ -53,6 +54,7 @@ __all__ = [
     "ScenesReal",
     "Tfds",
     "check_readable",
+    "fingerprint",
     "label_shape",
     "load_embedded",
     "read_batches",

@@ -63,13 +63,13 @@ def read_labels(file: Path, folders: Collection[str], num_classes: int) -> dict[
       num_classes: of the model.
 
     Raises:
-      ValueError: it is no such file, or a folder's name is missing.
+      ValueError: it is no such file, a folder's name is missing, or a list leaves classes out.
     """
     text = file.read_text(encoding="utf-8-sig", errors="replace")
     if file.suffix.lower() == ".json":
-        labels = _of_json(file, text)
+        labels, is_list = _of_json(file, text)
     else:
-        labels = _of_lines(file, text, folders)
+        labels, is_list = _of_lines(file, text, folders)
     missing = sorted(folder for folder in folders if folder not in labels)
     if missing:
         raise ValueError(f"{file} names no class folder {missing[0]!r}")
@@ -81,35 +81,43 @@ def read_labels(file: Path, folders: Collection[str], num_classes: int) -> dict[
         )
     if len(set(labels.values())) < len(labels):
         raise ValueError(f"{file}: two classes have the same number")
+    if is_list and len(labels) < num_classes:
+        raise ValueError(
+            f"{file} lists {len(labels)} classes in their order, but the model has {num_classes}: "
+            "it takes all of them, or those there are with their numbers from 0, `NAME NUMBER` a "
+            "line"
+        )
     return labels
 
 
-def _of_lines(file: Path, text: str, folders: Collection[str]) -> dict[str, int]:
+def _of_lines(file: Path, text: str, folders: Collection[str]) -> tuple[dict[str, int], bool]:
+    """Numbers by name, and whether they are those of the lines."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     pairs = [line.replace(",", " ").rpartition(" ") for line in lines]
     # All of them end in numbers, and no folder's name does it by itself.
     is_numbered = all(name and label.isdecimal() for name, _, label in pairs)
     if is_numbered and not set(lines) & set(folders):
-        return {name.strip(): int(label) for name, _, label in pairs}
+        return {name.strip(): int(label) for name, _, label in pairs}, False
     names = [line if line in folders else line.split()[0] for line in lines]
     if len(set(names)) < len(names):
         # Words that don't begin with a folder's name: whole lines tell classes apart.
         names = lines
     if len(set(names)) < len(names):
         raise ValueError(f"{file}: two lines name the same class")
-    return {name: number for number, name in enumerate(names)}
+    return {name: number for number, name in enumerate(names)}, True
 
 
-def _of_json(file: Path, text: str) -> dict[str, int]:
+def _of_json(file: Path, text: str) -> tuple[dict[str, int], bool]:
+    """Numbers by name, and whether they are those of a list."""
     try:
         content: Any = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} is not readable: {error}") from error
     if isinstance(content, list) and all(isinstance(name, str) for name in content):
-        return {name: number for number, name in enumerate(content)}
+        return {name: number for number, name in enumerate(content)}, True
     if isinstance(content, dict):
         if all(type(number) is int for number in content.values()):
-            return dict(content)
+            return dict(content), False
         if all(key.isdecimal() and isinstance(content[key], str) for key in content):
-            return {name: int(number) for number, name in content.items()}
+            return {name: int(number) for number, name in content.items()}, False
     raise ValueError(f"{file}: expected a list of class names, or their numbers by name")

@@ -207,15 +207,19 @@ def open_folder(
     else:
         files = _read_class_folders(root, num_classes, order, labels_file, tell)
     if not files:
-        endings = ", ".join(_COMMON_ENDINGS)
-        raise ValueError(
-            f"{root} holds no images ending in {endings} or as other formats that Pillow reads"
-        )
+        raise _no_images(root)
     return ImageFiles(tuple(files), size, settings)
 
 
 # Of the hundred that Pillow reads.
 _COMMON_ENDINGS = (".jpeg", ".jpg", ".png", ".tif", ".webp")
+
+
+def _no_images(root: Path) -> ValueError:
+    endings = ", ".join(_COMMON_ENDINGS)
+    return ValueError(
+        f"{root} holds no images ending in {endings} or as other formats that Pillow reads"
+    )
 
 
 def _read_class_folders(
@@ -231,16 +235,22 @@ def _read_class_folders(
         if len(found) - len(empty) == num_classes:
             found = {path: found[path] for path in found if path not in empty}
             skipped += empty
+    passed_over = ""
     if skipped:
         names = notes.some([path.name for path in skipped])
-        tell(f"{root}: folders that are no classes are passed over: {names}")
+        passed_over = f"{root}: folders that are no classes are passed over: {names}"
     beside = image_files.sort_out(
         [path for path in inside if path.is_file() and path.name[0] != "."]
     )
-    if not any(below.images for below in found.values()) and not beside.images:
-        return []
-    splits = [path for path in found if _is_split(path, found[path])]
-    labels = _number(root, list(found), num_classes, order, classes_file, splits, tell)
+    try:
+        if not any(below.images for below in found.values()) and not beside.images:
+            raise _no_images(root)
+        splits = [path for path in found if _is_split(path, found[path])]
+        labels = _number(root, list(found), num_classes, order, classes_file, splits, tell)
+    except ValueError as error:
+        raise ValueError("; ".join(filter(None, (str(error), passed_over)))) from None
+    if passed_over:
+        tell(passed_over)
     if beside.images:
         names = notes.some([path.name for path in beside.images])
         tell(
@@ -355,6 +365,11 @@ def _read_labels(root: Path, file: Path, num_classes: int) -> list[tuple[Path, i
             raise ValueError(f"{file}, line {number}: no image {path}")
         if labels.setdefault(path, int(text)) != int(text):
             raise ValueError(f"{file}, line {number}: {name} has another label above")
+    if not labels:
+        raise ValueError(
+            f"{root} holds no images for {file}, which names none: it takes a line `NAME LABEL` "
+            "for each"
+        )
     return list(labels.items())
 
 

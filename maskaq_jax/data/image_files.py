@@ -26,13 +26,22 @@ class Found(NamedTuple):
 
 
 def find_below(root: Path) -> Found:
-    """All files but hidden ones; raises OSError for a folder that can't be listed."""
+    """All files but hidden ones; raises OSError for a folder that can't be listed.
+
+    A folder that links lead to a second time, as one into itself does, is entered once.
+    """
 
     def fail(error: OSError) -> None:
         raise error
 
     paths_below: list[Path] = []
+    entered = set[tuple[int, int]]()
     for folder, subfolders, names in os.walk(root, onerror=fail, followlinks=True):
+        status = os.stat(folder)
+        if (status.st_dev, status.st_ino) in entered:
+            subfolders.clear()
+            continue
+        entered.add((status.st_dev, status.st_ino))
         subfolders[:] = [name for name in subfolders if not is_of_system(name)]
         paths_below += [Path(folder, name) for name in names if not name.startswith(".")]
     return sort_out(paths_below)

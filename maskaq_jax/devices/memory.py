@@ -2,6 +2,7 @@
 
 import ctypes
 import gc
+import os
 import platform
 
 import jax
@@ -66,6 +67,17 @@ def spare_loaded_objects() -> None:
 
 
 def keep_on_disk(directory: str) -> None:
-    """Has programs of every size kept in a directory or bucket: the next start compiles none."""
+    """Has programs of every size kept in a directory or bucket: the next start compiles none.
+
+    Raises:
+      OSError: the directory can't be made.
+    """
+    if "://" not in directory:
+        try:
+            os.makedirs(directory, exist_ok=True)
+        except OSError as error:
+            raise OSError(
+                f"--compilation_cache {directory} can't be made: {error.strerror}"
+            ) from error
     jax.config.update("jax_compilation_cache_dir", directory)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)

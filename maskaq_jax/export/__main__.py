@@ -21,6 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         file_format = options.format or (formats.format_of(out) if out else "onnx")
         workdir = Path(options.workdir).expanduser()
         path = out or workdir / f"model{formats.ENDINGS[file_format]}"
+        formats.check_name(path, file_format)
         _check_options(options, file_format)
         _export(workdir, path, file_format, options.input, options.check)
 

@@ -36,6 +36,16 @@ def format_of(path: Path) -> Format:
     )
 
 
+def check_name(path: Path, file_format: Format) -> None:
+    """Raises `ConfigError` where a file would have the ending of another format than its own."""
+    others = [name for name, ending in ENDINGS.items() if path.suffix == ending]
+    if others and file_format not in others:
+        raise ConfigError(
+            f"{path} ends as a file of {others[0]}, and --format is {file_format}: leave --format "
+            f"out, or end it in {ENDINGS[file_format]}"
+        )
+
+
 def check_input(input_name: str, file_format: Format) -> None:
     """Raises `ConfigError` unless a file of this format can take that."""
     if input_name not in INPUTS:

@@ -51,7 +51,7 @@ def read(workdir: Path, model: Model, variables: Any, inputs: RunInputs | str) -
         version=__version__,
         finished=_time_of(results),
         model=config.model.name,
-        results=json.loads(results.read_text(encoding="utf-8")),
+        results=directory.read_results(workdir),
         metrics=list(_read_metrics(workdir / directory.METRICS)),
         refresh_epochs=[epoch for epoch in epochs if plan.is_refresh(epoch * plan.steps_per_epoch)]
         if every

@@ -8,7 +8,7 @@ from maskaq_jax.report import charts
 from maskaq_jax.report.contents import Contents
 from maskaq_jax.report.markup import Html, figure, grid, join, table, tag
 from maskaq_jax.runs.progress import duration
-from maskaq_jax.runs.results import TITLES, bits_of, figures_by_model
+from maskaq_jax.runs.results import TITLES, bits_of, figures_by_model, training_of
 
 _MODELS = ("fp", "calibrated", "quantized")
 # Fewer are written as numbers.
@@ -101,7 +101,7 @@ def _figures(
     bits, whole = bits_of(results), models.get("fp")
     yield "Full precision", whole, None
     yield f"{bits}, calibrated only", models.get("calibrated"), whole
-    yield f"{bits}, {_how(results)}", models.get("quantized"), whole
+    yield f"{bits}, {training_of(results)}", models.get("quantized"), whole
 
 
 def _metric_table(metrics: Mapping[str, Mapping[str, float | None]]) -> Html:
@@ -111,12 +111,6 @@ def _metric_table(metrics: Mapping[str, Mapping[str, float | None]]) -> Html:
     ]
     header = ("%", "full precision", "calibrated only", "quantized")
     return table("All figures", header, rows, numeric=range(1, 4))
-
-
-def _how(results: Mapping[str, Any]) -> str:
-    if not results.get("epochs") or results.get("kept") == "calibrated":
-        return "without training"
-    return "fine-tuned"
 
 
 def _tile(name: str, value: float | None, whole: float | None = None, unit: str = "%") -> Html:

@@ -51,6 +51,7 @@ def write(workdir: Path) -> Path:
       ValueError, OSError: a file can't be read or is damaged, or the page can't be written.
     """
     model, variables = inputs.load(workdir)
+    directory.read_results(workdir)  # before the long work
     read: RunInputs | str
     try:
         read = inputs.reopen(workdir)

@@ -7,7 +7,7 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 FAILURE = 1
 USAGE_ERROR = 2
@@ -21,9 +21,11 @@ def start(program: Callable[[], object]) -> None:
     Names that the terminal's encoding lacks are escaped, and who stops to read or presses Ctrl-C
     gets a quiet end.
     """
-    for stream in (sys.stdout, sys.stderr):
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by who started us
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  (for as long as we run)
         # A name that the terminal's encoding lacks is no reason to fail.
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+        getattr(sys, name).reconfigure(errors="backslashreplace")
     try:
         try:
             program()
@@ -32,12 +34,20 @@ def start(program: Callable[[], object]) -> None:
     except KeyboardInterrupt:
         print("\nstopped: nothing half written is left", file=sys.stderr)
         sys.exit(ENDED_BY + signal.SIGINT)
-    except BrokenPipeError:
-        # Who read has read enough; the interpreter would try once more at its end.
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        for stream in (sys.stdout, sys.stderr):
-            os.dup2(nowhere, stream.fileno())
+    except BrokenPipeError:  # who read has read enough
+        _write_nowhere(sys.stdout, sys.stderr)
         sys.exit(ENDED_BY + signal.SIGPIPE)
+    except OSError as error:  # of the streams themselves, as of a full disk
+        tell(str(error))
+        _write_nowhere(sys.stdout)
+        sys.exit(FAILURE)
+
+
+def _write_nowhere(*streams: TextIO) -> None:
+    """What is left to be written, which the interpreter would try again at its end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in streams:
+        os.dup2(nowhere, stream.fileno())
 
 
 def end_at_ctrl_c() -> None:
@@ -87,4 +97,9 @@ def end(message: str, status: int) -> NoReturn:
 
 def tell(message: str) -> None:
     """One line, whatever the message is broken into."""
-    print("error: " + re.sub(r"\s+", " ", message).strip(), file=sys.stderr, flush=True)
+    try:
+        print("error: " + re.sub(r"\s+", " ", message).strip(), file=sys.stderr, flush=True)
+    except BrokenPipeError:
+        raise  # `start` knows what it means
+    except OSError:  # nobody can be told; the exit status is what is left
+        _write_nowhere(sys.stderr)

@@ -5,7 +5,7 @@ import datetime
 import errno
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ from maskaq_jax.storage import paths, whole_files
 CONFIG = "config.json"
 # The checksum of the weights it was started with.
 WEIGHTS = "weights.json"
+# The fingerprints of a user's images that it read.
+IMAGES = "images.json"
 # Loss terms, and all else that is measured on the way.
 METRICS = "metrics.jsonl"
 # The time each phase has taken so far.
@@ -48,11 +50,14 @@ LOCK = "lock"
 _OF_WEIGHTS = ("config.model.weights ", "config.model.weights_key ")
 # Fields that are paths, which may be spelt in several ways.
 _OF_PLACES = ("config.evaluation.path ", "config.evaluation.labels ", "config.samples.real ")
+# What the results of every run have.
+_ALWAYS_TOLD = {"method", "seed", "weight_bits", "activation_bits", "epochs", "seconds"}
 # Files of a start that was killed before it wrote its settings.
 _REMAINS = (
     LOCK,
     WEIGHTS,
-    *(whole_files.unfinished(Path(name)).name for name in (WEIGHTS, CONFIG)),
+    IMAGES,
+    *(whole_files.unfinished(Path(name)).name for name in (WEIGHTS, IMAGES, CONFIG)),
 )
 # What a file system without `flock` says.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
@@ -109,6 +114,8 @@ def read_settings(workdir: Path) -> Config:
       ConfigError: they are damaged, or a field is not of this version's.
     """
     saved = workdir / CONFIG
+    if not saved.is_file():
+        raise FileNotFoundError(f"no run in {workdir}: there is no {CONFIG}")
     try:
         return config.from_dict(json.loads(saved.read_text(encoding="utf-8")))
     except ConfigError as error:
@@ -120,6 +127,23 @@ def read_settings(workdir: Path) -> Config:
             f"{saved} is not readable: {error}: take it from a copy of the directory, or start "
             "anew with another --workdir"
         ) from error
+
+
+def read_results(workdir: Path) -> dict[str, Any]:
+    """What a finished run told at its end.
+
+    Raises:
+      FileNotFoundError: it isn't finished.
+      ValueError: the file is damaged.
+    """
+    saved = workdir / RESULTS
+    try:
+        results = json.loads(saved.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{saved} is not readable: {error}") from error
+    if not isinstance(results, dict) or not results.keys() >= _ALWAYS_TOLD:
+        raise ValueError(f"{saved} is not readable: it holds no results of a run")
+    return results
 
 
 def check_weights(workdir: Path, settings: Config, params: Any) -> None:
@@ -138,8 +162,38 @@ def check_weights(workdir: Path, settings: Config, params: Any) -> None:
         )
 
 
+def check_images(workdir: Path, settings: Config, images: Mapping[str, int]) -> None:
+    """Raises `ConfigError` if a run was started there with other images than there are now.
+
+    Args:
+      workdir: the directory.
+      settings: of the run.
+      images: fingerprints of its evaluation and real images, of a user's own; a run that has none
+        written down is not compared.
+    """
+    try:
+        before = dict(json.loads((workdir / IMAGES).read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ConfigError(f"{workdir / IMAGES} is not readable: {error}") from error
+    places = {"evaluation": settings.evaluation.path, "real": settings.samples.real}
+    changed = [name for name in places if before.get(name) != images.get(name)]
+    if changed:
+        raise ConfigError(
+            f"workdir {workdir} holds a run that was started with other {changed[0]} images than "
+            f"{places[changed[0]]} holds now: bring back those, or name another --workdir"
+        )
+
+
 @contextlib.contextmanager
-def claim(workdir: Path, settings: Config, params: Any, command: str = "") -> Iterator[None]:
+def claim(
+    workdir: Path,
+    settings: Config,
+    params: Any,
+    command: str = "",
+    images: Mapping[str, int] | None = None,
+) -> Iterator[None]:
     """Makes the directory this run's alone, until it ends in whatever way.
 
     Args:
@@ -147,16 +201,17 @@ def claim(workdir: Path, settings: Config, params: Any, command: str = "") -> It
       settings: of the run.
       params: P's weights.
       command: which starts the run, without the directory; empty where there is none.
+      images: as of `check_images`.
 
     Raises:
       ConfigError: another run is at work there, or the hosts don't share it.
-      OSError: it can't be written to.
+      OSError: it can't be written to, or was removed meanwhile.
     """
     lock = filelock.FileLock(workdir / LOCK)
     refusal: Exception | None = None
     if parallel.is_main_process():
         try:
-            _write_start(workdir, settings, params, lock)
+            _write_start(workdir, settings, params, images or {}, lock)
             if command:
                 whole_files.write_json(workdir / COMMAND, {"command": command})
         except (ConfigError, OSError) as error:
@@ -173,11 +228,21 @@ def claim(workdir: Path, settings: Config, params: Any, command: str = "") -> It
         )
     try:
         yield
+        if not (workdir / CONFIG).is_file():
+            raise FileNotFoundError(
+                f"{workdir} was removed while the run was at work: what it had written is lost"
+            )
     finally:
         lock.release()
 
 
-def _write_start(workdir: Path, settings: Config, params: Any, lock: filelock.BaseFileLock) -> None:
+def _write_start(
+    workdir: Path,
+    settings: Config,
+    params: Any,
+    images: Mapping[str, int],
+    lock: filelock.BaseFileLock,
+) -> None:
     """Takes the directory and says in it what the run is."""
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -199,6 +264,8 @@ def _write_start(workdir: Path, settings: Config, params: Any, lock: filelock.Ba
         ) from error
     check(workdir, settings)
     whole_files.write_json(workdir / WEIGHTS, {"crc32": checkpoint.checksum(params)})
+    if images:
+        whole_files.write_json(workdir / IMAGES, dict(images))
     whole_files.write_json(workdir / CONFIG, config.as_dict(settings))
 
 

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,11 @@ from maskaq_jax.torch_import import hub
 
 # A path, a picture that Pillow has opened, or [height, width, channels] uint8.
 Picture = str | os.PathLike[str] | Image.Image | np.ndarray | jax.Array
+# Settings of JAX that make errors of what is meant.
+_REFUSING_SETTINGS = {
+    "jax_numpy_dtype_promotion": ("strict",),
+    "jax_transfer_guard": ("disallow", "disallow_explicit"),
+}
 # Of an array that is a picture: grey, RGB, and each with how opaque it is.
 _CHANNELS = (1, 2, 3, 4)
 
@@ -44,6 +49,7 @@ class RunInputs:
       real: normalised training images, read for the method 'real' alone.
       notes: what was taken for granted while reading.
       command: which starts the run, without its directory; empty where nobody would repeat it.
+      fingerprints: of a user's own images, by 'evaluation' and 'real'.
     """
 
     config: Config
@@ -55,6 +61,7 @@ class RunInputs:
     real: np.ndarray | None
     notes: tuple[str, ...] = ()
     command: str = ""
+    fingerprints: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     @property
     def is_labelled(self) -> bool:
@@ -79,7 +86,7 @@ def prepare(settings: Config, workdir: Path) -> RunInputs:
       ConfigError: a field doesn't fit the machine, or the directory holds something else.
       ValueError, OSError: a file can't be read or doesn't fit.
     """
-    _check_32_bits()
+    _check_jax()
     mesh = parallel.make_mesh()
     # The others don't look: an NFS client remembers for a while that a file was not there.
     if parallel.is_main_process():
@@ -96,7 +103,23 @@ def prepare(settings: Config, workdir: Path) -> RunInputs:
         directory.check_weights(workdir, settings, params)
     images = config.real_images(settings)
     real = None if images is None else images.read(model, notes.append)
-    return RunInputs(settings, workdir, mesh, model, params, evaluation, real, tuple(notes))
+    fingerprints = _fingerprints(evaluation, real if settings.samples.real else None)
+    if parallel.is_main_process():
+        directory.check_images(workdir, settings, fingerprints)
+    return RunInputs(
+        *(settings, workdir, mesh, model, params, evaluation, real, tuple(notes)),
+        fingerprints=fingerprints,
+    )
+
+
+def _fingerprints(evaluation: data.Dataset | None, real: np.ndarray | None) -> dict[str, int]:
+    """Of the images that are files of a user's own."""
+    found: dict[str, int] = {}
+    if evaluation is not None and (of_files := data.fingerprint(evaluation)) is not None:
+        found["evaluation"] = of_files
+    if real is not None:
+        found["real"] = checkpoint.checksum(real)
+    return found
 
 
 def reopen(workdir: Path) -> RunInputs:
@@ -116,7 +139,7 @@ def reopen(workdir: Path) -> RunInputs:
             f"the run in {workdir} has not calibrated its model yet: start it again with the same "
             "config and workdir"
         )
-    _check_32_bits()
+    _check_jax()
     mesh = parallel.make_mesh()
     model = config.create_model(settings)
     with _telling_of(workdir):
@@ -140,8 +163,16 @@ def _telling_of(workdir: Path) -> Iterator[None]:
         ) from error
 
 
-def _check_32_bits() -> None:
-    """Raises `ConfigError` where JAX makes 64-bit numbers, as of parameters' shapes."""
+def _check_jax() -> None:
+    """Raises `ConfigError` where JAX is set to make 64-bit numbers, or to refuse what runs do."""
+    for name, refused in _REFUSING_SETTINGS.items():
+        value = jax.config.values.get(name)
+        if value in refused:
+            raise ConfigError(
+                f"{name.upper()} is {getattr(value, 'value', value)!r}, with which runs don't "
+                "work: unset it, or call jax.config.update with its default before anything else "
+                "of JAX"
+            )
     if jax.config.values["jax_enable_x64"]:
         raise ConfigError(
             "JAX computes in 64 bits (JAX_ENABLE_X64), which runs don't: unset it, or call "
@@ -169,7 +200,7 @@ def load(workdir: str | os.PathLike[str]) -> tuple[Model, Any]:
             f"no finished run in {workdir}: there is no {directory.RESULTS} (a stopped run "
             "continues when it is started again with the same config and workdir)"
         )
-    _check_32_bits()
+    _check_jax()
     # Here, wherever the run was.
     here = jax.sharding.SingleDeviceSharding(parallel.find_devices()[0])
     settings = directory.read_settings(workdir)

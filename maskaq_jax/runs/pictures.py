@@ -50,6 +50,12 @@ def check(settings: Config, weights: str | Path, tell: Tell = notes.log) -> None
             f"were prepared: {'; '.join(differences)} (a file of weights without it beside is "
             "taken as the config says)"
         )
+    if said.uncompared and _reads_pictures(settings):
+        tell(
+            f"{weights}: the {said.files['pictures']} beside them says "
+            f"{', '.join(said.uncompared)}, which is not compared: pictures are prepared as the "
+            "config says"
+        )
     if "mean" not in said.pictures and not settings.model.weights.startswith("embedded:"):
         tell(_assumption(settings, str(weights)))
 

@@ -159,13 +159,20 @@ def lost_accuracy(results: dict[str, Any]) -> bool:
     return before is not None and after is not None and after < before
 
 
+def training_of(results: Mapping[str, Any]) -> str:
+    """What was done with the calibrated model, in a few words."""
+    if not results.get("epochs"):
+        return "without training"
+    if results.get("kept") == "calibrated":
+        return "kept as calibrated, since training made it worse"
+    method = METHODS.get(results["method"])  # which another version may have had
+    return f"fine-tuned with {'real images' if method and method.is_real else 'no data'}"
+
+
 def print_results(console: Console, results: dict[str, Any]) -> None:
     """The table at the end: the main figures, and the time each phase took."""
     bits = bits_of(results)
-    images = "real images" if METHODS[results["method"]].is_real else "no data"
-    how = f"fine-tuned with {images}" if results["epochs"] else "without training"
-    if results.get("kept") == "calibrated":
-        how = "kept as calibrated, since training made it worse"
+    how = training_of(results)
     table = Table(
         title=f"{results['method']} at {bits}, seed {results['seed']}",
         title_justify="left",

@@ -58,7 +58,7 @@ def open_session(inputs: RunInputs, is_terminated: Callable[[], bool]) -> Iterat
     plan = make_plan(config)
     is_silent = not parallel.is_main_process()
     with (
-        directory.claim(workdir, config, inputs.params, inputs.command),
+        directory.claim(workdir, config, inputs.params, inputs.command, inputs.fingerprints),
         Progress(
             workdir / directory.SECONDS,
             workload.per_unit(config),

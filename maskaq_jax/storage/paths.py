@@ -36,9 +36,18 @@ def missing_file(path: Path, others: Iterable[Path] = ()) -> str:
     """
     if path.is_dir():
         return f"{path} is a folder, not a file"
+    if told := dangling_link(path):
+        return told
     by_name = {other.name: other for other in (*others, *path.parent.glob(f"*{path.suffix}"))}
     near = difflib.get_close_matches(path.name, by_name, n=1)
     return f"no file {path}" + (f": did you mean {by_name[near[0]]}?" if near else "")
+
+
+def dangling_link(path: Path) -> str | None:
+    """Says where a link leads that leads to nothing; None of all else."""
+    if not path.is_symlink() or path.exists():
+        return None
+    return f"{path} is a link to {path.readlink()}, where there is nothing"
 
 
 def missing_folder(field: str, text: str) -> str | None:
@@ -50,6 +59,8 @@ def missing_folder(field: str, text: str) -> str | None:
         return None
     if path.exists():
         return f"{field}: {text} is a file, not a folder"
+    if told := dangling_link(path):
+        return f"{field}: {told}"
     return f"{field}: no folder {text!r}"
 
 

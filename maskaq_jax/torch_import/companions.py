@@ -56,7 +56,7 @@ _FIXED = {"act_layer": "gelu", "layer_norm_eps": 1e-5, "qkv_bias": True, "global
 _EPSILON_TOLERANCE = 2e-6
 # ConvNeXt's processor crops below this side, and squashes from it on.
 _LEAST_SQUASHED = 384
-# Of a bare square, in pixels, and of a resampling, by Pillow's numbers.
+# Ways to resample, by Pillow's numbers.
 _RESAMPLINGS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 
 
@@ -70,6 +70,7 @@ class Companions(NamedTuple):
       image_size: height and width of the images that position embeddings are of; None if nothing
         says so.
       unknown: timm's name of an architecture that is none here; empty if it is or nothing is said.
+      uncompared: what is said of pictures that has no counterpart here, as `field=value`.
     """
 
     model: dict[str, tuple[Any, str]]
@@ -77,6 +78,7 @@ class Companions(NamedTuple):
     files: dict[str, str]
     image_size: tuple[int, int] | None = None
     unknown: str = ""
+    uncompared: tuple[str, ...] = ()
 
 
 def read(weights: Path, tell: Tell) -> Companions:
@@ -94,9 +96,11 @@ def read(weights: Path, tell: Tell) -> Companions:
     model: dict[str, tuple[Any, str]] = {}
     pictures: dict[str, Any] = {}
     files, unknown = {"model": CONFIG, "pictures": PROCESSOR}, ""
+    uncompared: list[str] = []
     if isinstance(config.get("architecture"), str):
         unknown = _unknown_name(config["architecture"], weights)
-        model, pictures = _of_timm(config)
+        model, said = _of_timm(config)
+        pictures, uncompared = _pictures_of_timm(said), _uncompared_of_timm(said)
         files["pictures"] = CONFIG
     elif config:
         model = _of_transformers(config, weights)
@@ -106,10 +110,11 @@ def read(weights: Path, tell: Tell) -> Companions:
     part = found[PROCESSORS].get("image_processor")
     for name, processor in ((PROCESSOR, found[PROCESSOR]), (PROCESSORS, part)):
         if isinstance(processor, Mapping) and processor:
-            pictures = _of_processor(processor)
+            pictures, uncompared = _of_processor(processor), _uncompared_of(processor)
             files["pictures"] = name
             break
-    return Companions(model, pictures, files, _image_size(config.get("image_size")), unknown)
+    size = _image_size(config.get("image_size")) or _size_of_timm(config)
+    return Companions(model, pictures, files, size, unknown, tuple(uncompared))
 
 
 def _unknown_name(architecture: str, weights: Path) -> str:
@@ -176,10 +181,11 @@ def _of_transformers(config: Mapping[str, Any], weights: Path) -> dict[str, tupl
             f"{weights}: {CONFIG} says they are of a {kind!r}, which is another mechanism than "
             "those of the models here"
         )
-    if kind == "upernet" and list(config.get("pool_scales", POOLING_SCALES)) != [*POOLING_SCALES]:
+    scales = config.get("pool_scales", list(POOLING_SCALES))
+    if kind == "upernet" and scales != list(POOLING_SCALES):
         raise ValueError(
-            f"{weights}: {CONFIG} says pool_scales={config['pool_scales']}, and the models here "
-            f"pool at {POOLING_SCALES}"
+            f"{weights}: {CONFIG} says pool_scales={scales}, and the models here pool at "
+            f"{POOLING_SCALES}"
         )
     for key in ("vision_config", "backbone_config"):
         if isinstance(config.get(key), Mapping):
@@ -202,8 +208,8 @@ def _of_transformers(config: Mapping[str, Any], weights: Path) -> dict[str, tupl
     return found
 
 
-def _of_timm(config: Mapping[str, Any]) -> tuple[dict[str, tuple[Any, str]], dict[str, Any]]:
-    """Timm's file names the architecture, whose arguments are known, and how pictures are made."""
+def _of_timm(config: Mapping[str, Any]) -> tuple[dict[str, tuple[Any, str]], Mapping[str, Any]]:
+    """Timm's file names the architecture, whose arguments are known, and says what of pictures."""
     found: dict[str, tuple[Any, str]] = {}
     name = config["architecture"].partition(".")[0]
     if name in model_names():
@@ -221,8 +227,23 @@ def _of_timm(config: Mapping[str, Any]) -> tuple[dict[str, tuple[Any, str]], dic
             found[key] = value, f"model_args.{key}"
     pretrained = config.get("pretrained_cfg")
     # Older files have what is said of pictures beside the name.
-    said = {**config, **pretrained} if isinstance(pretrained, Mapping) else config
-    return found, _pictures_of_timm(said)
+    return found, {**config, **pretrained} if isinstance(pretrained, Mapping) else config
+
+
+def _size_of_timm(config: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Height and width of `input_size`, which has channels first."""
+    pretrained = config.get("pretrained_cfg")
+    size = (pretrained if isinstance(pretrained, Mapping) else config).get("input_size")
+    return _image_size(size[1:]) if isinstance(size, list) and len(size) == 3 else None
+
+
+def _uncompared_of_timm(said: Mapping[str, Any]) -> list[str]:
+    known = {"interpolation": (*_RESAMPLINGS.values(), ""), "crop_mode": ("center", "squash", "")}
+    return [
+        f"{name}={said[name]!r}"
+        for name, values in known.items()
+        if said.get(name) is not None and said[name] not in values
+    ]
 
 
 def _pictures_of_timm(said: Mapping[str, Any]) -> dict[str, Any]:
@@ -265,13 +286,15 @@ def _of_processor(processor: Mapping[str, Any]) -> dict[str, Any]:
         white = 255.0 * factor if _is_number(factor) and factor > 0 else 1.0
     for key, theirs, none in (("mean", "image_mean", 0.0), ("std", "image_std", 1.0)):
         value: Any = none if processor.get("do_normalize") is False else processor.get(theirs)
-        value = [value] * 3 if _is_number(value) else value
+        value = [value] if _is_number(value) else value
+        if _is_numbers(value) and len(value) == 1:
+            value = [*value] * 3
         if _is_numbers(value):
             pictures[key] = tuple(float(one) / white for one in value)
     if processor.get("do_resize") is False:
         return pictures
-    if processor.get("resample") in _RESAMPLINGS:
-        pictures["interpolation"] = _RESAMPLINGS[processor["resample"]]
+    if resampling := _resampling(processor):
+        pictures["interpolation"] = resampling
     side, is_square = _resized_side(processor)
     if side is None:
         return pictures
@@ -289,6 +312,26 @@ def _of_processor(processor: Mapping[str, Any]) -> dict[str, Any]:
     crop = _side(processor.get("crop_size")) if processor.get("do_center_crop") else None
     pictures["crop_ratio"] = min(1.0, crop / side) if crop else 1.0
     return pictures
+
+
+def _uncompared_of(processor: Mapping[str, Any]) -> list[str]:
+    """What a processor of transformers says that has no counterpart in `Preprocessing`."""
+    if processor.get("do_resize") is False:
+        return ["do_resize=False"]
+    found = []
+    if processor.get("resample") is not None and not _resampling(processor):
+        found.append(f"resample={processor['resample']!r}")
+    if processor.get("size") is not None and _resized_side(processor)[0] is None:
+        found.append(f"size={processor['size']!r}")
+    return found
+
+
+def _resampling(processor: Mapping[str, Any]) -> str | None:
+    """Its name, of Pillow's number or of itself."""
+    said = processor.get("resample")
+    if isinstance(said, int):
+        return _RESAMPLINGS.get(said)
+    return said if said in _RESAMPLINGS.values() else None
 
 
 def _resized_side(processor: Mapping[str, Any]) -> tuple[int | None, bool]:
@@ -316,7 +359,7 @@ def _kind(processor: Mapping[str, Any]) -> str:
 
 
 def _image_size(size: Any) -> tuple[int, int] | None:
-    """Height and width, from both or from a side."""
+    """Height and width, from both or from a side; None if they are no such sizes."""
     sides = size if isinstance(size, list) else [size, size]
     if len(sides) != 2 or not all(_side(side) for side in sides):
         return None
@@ -325,7 +368,9 @@ def _image_size(size: Any) -> tuple[int, int] | None:
 
 def _side(size: Any) -> int | None:
     if isinstance(size, Mapping):
-        size = size.get("height") if size.get("height") == size.get("width") else None
+        size = [size.get("height"), size.get("width")]
+    if isinstance(size, list):
+        size = size[0] if len(size) == 2 and size[0] == size[1] else None
     return size if isinstance(size, int) and not isinstance(size, bool) and size > 0 else None
 
 
@@ -334,7 +379,7 @@ def _read_json(path: Path, tell: Tell) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError, OSError) as error:
         tell(f"{path} is not readable, and not looked at: {error}")
         return {}

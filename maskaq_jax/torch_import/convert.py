@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
@@ -202,16 +203,25 @@ def _to_tree(
                 f" (config.model.weights_key={min(keys)!r} takes what is below it alone)"
             )
     params = {}
-    misshapen, not_finite = [], []
+    misshapen, not_finite, not_real = [], [], []
     for name in sorted(paths.keys() & state.keys()):
         path = paths[name]
-        value = _from_torch_layout(path, np.asarray(state[name], np.float32))
+        if not jnp.issubdtype(state[name].dtype, jnp.floating):
+            not_real.append(f"{name} is {state[name].dtype}")
+            continue
+        with np.errstate(over="ignore"):  # what float32 can't hold is named below
+            value = _from_torch_layout(path, np.asarray(state[name], np.float32))
         if value.shape != expected[path].shape:
             wanted = _to_torch_layout(path, np.empty(expected[path].shape)).shape
             misshapen.append(f"{name} is {state[name].shape}, expected {wanted}")
         elif not np.isfinite(value).all():
             not_finite.append(name)
         params[path] = value
+    if not_real:
+        problems.append(
+            f"{len(not_real)} that are no real numbers, as codes without their scales are: "
+            f"{notes.some(not_real)}"
+        )
     if misshapen:
         problems.append(f"{len(misshapen)} of another shape: {notes.some(misshapen)}")
     if not_finite:

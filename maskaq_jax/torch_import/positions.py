@@ -51,11 +51,16 @@ def fit_positions(
     """
     if isinstance(model, Yolos):
         return _fit_yolos(state, model, image_size, source, tell)
-    return dict(state) | _fit_square(state, model, length, source, tell)
+    return dict(state) | _fit_square(state, model, length, image_size, source, tell)
 
 
 def _fit_square(
-    state: Mapping[str, np.ndarray], model: Model, length: int, source: str, tell: Tell
+    state: Mapping[str, np.ndarray],
+    model: Model,
+    length: int,
+    image_size: Grid | None,
+    source: str,
+    tell: Tell,
 ) -> State:
     """Of a ViT, whose grids are squares; and the class token that takes a position up.
 
@@ -68,6 +73,7 @@ def _fit_square(
     if num_before == 0 and "cls_token" in state and _is_square(embedding.shape[1:2], before=1):
         changed["cls_token"] = state["cls_token"] + embedding[:, :1]
         embedding = embedding[:, 1:]
+    _check_grid(embedding.shape, model, num_before, image_size, source)
     is_classifier = isinstance(model, VisionTransformer)
     changed[_NAME] = resample(embedding, length, num_before, by_timm=is_classifier)
     if changed[_NAME].shape != embedding.shape:
@@ -83,6 +89,26 @@ def _fit_square(
             f"{columns}, by {rule}"
         )
     return changed
+
+
+def _check_grid(
+    shape: tuple[int, ...], model: Model, num_before: int, image_size: Grid | None, source: str
+) -> None:
+    """Raises ValueError where positions are said to be of other rows than their number suggests."""
+    patch: Any = getattr(model, "patch_size", None)
+    if image_size is None or patch is None or len(shape) != 3:
+        return
+    count = shape[1] - num_before
+    side = math.isqrt(max(0, count))
+    taken = model.patch_grid if math.prod(model.patch_grid) == count else (side, side)
+    said = image_size[0] // patch, image_size[1] // patch
+    if math.prod(said) == count and said != taken:
+        raise ValueError(
+            f"{source}: position embeddings of {count} patches are of {said[0]} x {said[1]} where "
+            f"images are {image_size[0]} x {image_size[1]}, as is said beside the weights; the "
+            f"model would take them for {taken[0]} x {taken[1]}: set "
+            f"config.model.arguments.img_size={image_size}"
+        )
 
 
 def _is_square(shape: tuple[int, ...], before: int) -> bool:

@@ -37,6 +37,8 @@ _OF_SCRIPTS = ("model", "state_dict", "params", "target")
 _KEYS_SHOWN = 8
 # How weights are saved so that they can be read.
 _ALONE = "torch.save(model.state_dict(), 'weights.pth')"
+# A kernel's name in a packed file of `maskaq_jax.export`.
+_OF_PACKED = re.compile(r"^params/.*/kernel\.codes$")
 # NumPy's archives hold weights about as large as they are; what is far smaller hides something.
 _MOST_COMPRESSED, _SMALL = 100, 64 * 2**20
 
@@ -63,10 +65,13 @@ def find_file(path: Path) -> Path:
     if path.is_file():
         return path
     if not path.is_dir():
-        raise FileNotFoundError(f"no weight file {path}{_address_advice(path)}")
+        told = paths.dangling_link(path) or f"no weight file {path}{_address_advice(path)}"
+        raise FileNotFoundError(told)
     for name in FILES:
         if (path / name).is_file():
             return path / name
+        if dangling := paths.dangling_link(path / name):
+            raise FileNotFoundError(dangling)
     found = _weight_files(path)
     found = [file for file in found if not _is_head(file)] or found
     if not found:
@@ -138,7 +143,7 @@ def _address_advice(path: Path) -> str:
 
 def _read_safetensors(path: Path) -> State:
     try:
-        return load_file(path)
+        state: State = load_file(path)
     except AttributeError as error:  # a number format's name, which numpy lacks
         raise ValueError(
             f"{path} stores numbers in a format that can't be read ({error.name}): store them "
@@ -146,6 +151,12 @@ def _read_safetensors(path: Path) -> State:
         ) from error
     except SafetensorError as error:
         raise ValueError(f"{path} is not a readable safetensors file: {error}") from error
+    if any(_OF_PACKED.search(name) for name in state):
+        raise ValueError(
+            f"{path} holds integers that maskaq_jax.export has packed, not weights to quantize: "
+            "maskaq_jax.export.load_packed reads it"
+        )
+    return state
 
 
 def _read_shards(path: Path) -> State:
@@ -275,9 +286,15 @@ def _read_pickle(path: Path, weights_key: str = "", tell: Tell = notes.log) -> S
     if not is_state:
         raise ValueError(f"{path}: expected a state dict of tensors")
     try:
-        return {name: tensor.detach().float().numpy() for name, tensor in content.items()}
+        return {name: _to_numpy(tensor.detach()) for name, tensor in content.items()}
     except (RuntimeError, TypeError) as error:  # sparse, quantized, or on no device
         raise ValueError(f"{path}: expected dense tensors of numbers: {error}") from error
+
+
+def _to_numpy(tensor: Any) -> np.ndarray:
+    """A tensor of PyTorch's; NumPy doesn't know all of its kinds of real numbers."""
+    array: np.ndarray = (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+    return array
 
 
 def _choose(path: Path, content: Any, weights_key: str, tell: Tell) -> dict[str, Any]:

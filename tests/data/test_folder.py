@@ -278,6 +278,7 @@ def test_a_file_of_classes_may_have_more_of_them_than_there_are_folders(tmp_path
     [
         ("classes", "a\nb", "names no class folder 'c'"),
         ("classes", "a\nb\nc\nd", "class 'd' has number 3, but the model has 3 classes"),
+        ("classes", "class\na\nb\nc", "class 'c' has number 3, but the model has 3 classes"),
         ("classes", "a\nb\na\nc", "two lines name the same class"),
         ("classes", "a 0\nb 1\nc 1", "two classes have the same number"),
         ("classes.json", "{", r"classes\.json is not readable"),
@@ -459,3 +460,47 @@ def test_files_among_real_images_that_are_passed_over_are_named(folder, names):
     )
     for name in names:
         assert name in told[0]
+
+
+@pytest.mark.parametrize(("name", "text"), [("classes", "b\na"), ("classes.json", '["b", "a"]')])
+def test_a_list_of_some_of_the_classes_numbers_none(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    _save_classes(tmp_path / "val", "ab")
+    with pytest.raises(ValueError, match=r"lists 2 classes in their order, but the model has 1000"):
+        _open(tmp_path / "val", 1000, tmp_path / name, "file")
+    (tmp_path / "numbered").write_text("b 7\na 207\n")
+    dataset = _open(tmp_path / "val", 1000, tmp_path / "numbered", "file")
+    assert [label for _, label in dataset] == [7, 207]
+
+
+@pytest.mark.parametrize("num_classes", [0, 2])
+def test_a_folder_that_links_lead_back_to_is_read_once(folder, num_classes):
+    before = len(_open(folder, num_classes))
+    (folder / "n01" / "again").symlink_to(folder / "n01", target_is_directory=True)
+    assert len(_open(folder, num_classes)) == before
+
+
+def test_images_may_lie_behind_links(folder, tmp_path):
+    (tmp_path / "linked").mkdir()
+    for name in ("n01", "n02"):
+        (tmp_path / "linked" / name).symlink_to(folder / name, target_is_directory=True)
+    assert len(_open(tmp_path / "linked")) == 4
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("@a", "b", "c"), "holds 2 class folders, but the model has 3 classes: .*passed over: @a"),
+        (("@a", "#b", "@c"), "holds no images ending in .*; .* passed over: #b, @a, @c"),
+    ],
+)
+def test_a_refusal_names_what_was_no_class(tmp_path, names, message):
+    _save_classes(tmp_path, names)
+    with pytest.raises(ValueError, match=message):
+        _open(tmp_path, 3)
+
+
+def test_a_file_without_labels_is_named(folder, tmp_path):
+    (tmp_path / "labels").write_text("\n")
+    with pytest.raises(ValueError, match="labels, which names none: it takes a line `NAME LABEL`"):
+        _open(folder, labels=tmp_path / "labels")

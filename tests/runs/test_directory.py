@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -157,3 +158,40 @@ def test_other_weights_of_the_same_name_are_refused(settings, started):
     (started / "weights.json").write_text("[]")
     with pytest.raises(ConfigError, match=r"weights\.json is not readable"):
         directory.check_weights(started, settings, PARAMS)
+
+
+@pytest.mark.parametrize(("name", "place"), [("evaluation", "pics"), ("real", "own")])
+def test_a_run_continues_with_the_images_that_it_was_started_with(settings, tmp_path, name, place):
+    settings = _with_images(settings, "pics", real="own")
+    images = {"evaluation": 1, "real": 2}
+    directory.check_images(tmp_path / "run", settings, images)
+    with directory.claim(tmp_path / "run", settings, PARAMS, images=images):
+        pass
+    directory.check_images(tmp_path / "run", settings, images)
+    with pytest.raises(
+        ConfigError, match=rf"other {name} images than {place} holds now: bring back"
+    ):
+        directory.check_images(tmp_path / "run", settings, images | {name: 3})
+    (tmp_path / "run" / "images.json").write_text("[1]")
+    with pytest.raises(ConfigError, match=r"images\.json is not readable"):
+        directory.check_images(tmp_path / "run", settings, images)
+
+
+def test_a_directory_that_is_removed_under_a_run_is_told(settings, tmp_path):
+    with (
+        pytest.raises(FileNotFoundError, match="was removed while the run was at work"),
+        directory.claim(tmp_path / "run", settings, PARAMS),
+    ):
+        shutil.rmtree(tmp_path / "run")
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"seed": 0}'])
+def test_results_that_are_none_are_named(tmp_path, text):
+    (tmp_path / "results.json").write_text(text)
+    with pytest.raises(ValueError, match=r"results\.json is not readable"):
+        directory.read_results(tmp_path)
+
+
+def test_a_directory_without_a_run_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no run in .*: there is no config\.json"):
+        directory.read_settings(tmp_path)

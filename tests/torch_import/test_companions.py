@@ -160,6 +160,9 @@ SQUASHED = {"resize": "squash", "crop_ratio": 1.0, "interpolation": "bilinear"}
         ),
         ({"do_resize": False, "size": 224}, {}),
         ({"size": "large", "resample": 77, "image_mean": "none"}, {}),
+        ({"size": [224, 224], "resample": "bilinear"}, SQUASHED),
+        ({"size": [224, 448], "resample": [3]}, {}),
+        ({"image_mean": [0.5], "image_std": 0.1}, HALVES),
     ],
 )
 def test_what_a_processor_does_is_read_in_our_words(tmp_path, processor, expected):
@@ -190,3 +193,47 @@ def test_resampled_positions_are_said(tmp_path):
     torch_import.from_torch_state(torch_import.to_torch_state(params), MODEL, tell=told.append)
     (line,) = told
     assert "of 4 x 4 patches are resampled to 2 x 2, by timm's rule" in line
+
+
+@pytest.mark.parametrize(
+    ("file", "said", "uncompared"),
+    [
+        ("preprocessor_config.json", {"do_resize": False}, ["do_resize=False"]),
+        ("preprocessor_config.json", {"resample": 4, "size": 9}, ["resample=4"]),
+        ("preprocessor_config.json", {"size": [8, 9]}, ["size=[8, 9]"]),
+        ("preprocessor_config.json", {"size": 8, "resample": 3}, []),
+        ("config.json", {"architecture": "x", "crop_mode": "border"}, ["crop_mode='border'"]),
+        (
+            "config.json",
+            {"architecture": "x", "pretrained_cfg": {"interpolation": "random"}},
+            ["interpolation='random'"],
+        ),
+    ],
+)
+def test_what_has_no_counterpart_is_listed(tmp_path, file, said, uncompared):
+    save_file({"a": np.zeros(1)}, tmp_path / "model.safetensors")
+    (tmp_path / file).write_text(json.dumps(said))
+    assert list(torch_import.read_companions(tmp_path).uncompared) == uncompared
+
+
+def test_a_file_with_a_byte_order_mark_is_read(load):
+    with pytest.raises(ValueError, match="act_layer='relu'"):
+        load("\ufeff" + json.dumps({"hidden_act": "relu"}))
+
+
+def test_scales_that_are_no_list_are_named(load):
+    with pytest.raises(ValueError, match="says pool_scales=3, and the models here pool at"):
+        load({"model_type": "upernet", "pool_scales": 3})
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"image_size": [4, 16]},
+        {"architecture": "x", "pretrained_cfg": {"input_size": [3, 4, 16]}},
+        {"architecture": "x", "input_size": [3, 4, 16]},
+    ],
+)
+def test_positions_of_other_rows_and_columns_are_refused(load, config):
+    with pytest.raises(ValueError, match=r"4 patches are of 1 x 4 where images are 4 x 16.*2 x 2"):
+        load(config)

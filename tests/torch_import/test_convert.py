@@ -213,6 +213,9 @@ class _Tensor:
     def detach(self):
         return self
 
+    def is_floating_point(self):
+        return np.issubdtype(self.value.dtype, np.floating)
+
     def float(self):
         return _Tensor(np.asarray(self.value, np.float32))
 

@@ -135,3 +135,10 @@ def test_a_file_that_is_broken_is_named(tensors, load, change):
     with pytest.raises(ValueError, match=r"weights\.pth is ") as refusal:
         load(tensors, change=change)
     assert "weights_only" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int64, torch.bool])
+def test_codes_without_their_scales_are_no_weights(tensors, load, dtype):
+    name = str(dtype).removeprefix("torch.")
+    with pytest.raises(ValueError, match=rf"1 that are no real numbers.*: head\.weight is {name}"):
+        load(tensors | {"head.weight": tensors["head.weight"].to(dtype)})

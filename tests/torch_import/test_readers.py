@@ -331,3 +331,30 @@ def test_a_swin_of_torchvision_is_read(load, prefix):
     theirs = _in_torchvisions_names(torch_import.to_torch_state(params))
     theirs["features.1.0.attn.relative_position_index"] = np.zeros(16, np.int64)
     assert_same(load(_prefixed(prefix, theirs), swin)[0], params)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int64, np.bool_])
+def test_codes_without_their_scales_are_no_weights(state, load, dtype):
+    codes = state | {"blocks.0.mlp.fc1.weight": state["blocks.0.mlp.fc1.weight"].astype(dtype)}
+    named = rf"1 that are no real numbers.*blocks\.0\.mlp\.fc1\.weight is {np.dtype(dtype)}"
+    with pytest.raises(ValueError, match=named):
+        load(codes)
+
+
+def test_a_packed_file_of_ours_is_told(load):
+    with pytest.raises(ValueError, match=r"integers that maskaq_jax\.export has packed"):
+        load({"params/head/kernel.codes": np.zeros(4, np.uint8)})
+
+
+@pytest.mark.parametrize("named", ["folder", "file"])
+def test_a_link_to_nothing_is_told(tmp_path, named):
+    link = tmp_path / "model.safetensors"
+    link.symlink_to("../blobs/gone")
+    with pytest.raises(FileNotFoundError, match=r"is a link to \.\./blobs/gone, where there is"):
+        torch_import.load_torch_weights(tmp_path if named == "folder" else link, MODEL)
+
+
+def test_what_float32_cannot_hold_is_named_without_a_warning(state, load):
+    large = state | {"head.bias": np.full_like(state["head.bias"], 1e300, dtype=np.float64)}
+    with pytest.raises(ValueError, match=r"1 with NaN or infinite values: head\.bias"):
+        load(large)
