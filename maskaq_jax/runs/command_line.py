@@ -6,11 +6,14 @@ import os
 import re
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
-from typing import NoReturn, TextIO
+from typing import Any, NoReturn, TextIO
 
 FAILURE = 1
 USAGE_ERROR = 2
+# Seconds in which a finalizer has ended.
+_UNTIL_IT_COMES_AGAIN = 0.05
 # As shells count programs that a signal has ended.
 ENDED_BY = 128
 
@@ -62,6 +65,18 @@ def end_at_ctrl_c() -> None:
         signal.signal(number, end_at_once)
         raise KeyboardInterrupt
 
+    def come_again(told: Any) -> None:
+        # It came in a finalizer or a callback of C, which no exception leaves.
+        if not isinstance(told.exc_value, KeyboardInterrupt):
+            hook(told)
+            return
+        signal.signal(signal.SIGINT, end_in_order)
+        timer = threading.Timer(_UNTIL_IT_COMES_AGAIN, os.kill, (os.getpid(), signal.SIGINT))
+        timer.daemon = True
+        timer.start()
+
+    hook = sys.unraisablehook
+    sys.unraisablehook = come_again
     signal.signal(signal.SIGINT, end_in_order)
 
 
