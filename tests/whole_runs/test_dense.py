@@ -1,6 +1,7 @@
 """Whole runs of detectors, segmenters and models of maps, from weights to a low-bit model."""
 
 import dataclasses
+import functools
 import json
 import re
 
@@ -14,6 +15,7 @@ from maskaq_jax import report, run, torch_import
 from maskaq_jax.data import scenes
 from maskaq_jax.export import __main__ as export
 from maskaq_jax.models import create_model
+from maskaq_jax.runs.progress import Progress
 from tests import tiny
 
 pytestmark = [tiny.ignore_orbax_warnings, pytest.mark.slow]
@@ -63,22 +65,40 @@ def _settings(settings, name, weights):
     )
 
 
+def _save_weights(name, directory):
+    """Random ones, of this model."""
+    arguments, num_classes, _ = MODELS[name]
+    model = create_model(name, num_classes, **arguments)
+    weights = directory / "weights.safetensors"
+    params = jax.jit(model.init)(jax.random.key(0), np.zeros((1, 96, 96, 3), np.float32))["params"]
+    save_file(torch_import.to_torch_state(params), weights)
+    return weights
+
+
 @pytest.fixture
 def few_scenes(monkeypatch):
     monkeypatch.setattr(scenes, "NUM_SCENES", 6)
 
 
+@pytest.fixture(scope="module")
+def run_whole(settings, tmp_path_factory):
+    """Runs a model by its name, once: its inputs and results, with a report."""
+
+    @functools.cache
+    def run_whole(name):
+        directory = tmp_path_factory.mktemp(name)
+        own = _settings(settings, name, _save_weights(name, directory))
+        inputs = tiny.prepare(own, directory / "run")
+        return inputs, run.run(inputs, at_end=report.write_at_end)
+
+    return run_whole
+
+
 @pytest.mark.usefixtures("few_scenes")
 @pytest.mark.parametrize("name", MODELS)
-def test_a_run_goes_from_weights_to_a_low_bit_model_and_its_file(settings, tmp_path, name, capsys):
-    arguments, num_classes, metric = MODELS[name]
-    model = create_model(name, num_classes, **arguments)
-    weights = tmp_path / "weights.safetensors"
-    params = jax.jit(model.init)(jax.random.key(0), np.zeros((1, 96, 96, 3), np.float32))["params"]
-    save_file(torch_import.to_torch_state(params), weights)
-    workdir = tmp_path / "run"
-    inputs = tiny.prepare(_settings(settings, name, weights), workdir)
-    results = run.run(inputs, at_end=report.write_at_end)
+def test_a_run_goes_from_weights_to_a_low_bit_model_and_its_file(run_whole, name, capsys):
+    inputs, results = run_whole(name)
+    metric, workdir, num_classes = MODELS[name][2], inputs.workdir, inputs.model.num_classes
     assert (workdir / "samples.png").is_file()
     assert '<section id="samples"' in (workdir / "report.html").read_text(encoding="utf-8")
     if metric:
@@ -104,3 +124,29 @@ def test_a_run_goes_from_weights_to_a_low_bit_model_and_its_file(settings, tmp_p
         export.main([f"--workdir={workdir}", "--format=litert"])
     (told,) = capsys.readouterr().err.splitlines()
     assert "--format=litert takes classifiers" in told
+
+
+class _StopError(Exception):
+    pass
+
+
+@pytest.mark.usefixtures("few_scenes")
+@pytest.mark.parametrize("name", ["yolos", "upernet_swin"])
+def test_a_stopped_run_continues_to_the_same_bits(run_whole, tmp_path, monkeypatch, name):
+    """Stops before the second of two steps of training, then starts again."""
+    inputs, finished = run_whole(name)
+    original, steps = Progress.phase, []
+
+    def stopping_phase(progress, phase):
+        steps.extend([phase] if phase == "finetuning" else [])
+        if len(steps) == 2:
+            raise _StopError
+        return original(progress, phase)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Progress, "phase", stopping_phase)
+        with pytest.raises(_StopError):
+            run.run(tiny.prepare(inputs.config, tmp_path / "stopped"))
+    assert tiny.checkpoints(tmp_path / "stopped") == [0, 1]
+    results = run.run(tiny.prepare(inputs.config, tmp_path / "stopped"))
+    tiny.assert_same_run(tmp_path / "stopped", results, (inputs.workdir, finished))
