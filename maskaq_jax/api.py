@@ -182,7 +182,7 @@ def quantize(
       method: where training images come from; 'real' takes those of a folder.
       real: that folder, without labels, at any depth.
       evaluate: images to measure accuracy on: a folder of labelled ones, with a folder for each
-        class, or 'tfds:imagenet2012'.
+        class, or 'tfds:imagenet2012', whose split is 'validation' unless `fields` says otherwise.
       workdir: of the run, which continues where one was stopped in it; None for a fresh one under
         runs/.
       seed: of every random draw.
@@ -262,10 +262,12 @@ def _make_config(model: str, argument: str, weights: str, num_classes: int | Non
     if ".py:" in model:
         raise ConfigError(
             f"model {model!r}: what stands behind the colon are arguments of `quantize` itself, as "
-            "`w=3`"
+            "`w=3`, or fields, as `fields={'synthesis.background': 'black'}`"
         )
     if model.endswith(".py"):
-        return config_files.load(config_files.find(model)).get_config(argument)
+        config = config_files.load(config_files.find(model)).get_config(argument)
+        config_lib.check_returned(config)
+        return config
     for path in config_files.list_own():
         config = config_files.load(path).get_config(argument)
         if config.model.name == model and not config.model.weights.startswith("embedded:"):

@@ -91,9 +91,14 @@ def main(argv: list[str]) -> None:
     memory.keep_freed_memory()
     memory.compute_in_32_bits()
     memory.spare_loaded_objects()
-    try:
-        if _CACHE.value:
+    if _CACHE.value:
+        try:
             memory.keep_on_disk(os.path.expanduser(_CACHE.value))
+        except OSError as error:
+            if flags.FLAGS["compilation_cache"].present:
+                refuse(f"--compilation_cache: {error}")
+            print(f"compiled programs are not kept: {error}", file=sys.stderr)
+    try:
         settings = config.validated(_CONFIG.value)
         _check_process_flags()
         if _is_distributed():
@@ -237,7 +242,7 @@ def _parse_flags(argv: list[str]) -> list[str]:
     except BrokenPipeError:  # of help
         raise
     except Exception as error:  # whatever the config file raises
-        refuse(_misspelt_field(argv) or _explain(error))
+        refuse(_mistake_in_fields(argv) or _explain(error))
 
 
 def _name_of_this_module() -> str:
@@ -253,9 +258,9 @@ def _with_config_found(argv: list[str]) -> list[str]:
     They come as `--config=FILE:args` or `--config FILE:args`.
     """
     for place, argument in enumerate(argv):
-        flag, has_value, value = argument.partition("=")
-        if flag not in ("--config", "-config"):
+        if _name_of(argument) != "config":
             continue
+        _, has_value, value = argument.partition("=")
         from maskaq_jax.config import files
 
         following = argv[place + 1 : place + 2]
@@ -272,22 +277,26 @@ def _with_config_found(argv: list[str]) -> list[str]:
     return argv
 
 
-def _misspelt_field(argv: list[str]) -> str | None:
-    """Says what is wrong with the name of a `--config.field`; config_flags says less."""
+def _mistake_in_fields(argv: list[str]) -> str | None:
+    """What is wrong with the name of a `--config.field`; config_flags gives its last word alone."""
     from maskaq_jax import config, schema
 
-    if not any(argument.lstrip("-").partition("=")[0] == "config" for argument in argv[1:]):
-        return _CONFIG_IS_MISSING if any(one.startswith("--config.") for one in argv) else None
-    for argument in argv:
-        path = argument.lstrip("-").partition("=")[0]
-        if argument.startswith("--config."):
-            try:
-                config.check_field(path)
-            except schema.ConfigError as error:
-                return str(error)
-            if inside := config.fields_of(path):
-                return f"{path} is a group of fields: name one of {', '.join(inside)}"
+    fields = [_name_of(argument) for argument in argv if argument.startswith("--config.")]
+    if fields and not {"config", "flagfile"} & set(map(_name_of, argv)):
+        return _CONFIG_IS_MISSING
+    for path in fields:
+        try:
+            inside = config.fields_of(path)
+        except schema.ConfigError as error:
+            return str(error)
+        if inside:
+            return f"{path} is a group of fields: name one of {', '.join(inside)}"
     return None
+
+
+def _name_of(argument: str) -> str:
+    """The flag's name in `--name=value` or `-name`."""
+    return argument.lstrip("-").partition("=")[0] if argument.startswith("-") else ""
 
 
 def _explain(error: Exception) -> str:
@@ -295,6 +304,8 @@ def _explain(error: Exception) -> str:
     if isinstance(error.__context__, KeyError):  # an argument of the model: names not ours
         return f"the config has no field {error.__context__.args[0]}: add it in the config file"
     text = str(error).strip()
+    if found := re.search(r"Attribute <class '(\w+)'>\.\w+ does not exist", text):
+        return f"get_config returns {found[1]}, not an ml_collections.ConfigDict"
     for told, kind in _KINDS.items():
         if found := re.fullmatch(rf"flag --(config\.[\w.]+)=.*: {told} (.*)", text, re.DOTALL):
             return f"{found[1]} must be {kind}, got {found[2]}"

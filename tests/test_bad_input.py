@@ -87,12 +87,9 @@ def _write_damaged_weights(directory):
     length = len(header).to_bytes(8, "little")
     (directory / "bomb.safetensors").write_bytes(length + header.encode())
     (directory / "pointer.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n")
-    for name, file, content in (
-        *[("weighed", "weights", '{"crc32": 1}'), ("blank", "weights", "")],
-        ("pictured", "images", "{"),
-    ):
+    for name, content in (("weighed", '{"crc32": 1}'), ("blank", "")):
         (directory / name).mkdir()
-        (directory / name / f"{file}.json").write_text(content)
+        (directory / name / "weights.json").write_text(content)
 
 
 def _write_weights_that_do_not_fit(directory):

@@ -152,6 +152,14 @@ def test_streams_that_take_nothing_change_no_answer(tmp_path, redirected, status
         assert "No space left on device" in result.stderr
 
 
+def test_a_home_that_takes_no_programs_stops_no_run(tmp_path):
+    (tmp_path / "home").write_text("")
+    result = _run_in({"HOME": str(tmp_path / "home")}, SMOKE + ":method=noize", cwd=tmp_path)
+    told, error = result.stderr.splitlines()
+    assert told.startswith("compiled programs are not kept: ")
+    assert error.startswith("error: unknown config.method 'noize'")
+
+
 def test_64_bits_are_switched_off_for_a_run(monkeypatch):
     program = "import jax; from maskaq_jax.devices import memory; memory.compute_in_32_bits();"
     program += "import jax.numpy as jnp; print(jnp.asarray(1.5).dtype)"

@@ -81,6 +81,32 @@ def prepare(settings, workdir, num_devices=1):
     return dataclasses.replace(run_inputs.prepare(settings, workdir), mesh=mesh)
 
 
+class StopError(Exception):
+    """What a run is stopped by."""
+
+
+def run_until(inputs, monkeypatch, calls, phases=("synthesis", "calibration", "finetuning")):
+    """Runs up to the n-th progress of these phases, which is not saved any more."""
+    original, seen = Progress.phase, []
+
+    @contextlib.contextmanager
+    def stopping_phase(self, name):
+        with original(self, name) as advance:
+
+            def counting(units):
+                seen.append(units)
+                if len(seen) == calls:
+                    raise StopError
+                advance(units)
+
+            yield counting if name in phases else advance
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Progress, "phase", stopping_phase)
+        with pytest.raises(StopError):
+            run.run(inputs)
+
+
 def run_counting_work(inputs, monkeypatch):
     """Runs, and sees that what is kept and what is done come to the whole work of a run.
 

@@ -1,6 +1,6 @@
 """What an experiment is: fields, defaults and checks."""
 
-from maskaq_jax.config.checks import check_values, settled, validated
+from maskaq_jax.config.checks import check_returned, check_values, settled, validated
 from maskaq_jax.config.datasets import evaluation_source, real_images
 from maskaq_jax.config.fields import (
     Config,
@@ -39,6 +39,7 @@ __all__ = [
     "Preset",
     "as_dict",
     "check_field",
+    "check_returned",
     "check_values",
     "create_model",
     "default",

@@ -1,6 +1,7 @@
 """What types alone don't say of a config: choices, and what belongs together."""
 
 import dataclasses
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -22,14 +23,19 @@ def validated(config: ConfigDict) -> Config:
     Raises:
       ConfigError: names the field, what it holds and what was expected; or it is no ConfigDict.
     """
+    check_returned(config)
+    result = settled(from_dict(config.to_dict()))
+    check_values(result)
+    return result
+
+
+def check_returned(config: Any) -> None:
+    """Raises `ConfigError` where a config file's `get_config` returned no ConfigDict."""
     if not isinstance(config, ConfigDict):
         raise ConfigError(
             f"get_config returns {type(config).__name__}, not an ml_collections.ConfigDict: start "
             "from that of configs/common.py"
         )
-    result = settled(from_dict(config.to_dict()))
-    check_values(result)
-    return result
 
 
 def settled(config: Config) -> Config:

@@ -186,22 +186,30 @@ def update(config: ConfigDict, values: Mapping[str, Any]) -> None:
 
 def check_field(path: str) -> None:
     """Raises `ConfigError` if there is no such field as `config.samples.num_samples`."""
+    _kind_of(path)
+
+
+def fields_of(path: str) -> list[str]:
+    """Names of what is in a group of fields, such as `config.evaluation`; none of a field.
+
+    Raises:
+      ConfigError: there is no such field or group.
+    """
+    kind = _kind_of(path)
+    return list(typing.get_type_hints(kind)) if dataclasses.is_dataclass(kind) else []
+
+
+def _kind_of(path: str) -> Any:
+    """The type of a field or of a group of them."""
     kind: Any = Config
     known = "config"
     for name in path.split(".")[1:]:
         if not dataclasses.is_dataclass(kind):
-            return  # a field's own keys are for whoever reads it
+            return None  # a field's own keys are for whoever reads it
         hints = typing.get_type_hints(kind)
         schema.check_known(f"field {known}.{name}", name, hints)
         kind, known = hints[name], f"{known}.{name}"
-
-
-def fields_of(path: str) -> list[str]:
-    """Names of what is in a group of fields, such as `config.evaluation`; none of a field."""
-    kind: Any = Config
-    for name in path.split(".")[1:]:
-        kind = typing.get_type_hints(kind).get(name) if dataclasses.is_dataclass(kind) else None
-    return list(typing.get_type_hints(kind)) if dataclasses.is_dataclass(kind) else []
+    return kind
 
 
 def as_dict(config: Config) -> dict[str, Any]:

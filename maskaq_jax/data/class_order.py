@@ -84,8 +84,8 @@ def read_labels(file: Path, folders: Collection[str], num_classes: int) -> dict[
     if is_list and len(labels) < num_classes:
         raise ValueError(
             f"{file} lists {len(labels)} classes in their order, but the model has {num_classes}: "
-            "it takes all of them, or those there are with their numbers from 0, `NAME NUMBER` a "
-            "line"
+            "it takes all of them, or those there are with their numbers from 0, as `NAME NUMBER` "
+            "a line or {name: number} in JSON"
         )
     return labels
 

@@ -10,21 +10,28 @@ import numpy as np
 
 from maskaq_jax.data.boxes import Boxes
 from maskaq_jax.data.coco import CocoPictures
-from maskaq_jax.data.dataset import Dataset
-from maskaq_jax.data.folder import ImageFiles
+from maskaq_jax.data.folder import FolderReal, ImageFiles
 from maskaq_jax.data.label_maps import MappedFiles
 
 
-def fingerprint(dataset: Dataset) -> int | None:
-    """CRC-32 of the names, sizes and labels of a dataset's files; None where it has no files.
+def fingerprint(images: Any) -> int | None:
+    """CRC-32 of the names, sizes and labels of files of images.
 
     Folders don't count, since the same files may lie elsewhere by now. No file is read.
+
+    Args:
+      images: a `Dataset` or a `RealSource`.
+
+    Returns:
+      None where they are no files of a user's own.
     """
     entries: Iterable[tuple[Any, ...]]
-    if isinstance(dataset, CocoPictures):
-        entries = dataset.pictures
-    elif isinstance(dataset, ImageFiles | MappedFiles):
-        entries = dataset.files
+    if isinstance(images, CocoPictures):
+        entries = images.pictures
+    elif isinstance(images, ImageFiles | MappedFiles):
+        entries = images.files
+    elif isinstance(images, FolderReal):
+        entries = [(path,) for path in images.find().images]
     else:
         return None
     value = 0

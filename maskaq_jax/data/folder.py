@@ -112,7 +112,7 @@ class FolderReal:
         """Raises `ConfigError` unless there are as many images, and the model takes colours."""
         if missing := paths.missing_folder("config.samples.real", self.path):
             raise ConfigError(missing)
-        found = len(image_files.find_below(paths.expanded_path(self.path)).images)
+        found = len(self.find().images)
         if found < self.num_samples:
             raise ConfigError(
                 f"config.samples.num_samples is {self.num_samples}, but config.samples.real "
@@ -120,15 +120,18 @@ class FolderReal:
             )
         check_colours("config.samples.real", model)
 
+    def find(self) -> Found:
+        """All files of the folder."""
+        return image_files.find_below(paths.expanded_path(self.path))
+
     def read(self, model: Model, tell: Tell = notes.log) -> np.ndarray:
         """Reads them, [num_samples, height, width, 3] float32, and tells what is passed over.
 
         Raises:
           ConfigError: one can't be read; it is named.
         """
-        root = paths.expanded_path(self.path)
-        files, others = image_files.find_below(root)
-        _tell_of_others(root, others, tell)
+        files, others = self.find()
+        _tell_of_others(paths.expanded_path(self.path), others, tell)
         chosen = np.linspace(0, len(files) - 1, self.num_samples).round().astype(int)
         size = model.input_shape[:2]
         try:
@@ -248,7 +251,9 @@ def _read_class_folders(
         splits = [path for path in found if _is_split(path, found[path])]
         labels = _number(root, list(found), num_classes, order, classes_file, splits, tell)
     except ValueError as error:
-        raise ValueError("; ".join(filter(None, (str(error), passed_over)))) from None
+        if not passed_over:
+            raise
+        raise ValueError(f"{error}; {passed_over}") from error
     if passed_over:
         tell(passed_over)
     if beside.images:

@@ -28,23 +28,30 @@ class Found(NamedTuple):
 def find_below(root: Path) -> Found:
     """All files but hidden ones; raises OSError for a folder that can't be listed.
 
-    A folder that links lead to a second time, as one into itself does, is entered once.
+    A link that leads back to a folder which it lies below is not followed.
     """
 
     def fail(error: OSError) -> None:
         raise error
 
     paths_below: list[Path] = []
-    entered = set[tuple[int, int]]()
+    outermost = frozenset(map(_identity, root.resolve().parents))
+    above = {os.path.dirname(root): outermost}
     for folder, subfolders, names in os.walk(root, onerror=fail, followlinks=True):
-        status = os.stat(folder)
-        if (status.st_dev, status.st_ino) in entered:
+        here, outer = _identity(folder), above[os.path.dirname(folder)]
+        if here in outer:
             subfolders.clear()
             continue
-        entered.add((status.st_dev, status.st_ino))
+        above[folder] = outer | {here}
         subfolders[:] = [name for name in subfolders if not is_of_system(name)]
         paths_below += [Path(folder, name) for name in names if not name.startswith(".")]
     return sort_out(paths_below)
+
+
+def _identity(folder: str | Path) -> tuple[int, int]:
+    """What the same folder has in common, whatever leads to it."""
+    status = os.stat(folder)
+    return status.st_dev, status.st_ino
 
 
 def sort_out(files: list[Path]) -> Found:

@@ -70,14 +70,14 @@ def keep_on_disk(directory: str) -> None:
     """Has programs of every size kept in a directory or bucket: the next start compiles none.
 
     Raises:
-      OSError: the directory can't be made.
+      OSError: the directory can't be made or written to.
     """
     if "://" not in directory:
         try:
             os.makedirs(directory, exist_ok=True)
         except OSError as error:
-            raise OSError(
-                f"--compilation_cache {directory} can't be made: {error.strerror}"
-            ) from error
+            raise OSError(f"{directory} can't be made: {error.strerror}") from error
+        if not os.access(directory, os.W_OK | os.X_OK):
+            raise OSError(f"{directory} can't be written to")
     jax.config.update("jax_compilation_cache_dir", directory)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)

@@ -10,7 +10,7 @@ _ENTRIES = {
     "checkpoints": "states of training, to continue from; the last one is the low-bit model",
     "command.json": "the command that started the run",
     "config.json": "the experiment, every field",
-    "images.json": "checksums of one's own images that the run started with",
+    "images.json": "checksums of the names of one's own images that the run started with",
     "metrics.jsonl": "loss terms, a line for each batch of images and each epoch of training",
     "results.json": "accuracies, times and all else that is told here first",
     "samples": "the synthetic images",

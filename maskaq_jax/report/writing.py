@@ -50,8 +50,8 @@ def write(workdir: Path) -> Path:
       FileNotFoundError: there is no finished run.
       ValueError, OSError: a file can't be read or is damaged, or the page can't be written.
     """
+    directory.read_results(workdir)  # which refuses damaged ones before the long work
     model, variables = inputs.load(workdir)
-    directory.read_results(workdir)  # before the long work
     read: RunInputs | str
     try:
         read = inputs.reopen(workdir)

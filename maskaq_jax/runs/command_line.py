@@ -12,7 +12,8 @@ from typing import Any, NoReturn, TextIO
 
 FAILURE = 1
 USAGE_ERROR = 2
-# Seconds in which a finalizer has ended.
+# Seconds after which a signal that was lost in a finalizer is sent again: by then most have ended,
+# and in one that has not it is lost and sent once more.
 _UNTIL_IT_COMES_AGAIN = 0.05
 # As shells count programs that a signal has ended.
 ENDED_BY = 128
@@ -41,7 +42,8 @@ def start(program: Callable[[], object]) -> None:
         _write_nowhere(sys.stdout, sys.stderr)
         sys.exit(ENDED_BY + signal.SIGPIPE)
     except OSError as error:  # of the streams themselves, as of a full disk
-        tell(str(error))
+        with contextlib.suppress(BrokenPipeError):
+            tell(str(error))
         _write_nowhere(sys.stdout)
         sys.exit(FAILURE)
 
@@ -62,6 +64,8 @@ def end_at_ctrl_c() -> None:
 
     def end_in_order(number: int, frame: object) -> NoReturn:
         del frame
+        while timers:  # or that one would count as the second
+            timers.pop().cancel()
         signal.signal(number, end_at_once)
         raise KeyboardInterrupt
 
@@ -71,9 +75,11 @@ def end_at_ctrl_c() -> None:
             hook(told)
             return
         signal.signal(signal.SIGINT, end_in_order)
-        timer = threading.Timer(_UNTIL_IT_COMES_AGAIN, os.kill, (os.getpid(), signal.SIGINT))
-        timer.daemon = True
-        timer.start()
+        timers.append(threading.Timer(_UNTIL_IT_COMES_AGAIN, os.kill, (os.getpid(), signal.SIGINT)))
+        timers[-1].daemon = True
+        timers[-1].start()
+
+    timers: list[threading.Timer] = []
 
     hook = sys.unraisablehook
     sys.unraisablehook = come_again

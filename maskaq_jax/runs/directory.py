@@ -129,6 +129,15 @@ def read_settings(workdir: Path) -> Config:
         ) from error
 
 
+def check_finished(workdir: Path) -> None:
+    """Raises FileNotFoundError unless there is a finished run."""
+    if not (workdir / RESULTS).is_file():
+        raise FileNotFoundError(
+            f"no finished run in {workdir}: there is no {RESULTS} (a stopped run continues when it "
+            "is started again with the same config and workdir)"
+        )
+
+
 def read_results(workdir: Path) -> dict[str, Any]:
     """What a finished run told at its end.
 
@@ -136,6 +145,7 @@ def read_results(workdir: Path) -> dict[str, Any]:
       FileNotFoundError: it isn't finished.
       ValueError: the file is damaged.
     """
+    check_finished(workdir)
     saved = workdir / RESULTS
     try:
         results = json.loads(saved.read_text(encoding="utf-8"))
@@ -168,9 +178,11 @@ def check_images(workdir: Path, settings: Config, images: Mapping[str, int]) -> 
     Args:
       workdir: the directory.
       settings: of the run.
-      images: fingerprints of its evaluation and real images, of a user's own; a run that has none
-        written down is not compared.
+      images: fingerprints of a user's own images, by 'evaluation' and 'real'; those that the run
+        has not written down are not compared.
     """
+    if not (workdir / CONFIG).is_file():  # what is there is left of a start that was killed
+        return
     try:
         before = dict(json.loads((workdir / IMAGES).read_text(encoding="utf-8")))
     except FileNotFoundError:
@@ -178,12 +190,13 @@ def check_images(workdir: Path, settings: Config, images: Mapping[str, int]) -> 
     except (ValueError, TypeError, RecursionError) as error:
         raise ConfigError(f"{workdir / IMAGES} is not readable: {error}") from error
     places = {"evaluation": settings.evaluation.path, "real": settings.samples.real}
-    changed = [name for name in places if before.get(name) != images.get(name)]
-    if changed:
-        raise ConfigError(
-            f"workdir {workdir} holds a run that was started with other {changed[0]} images than "
-            f"{places[changed[0]]} holds now: bring back those, or name another --workdir"
-        )
+    for name, value in images.items():
+        if before.get(name, value) != value:
+            raise ConfigError(
+                f"workdir {workdir} holds a run that was started with other {name} images than "
+                f"{places[name]} holds now, by their files' names, sizes and labels: bring back "
+                "those, or name another --workdir"
+            )
 
 
 @contextlib.contextmanager

@@ -27,9 +27,13 @@ from maskaq_jax.torch_import import hub
 # A path, a picture that Pillow has opened, or [height, width, channels] uint8.
 Picture = str | os.PathLike[str] | Image.Image | np.ndarray | jax.Array
 # Settings of JAX that make errors of what is meant.
+_GUARDED = ("disallow", "disallow_explicit")
 _REFUSING_SETTINGS = {
     "jax_numpy_dtype_promotion": ("strict",),
-    "jax_transfer_guard": ("disallow", "disallow_explicit"),
+    "jax_transfer_guard": _GUARDED,
+    "jax_transfer_guard_host_to_device": _GUARDED,
+    "jax_transfer_guard_device_to_host": _GUARDED,
+    "jax_transfer_guard_device_to_device": _GUARDED,
 }
 # Of an array that is a picture: grey, RGB, and each with how opaque it is.
 _CHANNELS = (1, 2, 3, 4)
@@ -49,7 +53,7 @@ class RunInputs:
       real: normalised training images, read for the method 'real' alone.
       notes: what was taken for granted while reading.
       command: which starts the run, without its directory; empty where nobody would repeat it.
-      fingerprints: of a user's own images, by 'evaluation' and 'real'.
+      fingerprints: of a user's own images, by 'evaluation' and 'real'; on the main process alone.
     """
 
     config: Config
@@ -86,6 +90,7 @@ def prepare(settings: Config, workdir: Path) -> RunInputs:
       ConfigError: a field doesn't fit the machine, or the directory holds something else.
       ValueError, OSError: a file can't be read or doesn't fit.
     """
+    _check_32_bits()
     _check_jax()
     mesh = parallel.make_mesh()
     # The others don't look: an NFS client remembers for a while that a file was not there.
@@ -103,8 +108,9 @@ def prepare(settings: Config, workdir: Path) -> RunInputs:
         directory.check_weights(workdir, settings, params)
     images = config.real_images(settings)
     real = None if images is None else images.read(model, notes.append)
-    fingerprints = _fingerprints(evaluation, real if settings.samples.real else None)
+    fingerprints: dict[str, int] = {}
     if parallel.is_main_process():
+        fingerprints = _fingerprints(evaluation, images)
         directory.check_images(workdir, settings, fingerprints)
     return RunInputs(
         *(settings, workdir, mesh, model, params, evaluation, real, tuple(notes)),
@@ -112,21 +118,19 @@ def prepare(settings: Config, workdir: Path) -> RunInputs:
     )
 
 
-def _fingerprints(evaluation: data.Dataset | None, real: np.ndarray | None) -> dict[str, int]:
+def _fingerprints(evaluation: data.Dataset | None, real: data.RealSource | None) -> dict[str, int]:
     """Of the images that are files of a user's own."""
-    found: dict[str, int] = {}
-    if evaluation is not None and (of_files := data.fingerprint(evaluation)) is not None:
-        found["evaluation"] = of_files
-    if real is not None:
-        found["real"] = checkpoint.checksum(real)
-    return found
+    sources = {"evaluation": evaluation, "real": real}
+    found = {name: data.fingerprint(source) for name, source in sources.items() if source}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def reopen(workdir: Path) -> RunInputs:
     """What a run that has calibrated Q read, but for its evaluation images; writes nothing.
 
     Raises:
-      ConfigError: the folder holds no such run, or one of other weights than there are now.
+      ConfigError: the folder holds no such run, or one of other weights or real images than there
+        are now.
       ValueError, OSError: a file can't be read or doesn't fit.
     """
     if not workdir.is_dir():
@@ -139,7 +143,7 @@ def reopen(workdir: Path) -> RunInputs:
             f"the run in {workdir} has not calibrated its model yet: start it again with the same "
             "config and workdir"
         )
-    _check_jax()
+    _check_32_bits()
     mesh = parallel.make_mesh()
     model = config.create_model(settings)
     with _telling_of(workdir):
@@ -148,6 +152,7 @@ def reopen(workdir: Path) -> RunInputs:
     with _telling_of(workdir):
         images = config.real_images(settings)
         real = None if images is None else images.read(model)
+    directory.check_images(workdir, settings, _fingerprints(None, images))
     return RunInputs(settings, workdir, mesh, model, params, None, real)
 
 
@@ -163,8 +168,17 @@ def _telling_of(workdir: Path) -> Iterator[None]:
         ) from error
 
 
+def _check_32_bits() -> None:
+    """Raises `ConfigError` where JAX makes 64-bit numbers, as of parameters' shapes."""
+    if jax.config.values["jax_enable_x64"]:
+        raise ConfigError(
+            "JAX computes in 64 bits (JAX_ENABLE_X64), which runs don't: unset it, or call "
+            "jax.config.update('jax_enable_x64', False) before anything else of JAX"
+        )
+
+
 def _check_jax() -> None:
-    """Raises `ConfigError` where JAX is set to make 64-bit numbers, or to refuse what runs do."""
+    """Raises `ConfigError` where JAX is set to refuse what runs do."""
     for name, refused in _REFUSING_SETTINGS.items():
         value = jax.config.values.get(name)
         if value in refused:
@@ -173,11 +187,6 @@ def _check_jax() -> None:
                 "work: unset it, or call jax.config.update with its default before anything else "
                 "of JAX"
             )
-    if jax.config.values["jax_enable_x64"]:
-        raise ConfigError(
-            "JAX computes in 64 bits (JAX_ENABLE_X64), which runs don't: unset it, or call "
-            "jax.config.update('jax_enable_x64', False) before anything else of JAX"
-        )
 
 
 def load(workdir: str | os.PathLike[str]) -> tuple[Model, Any]:
@@ -195,12 +204,8 @@ def load(workdir: str | os.PathLike[str]) -> tuple[Model, Any]:
       OSError: its last checkpoint is damaged, or JAX finds no device.
     """
     workdir = paths.expanded_path(os.fspath(workdir))
-    if not (workdir / directory.RESULTS).is_file():
-        raise FileNotFoundError(
-            f"no finished run in {workdir}: there is no {directory.RESULTS} (a stopped run "
-            "continues when it is started again with the same config and workdir)"
-        )
-    _check_jax()
+    directory.check_finished(workdir)
+    _check_32_bits()
     # Here, wherever the run was.
     here = jax.sharding.SingleDeviceSharding(parallel.find_devices()[0])
     settings = directory.read_settings(workdir)

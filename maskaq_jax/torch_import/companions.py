@@ -95,25 +95,25 @@ def read(weights: Path, tell: Tell) -> Companions:
     config = found[CONFIG]
     model: dict[str, tuple[Any, str]] = {}
     pictures: dict[str, Any] = {}
+    said: Mapping[str, Any] = {}
     files, unknown = {"model": CONFIG, "pictures": PROCESSOR}, ""
-    uncompared: list[str] = []
     if isinstance(config.get("architecture"), str):
         unknown = _unknown_name(config["architecture"], weights)
         model, said = _of_timm(config)
-        pictures, uncompared = _pictures_of_timm(said), _uncompared_of_timm(said)
         files["pictures"] = CONFIG
     elif config:
         model = _of_transformers(config, weights)
     elif found[OPEN_CLIP]:
-        model, pictures = _of_open_clip(found[OPEN_CLIP])
+        model, said = _of_open_clip(found[OPEN_CLIP])
         files = {"model": OPEN_CLIP, "pictures": OPEN_CLIP}
+    pictures, uncompared = _pictures_of_timm(said), _uncompared_of_timm(said)
     part = found[PROCESSORS].get("image_processor")
     for name, processor in ((PROCESSOR, found[PROCESSOR]), (PROCESSORS, part)):
         if isinstance(processor, Mapping) and processor:
             pictures, uncompared = _of_processor(processor), _uncompared_of(processor)
             files["pictures"] = name
             break
-    size = _image_size(config.get("image_size")) or _size_of_timm(config)
+    size = _image_size(config.get("image_size")) or _size_of_timm(said)
     return Companions(model, pictures, files, size, unknown, tuple(uncompared))
 
 
@@ -230,10 +230,9 @@ def _of_timm(config: Mapping[str, Any]) -> tuple[dict[str, tuple[Any, str]], Map
     return found, {**config, **pretrained} if isinstance(pretrained, Mapping) else config
 
 
-def _size_of_timm(config: Mapping[str, Any]) -> tuple[int, int] | None:
+def _size_of_timm(said: Mapping[str, Any]) -> tuple[int, int] | None:
     """Height and width of `input_size`, which has channels first."""
-    pretrained = config.get("pretrained_cfg")
-    size = (pretrained if isinstance(pretrained, Mapping) else config).get("input_size")
+    size = said.get("input_size")
     return _image_size(size[1:]) if isinstance(size, list) and len(size) == 3 else None
 
 
@@ -260,8 +259,10 @@ def _pictures_of_timm(said: Mapping[str, Any]) -> dict[str, Any]:
     return pictures
 
 
-def _of_open_clip(config: Mapping[str, Any]) -> tuple[dict[str, tuple[Any, str]], dict[str, Any]]:
-    """OpenCLIP's file says how pictures are made and, of its own ViTs, heads and activation."""
+def _of_open_clip(
+    config: Mapping[str, Any],
+) -> tuple[dict[str, tuple[Any, str]], Mapping[str, Any]]:
+    """OpenCLIP's file says heads and activation of its own ViTs and, as timm does, of pictures."""
     model, pictures = (config.get(key) for key in ("model_cfg", "preprocess_cfg"))
     model = model if isinstance(model, Mapping) else {}
     tower = model.get("vision_cfg")
@@ -273,7 +274,8 @@ def _of_open_clip(config: Mapping[str, Any]) -> tuple[dict[str, tuple[Any, str]]
             found["num_heads"] = width // of_head, "width / head_width"
     said = dict(pictures) if isinstance(pictures, Mapping) else {}
     modes = {"shortest": "center", "squash": "squash"}
-    return found, _pictures_of_timm(said | {"crop_mode": modes.get(str(said.get("resize_mode")))})
+    mode = said.get("resize_mode")
+    return found, said | {"crop_mode": modes.get(str(mode), mode)}
 
 
 def _of_processor(processor: Mapping[str, Any]) -> dict[str, Any]:
@@ -360,18 +362,18 @@ def _kind(processor: Mapping[str, Any]) -> str:
 
 def _image_size(size: Any) -> tuple[int, int] | None:
     """Height and width, from both or from a side; None if they are no such sizes."""
+    if isinstance(size, Mapping):
+        size = [size.get("height"), size.get("width")]
     sides = size if isinstance(size, list) else [size, size]
-    if len(sides) != 2 or not all(_side(side) for side in sides):
+    if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
         return None
     return sides[0], sides[1]
 
 
 def _side(size: Any) -> int | None:
-    if isinstance(size, Mapping):
-        size = [size.get("height"), size.get("width")]
-    if isinstance(size, list):
-        size = size[0] if len(size) == 2 and size[0] == size[1] else None
-    return size if isinstance(size, int) and not isinstance(size, bool) and size > 0 else None
+    """Of a square; None of all else."""
+    sides = _image_size(size)
+    return sides[0] if sides is not None and sides[0] == sides[1] else None
 
 
 def _read_json(path: Path, tell: Tell) -> dict[str, Any]:

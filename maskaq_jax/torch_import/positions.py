@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from maskaq_jax.models import Model
@@ -49,6 +50,9 @@ def fit_positions(
     Raises:
       ValueError: which grid they are of doesn't show.
     """
+    own = [array for name, array in state.items() if name.rpartition(".")[2] in (_NAME, _OF_BLOCKS)]
+    if not all(jnp.issubdtype(array.dtype, jnp.floating) for array in own):
+        return dict(state)  # which is refused, as no weights are of whole numbers
     if isinstance(model, Yolos):
         return _fit_yolos(state, model, image_size, source, tell)
     return dict(state) | _fit_square(state, model, length, image_size, source, tell)
@@ -94,20 +98,17 @@ def _fit_square(
 def _check_grid(
     shape: tuple[int, ...], model: Model, num_before: int, image_size: Grid | None, source: str
 ) -> None:
-    """Raises ValueError where positions are said to be of other rows than their number suggests."""
+    """Raises ValueError where as many positions as a square has are said to be of another shape."""
     patch: Any = getattr(model, "patch_size", None)
-    if image_size is None or patch is None or len(shape) != 3:
+    if image_size is None or patch is None or not _is_square(shape[1:2], before=num_before):
         return
-    count = shape[1] - num_before
-    side = math.isqrt(max(0, count))
-    taken = model.patch_grid if math.prod(model.patch_grid) == count else (side, side)
     said = image_size[0] // patch, image_size[1] // patch
-    if math.prod(said) == count and said != taken:
+    side = math.isqrt(shape[1] - num_before)
+    if math.prod(said) == side**2 and said != (side, side):
         raise ValueError(
-            f"{source}: position embeddings of {count} patches are of {said[0]} x {said[1]} where "
-            f"images are {image_size[0]} x {image_size[1]}, as is said beside the weights; the "
-            f"model would take them for {taken[0]} x {taken[1]}: set "
-            f"config.model.arguments.img_size={image_size}"
+            f"{source}: position embeddings are of {said[0]} x {said[1]} patches where images are "
+            f"{image_size[0]} x {image_size[1]}, as is said beside the weights, and models here "
+            f"have square images, of {side} x {side} patches"
         )
 
 

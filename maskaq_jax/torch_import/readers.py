@@ -70,11 +70,12 @@ def find_file(path: Path) -> Path:
     for name in FILES:
         if (path / name).is_file():
             return path / name
-        if dangling := paths.dangling_link(path / name):
-            raise FileNotFoundError(dangling)
     found = _weight_files(path)
     found = [file for file in found if not _is_head(file)] or found
     if not found:
+        for name in FILES:
+            if dangling := paths.dangling_link(path / name):
+                raise FileNotFoundError(dangling)
         raise ValueError(
             f"{path} is a folder, not a file, and holds no weights, such as {FILES[0]}"
         )

@@ -11,6 +11,7 @@ from maskaq_jax.data.coco import open_coco
 from maskaq_jax.data.folder import open_folder
 from maskaq_jax.data.label_maps import open_label_maps
 from maskaq_jax.data.preprocessing import Preprocessing
+from maskaq_jax.images.pixels import Pixels
 from maskaq_jax.models import create_model
 
 WHOLE = Preprocessing(resize="squash", crop_ratio=1.0)
@@ -18,6 +19,10 @@ WHOLE = Preprocessing(resize="squash", crop_ratio=1.0)
 
 def _classes(root):
     return open_folder(root / "images", None, 2, 8, WHOLE)
+
+
+def _real(root):
+    return data.FolderReal(str(root / "images"), 2, Pixels(), WHOLE)
 
 
 def _boxes(root):
@@ -59,7 +64,7 @@ def _relabel(root):
 @pytest.mark.parametrize(
     ("make", "change"),
     [
-        *[(_classes, _rename), (_classes, _replace)],
+        *[(_classes, _rename), (_classes, _replace), (_real, _rename), (_real, _replace)],
         *[(_boxes, _replace), (_boxes, _relabel), (_maps, _replace)],
     ],
 )

@@ -1,6 +1,7 @@
 import errno
 import os
 import shutil
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -480,11 +481,22 @@ def test_a_folder_that_links_lead_back_to_is_read_once(folder, num_classes):
     assert len(_open(folder, num_classes)) == before
 
 
-def test_images_may_lie_behind_links(folder, tmp_path):
+def test_a_class_that_links_to_its_parent_has_no_others_images(folder):
+    before = len(_open(folder))
+    (folder / "n01" / "all").symlink_to(folder, target_is_directory=True)
+    assert len(_open(folder)) == before
+
+
+def test_images_may_lie_behind_links(folder, tmp_path, monkeypatch):
     (tmp_path / "linked").mkdir()
     for name in ("n01", "n02"):
         (tmp_path / "linked" / name).symlink_to(folder / name, target_is_directory=True)
     assert len(_open(tmp_path / "linked")) == 4
+    for link in ("a", "c"):  # of one folder, twice
+        (folder / "n01" / link).symlink_to(folder / "n02", target_is_directory=True)
+    assert len(_open(folder)) == 8
+    monkeypatch.chdir(folder.parent)
+    assert len(_open(Path("val"))) == 8
 
 
 @pytest.mark.parametrize(

@@ -168,13 +168,20 @@ def test_a_run_continues_with_the_images_that_it_was_started_with(settings, tmp_
     with directory.claim(tmp_path / "run", settings, PARAMS, images=images):
         pass
     directory.check_images(tmp_path / "run", settings, images)
-    with pytest.raises(
-        ConfigError, match=rf"other {name} images than {place} holds now: bring back"
-    ):
+    with pytest.raises(ConfigError, match=rf"other {name} images than {place} holds now, by"):
         directory.check_images(tmp_path / "run", settings, images | {name: 3})
+    directory.check_images(tmp_path / "run", settings, {})
     (tmp_path / "run" / "images.json").write_text("[1]")
     with pytest.raises(ConfigError, match=r"images\.json is not readable"):
         directory.check_images(tmp_path / "run", settings, images)
+
+
+def test_what_a_killed_start_left_of_images_is_not_compared(settings, tmp_path):
+    (tmp_path / "images.json").write_text("{")
+    directory.check_images(tmp_path, settings, {"real": 1})
+    with directory.claim(tmp_path, settings, PARAMS, images={"real": 1}):
+        pass
+    directory.check_images(tmp_path, settings, {"real": 1})
 
 
 def test_a_directory_that_is_removed_under_a_run_is_told(settings, tmp_path):

@@ -204,6 +204,11 @@ def test_resampled_positions_are_said(tmp_path):
         ("preprocessor_config.json", {"size": 8, "resample": 3}, []),
         ("config.json", {"architecture": "x", "crop_mode": "border"}, ["crop_mode='border'"]),
         (
+            "open_clip_config.json",
+            {"preprocess_cfg": {"resize_mode": "longest", "interpolation": "bicubic"}},
+            ["crop_mode='longest'"],
+        ),
+        (
             "config.json",
             {"architecture": "x", "pretrained_cfg": {"interpolation": "random"}},
             ["interpolation='random'"],
@@ -235,5 +240,13 @@ def test_scales_that_are_no_list_are_named(load):
     ],
 )
 def test_positions_of_other_rows_and_columns_are_refused(load, config):
-    with pytest.raises(ValueError, match=r"4 patches are of 1 x 4 where images are 4 x 16.*2 x 2"):
+    told = r"of 1 x 4 patches where images are 4 x 16.* have square images, of 2 x 2 patches"
+    with pytest.raises(ValueError, match=told):
         load(config)
+
+
+@pytest.mark.parametrize(
+    "size", [8, [8, 8], {"height": 8, "width": 8}, [[8, 8], [8, 8]], {"height": "8"}, True, [4, 8]]
+)
+def test_sizes_that_fit_or_are_none_are_accepted(load, size):
+    load({"image_size": size})

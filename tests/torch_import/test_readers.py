@@ -335,10 +335,10 @@ def test_a_swin_of_torchvision_is_read(load, prefix):
 
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int64, np.bool_])
 def test_codes_without_their_scales_are_no_weights(state, load, dtype):
-    codes = state | {"blocks.0.mlp.fc1.weight": state["blocks.0.mlp.fc1.weight"].astype(dtype)}
-    named = rf"1 that are no real numbers.*blocks\.0\.mlp\.fc1\.weight is {np.dtype(dtype)}"
-    with pytest.raises(ValueError, match=named):
-        load(codes)
+    for name in state:
+        told = rf"1 that are no real numbers.*: {re.escape(name)} is {np.dtype(dtype)}"
+        with pytest.raises(ValueError, match=told):
+            load(state | {name: state[name].astype(dtype)})
 
 
 def test_a_packed_file_of_ours_is_told(load):
@@ -352,6 +352,14 @@ def test_a_link_to_nothing_is_told(tmp_path, named):
     link.symlink_to("../blobs/gone")
     with pytest.raises(FileNotFoundError, match=r"is a link to \.\./blobs/gone, where there is"):
         torch_import.load_torch_weights(tmp_path if named == "folder" else link, MODEL)
+
+
+def test_a_link_to_nothing_hides_no_file(params, state, tmp_path):
+    (tmp_path / "model.safetensors").symlink_to("../blobs/gone")
+    save_file(
+        {name: np.ascontiguousarray(state[name]) for name in state}, tmp_path / "v.safetensors"
+    )
+    assert_same(torch_import.load_torch_weights(tmp_path, MODEL), params)
 
 
 def test_what_float32_cannot_hold_is_named_without_a_warning(state, load):

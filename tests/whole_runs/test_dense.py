@@ -15,7 +15,6 @@ from maskaq_jax import report, run, torch_import
 from maskaq_jax.data import scenes
 from maskaq_jax.export import __main__ as export
 from maskaq_jax.models import create_model
-from maskaq_jax.runs.progress import Progress
 from tests import tiny
 
 pytestmark = [tiny.ignore_orbax_warnings, pytest.mark.slow]
@@ -126,27 +125,13 @@ def test_a_run_goes_from_weights_to_a_low_bit_model_and_its_file(run_whole, name
     assert "--format=litert takes classifiers" in told
 
 
-class _StopError(Exception):
-    pass
-
-
 @pytest.mark.usefixtures("few_scenes")
 @pytest.mark.parametrize("name", ["yolos", "upernet_swin"])
 def test_a_stopped_run_continues_to_the_same_bits(run_whole, tmp_path, monkeypatch, name):
     """Stops before the second of two steps of training, then starts again."""
     inputs, finished = run_whole(name)
-    original, steps = Progress.phase, []
-
-    def stopping_phase(progress, phase):
-        steps.extend([phase] if phase == "finetuning" else [])
-        if len(steps) == 2:
-            raise _StopError
-        return original(progress, phase)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Progress, "phase", stopping_phase)
-        with pytest.raises(_StopError):
-            run.run(tiny.prepare(inputs.config, tmp_path / "stopped"))
+    stopped = tiny.prepare(inputs.config, tmp_path / "stopped")
+    tiny.run_until(stopped, monkeypatch, 2, phases=("finetuning",))
     assert tiny.checkpoints(tmp_path / "stopped") == [0, 1]
     results = run.run(tiny.prepare(inputs.config, tmp_path / "stopped"))
     tiny.assert_same_run(tmp_path / "stopped", results, (inputs.workdir, finished))

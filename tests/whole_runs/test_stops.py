@@ -9,15 +9,10 @@ import pytest
 
 from maskaq_jax import run
 from maskaq_jax.runs import interruption
-from maskaq_jax.runs.progress import Progress
 from maskaq_jax.synthesis import loop as synthesis_loop
 from tests import tiny
 
 pytestmark = tiny.ignore_orbax_warnings
-
-
-class _StopError(Exception):
-    pass
 
 
 @pytest.fixture
@@ -42,35 +37,7 @@ def test_a_stopped_run_continues_to_the_same_bits(
 ):
     """Stops at the n-th progress of synthesis or fine-tuning, then starts again."""
     workdir = tmp_path / "stopped"
-    original = Progress.phase
-    seen = []
-
-    def stopping_phase(self, name):
-        context = original(self, name)
-        if name == "evaluation":
-            return context
-
-        class Phase:
-            def __enter__(self):
-                advance = context.__enter__()
-
-                def counting(units):
-                    seen.append(units)
-                    if len(seen) == calls:
-                        raise _StopError
-                    advance(units)
-
-                return counting
-
-            def __exit__(self, *exception):
-                return context.__exit__(*exception)
-
-        return Phase()
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Progress, "phase", stopping_phase)
-        with pytest.raises(_StopError):
-            run.run(tiny.prepare(settings, workdir))
+    tiny.run_until(tiny.prepare(settings, workdir), monkeypatch, calls)
     assert tiny.checkpoints(workdir) == saved
     results, resumed = tiny.run_counting_work(tiny.prepare(settings, workdir), monkeypatch)
     assert resumed == kept
