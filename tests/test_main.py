@@ -83,17 +83,20 @@ def test_a_config_of_ones_own_builds_on_ours_wherever_it_lies(tmp_path):
     assert result.stderr.startswith("error: unknown config.model.name 'swin_tiny'"), result.stderr
 
 
-def test_help_ends_quietly_where_nobody_reads_on(tmp_path):
-    command = f"{sys.executable} -m maskaq_jax.main --help | head -1"
-    result = subprocess.run(
-        command,
+def _run_by_shell(arguments, cwd):
+    return subprocess.run(
+        f"{sys.executable} -m maskaq_jax.main {arguments}",
         shell=True,
         capture_output=True,
         text=True,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
-        cwd=tmp_path,
+        cwd=cwd,
         check=False,
     )
+
+
+def test_help_ends_quietly_where_nobody_reads_on(tmp_path):
+    result = _run_by_shell("--help | head -1", tmp_path)
     assert result.stdout.count("\n") == 1
     assert result.stderr == ""
 
@@ -137,15 +140,7 @@ def test_names_that_a_terminal_cannot_print_are_escaped(tmp_path, name):
     ],
 )
 def test_streams_that_take_nothing_change_no_answer(tmp_path, redirected, status):
-    result = subprocess.run(
-        f"{sys.executable} -m maskaq_jax.main {redirected}",
-        shell=True,
-        capture_output=True,
-        text=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        cwd=tmp_path,
-        check=False,
-    )
+    result = _run_by_shell(redirected, tmp_path)
     assert result.returncode == status, result.stderr
     assert "Traceback" not in result.stdout + result.stderr
     if ">/dev/full" in redirected and "2>" not in redirected:

@@ -27,23 +27,28 @@ def format_of(path: Path) -> Format:
     Raises:
       ConfigError: its ending is that of none.
     """
-    for file_format, ending in ENDINGS.items():
-        if path.suffix == ending:
-            return file_format
-    raise ConfigError(
-        f"{path} ends as no file of ours: name one of {', '.join(FORMATS)} by --format, or end it "
-        f"in {', '.join(ENDINGS.values())}"
-    )
+    file_format = _format_by_ending(path)
+    if file_format is None:
+        raise ConfigError(
+            f"{path} ends as no file of ours: name one of {', '.join(FORMATS)} by --format, or end "
+            f"it in {', '.join(ENDINGS.values())}"
+        )
+    return file_format
 
 
 def check_name(path: Path, file_format: Format) -> None:
     """Raises `ConfigError` where a file would have the ending of another format than its own."""
-    others = [name for name, ending in ENDINGS.items() if path.suffix == ending]
-    if others and file_format not in others:
+    other = _format_by_ending(path)
+    if other not in (None, file_format):
         raise ConfigError(
-            f"{path} ends as a file of {others[0]}, and --format is {file_format}: leave --format "
+            f"{path} ends as a file of {other}, and --format is {file_format}: leave --format "
             f"out, or end it in {ENDINGS[file_format]}"
         )
+
+
+def _format_by_ending(path: Path) -> Format | None:
+    by_ending = {ending: file_format for file_format, ending in ENDINGS.items()}
+    return by_ending.get(path.suffix)
 
 
 def check_input(input_name: str, file_format: Format) -> None:
